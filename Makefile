@@ -17,12 +17,13 @@ CPPFLAGS += -Isrc -I.
 PKGS    := libcjson libpcre2-8 libutf8proc libzstd zlib libxxhash
 
 # ---- probes -----------------------------------------------------------------
+H := \#
 have = $(shell printf '$(1)' | $(CC) $(2) -x c - -o /dev/null $(3) >/dev/null 2>&1 && echo 1)
-FOUND_ONEDNN := $(call have,\#include <oneapi/dnnl/dnnl.h>\nint main(void){return dnnl_version()==0;},,-ldnnl)
+FOUND_ONEDNN := $(call have,$(H)include <oneapi/dnnl/dnnl.h>\nint main(void){return dnnl_version()==0;},,-ldnnl)
 FOUND_MPI    := $(shell command -v mpicc >/dev/null 2>&1 && echo 1)
 FOUND_CUDA   := $(shell command -v nvcc >/dev/null 2>&1 && echo 1)
-FOUND_HWLOC  := $(call have,\#include <hwloc.h>\nint main(void){return hwloc_get_api_version()==0;},,-lhwloc)
-FOUND_OMP    := $(call have,\#include <omp.h>\nint main(void){return omp_get_max_threads()==0;},-fopenmp,)
+FOUND_HWLOC  := $(call have,$(H)include <hwloc.h>\nint main(void){return hwloc_get_api_version()==0;},,-lhwloc)
+FOUND_OMP    := $(call have,$(H)include <omp.h>\nint main(void){return omp_get_max_threads()==0;},-fopenmp,)
 wish = $(if $(filter 0,$($(1))),,$(if $(FOUND_$(1)),1,$(if $(filter 1,$($(1))),$(error $(1)=1 was asked for, but $(1) was not found. Run make deps, or load its module))))
 USE_ONEDNN := $(call wish,ONEDNN)
 USE_MPI    := $(call wish,MPI)

@@ -30,7 +30,8 @@ typedef struct {
     const char *usage;     /* "precis encode --model M --store DIR [options] INPUT..." */
     const char *text;      /* what it does, for --help */
     const char *examples;
-    const char *keys;      /* blank-separated keys it takes; a trailing '!' means required */
+    const char *keys;      /* blank-separated keys it takes: "key", "key!" (required) or "key=default" in place of the table's default. quiet, verbose, config and
+                            * print-config go without saying */
     int min_args, max_args;/* positional arguments; -1: any number */
 } command_spec_t;
 
@@ -38,12 +39,13 @@ typedef struct options options_t;
 
 /* argv[0] is the first word after the command's name. --help is handled by the caller through options_wants_help. ST_USAGE with the flag, the value, why, and
  * what is accepted. */
+bool options_wants_help(int argc, char **argv); /* --help or -h before a "--" */
 status_t options_parse(const command_spec_t *cmd, int argc, char **argv, options_t **out);
 void options_free(options_t *o);
 void options_help(const command_spec_t *cmd, FILE *f);
 void options_print_config(const options_t *o, FILE *f); /* key = value  # default | file | environment | flag */
 
-int64_t opt_int(const options_t *o, const char *key);   /* OPT_INT and OPT_SIZE */
+int64_t opt_int(const options_t *o, const char *key);   /* OPT_INT and OPT_SIZE; 0 when not given and no default */
 double opt_real(const options_t *o, const char *key);
 const char *opt_text(const options_t *o, const char *key); /* NULL when not given and no default; OPT_CHOICE too */
 bool opt_flag(const options_t *o, const char *key);
@@ -51,7 +53,15 @@ bool opt_given(const options_t *o, const char *key);    /* anywhere but the defa
 int opt_list(const options_t *o, const char *key, const int64_t **items);
 int opt_args(const options_t *o, const char *const **args); /* positional */
 
+/* Asking for a key that the command does not take gives 0, NULL or false, so that helpers may serve several commands. */
+const command_spec_t *options_command(const options_t *o);
+
 /* The whole table, for tests and the man page. */
 const option_t *option_table(int *n);
+const option_t *option_find(const char *key);           /* NULL when there is none */
+/* The word of `words` (blank-separated, marks after '!' and '=' left out) that is nearest to `word`, into out; false when none is near. */
+bool option_nearest(const char *word, const char *words, char *out, size_t cap);
+/* "whole number from 1 to 16M, in tokens (K, M, G are powers of 1024)": what an option accepts, for messages and help. */
+void option_accepts(const option_t *opt, char *out, size_t cap);
 
 #endif

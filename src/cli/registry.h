@@ -1,0 +1,23 @@
+/* What this program was built with. registry.c is the only file of src/ that knows it; all others ask here. */
+#ifndef CLI_REGISTRY_H
+#define CLI_REGISTRY_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "backend/backend.h"
+#include "comm/comm.h"
+
+/* The job's ranks: MPI when this process was started under it (mpirun, srun), else one rank. */
+status_t registry_comm_open(comm_t **out);
+/* name: auto, cpu, cpu_ref or cuda. auto takes a GPU when this build has CUDA and the node has one, else cpu. ST_USAGE when the build lacks
+ * it. */
+status_t registry_backend_create(const char *name, dtype_t act, int n_threads, const comm_t *comm, backend_t **out);
+/* "cpu, cpu_ref" */
+const char *registry_backends(void);
+/* Lines "name: value": compiler, backends, instruction sets, libraries with their versions. */
+void registry_describe(FILE *f);
+/* The rank and size that the launcher's environment tells, before MPI starts: 0 and 1 when there is none. */
+void registry_launch(int *rank, int *size);
+
+#endif

@@ -1,0 +1,157 @@
+#include "encode/encoder.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+enum { SINK_POOL = 0, FIRST_POOL = 1 };
+
+struct encoder {
+    model_t *model;
+    backend_t *be;
+    const model_config_t *config;
+    encoder_spec_t spec;
+    int32_t *sink;
+    kv_pool_t sink_pool;
+    forward_ws_t *ws;
+    layout_t layout;
+    int32_t *tokens;   /* [max_row] of the pass being put together */
+    double *positions; /* [max_row] */
+    kv_pool_t *pools;  /* [1 + max_row]: the sink's and one per piece of the pass */
+};
+
+size_t encoder_bytes(const model_config_t *c, dtype_t act, const encoder_spec_t *spec) {
+    return forward_ws_bytes(c, act, spec->max_row) + 2 * kv_bytes(c, act, spec->n_sink) +
+           (size_t)spec->max_row * (sizeof(int32_t) + sizeof(double) + sizeof(kv_pool_t));
+}
+
+/* One forward pass over the rows put together so far. */
+static status_t pass_run(encoder_t *e, int n_pool) {
+    batch_t b = {.n_row = e->layout.n_row,
+                 .tokens = e->tokens,
+                 .positions = e->positions,
+                 .n_pool = n_pool,
+                 .n_run = e->layout.n_run,
+                 .n_span = e->layout.n_span,
+                 .pools = e->pools,
+                 .runs = e->layout.runs,
+                 .spans = e->layout.spans};
+    status_t st = b.n_row ? forward(e->model, e->ws, &b) : ST_OK;
+    layout_clear(&e->layout);
+    return st;
+}
+
+static status_t sink_encode(encoder_t *e) {
+    for (int64_t at = 0; at < e->spec.n_sink;) {
+        int64_t n = i64_min(e->spec.max_row, e->spec.n_sink - at);
+        for (int64_t i = 0; i < n; i++) {
+            e->tokens[i] = e->sink[at + i];
+            e->positions[i] = (double)(at + i);
+        }
+        e->pools[SINK_POOL] = e->sink_pool;
+        status_t st = layout_sink(&e->layout, SINK_POOL, at, n);
+        if (!st) st = pass_run(e, 1);
+        if (st) return st;
+        at += n;
+    }
+    return ST_OK;
+}
+
+/* Rank 0's sink K/V to all ranks, through host memory. */
+static status_t sink_share(encoder_t *e, comm_t *comm) {
+    size_t bytes = kv_bytes(e->config, e->be->act, e->spec.n_sink);
+    char *host = NULL;
+    status_t st = mem_alloc(&host, 2 * bytes, 1, "the sink's K/V");
+    if (!st && comm->rank == 0) st = e->be->ops->copy_out(e->be, host, e->sink_pool.k, bytes);
+    if (!st && comm->rank == 0) st = e->be->ops->copy_out(e->be, host + bytes, e->sink_pool.v, bytes);
+    st = comm_agree(comm, st);
+    if (!st) st = comm->ops->bcast(comm, 0, host, (int64_t)(2 * bytes));
+    if (!st && comm->rank) st = e->be->ops->copy_in(e->be, e->sink_pool.k, host, bytes);
+    if (!st && comm->rank) st = e->be->ops->copy_in(e->be, e->sink_pool.v, host + bytes, bytes);
+    mem_free(host);
+    return st;
+}
+
+static status_t encoder_setup(encoder_t *e, const encoder_spec_t *spec) {
+    status_t st = ST_OK;
+    size_t rows = (size_t)spec->max_row;
+    if (e->config->window > 0 && e->config->window < spec->max_row + spec->n_sink)
+        log_debug("the model's sliding window is %lld rows", (long long)e->config->window);
+    if ((st = mem_alloc(&e->tokens, rows, sizeof *e->tokens, "tokens of a pass"))) return st;
+    if ((st = mem_alloc(&e->positions, rows, sizeof *e->positions, "positions of a pass"))) return st;
+    if ((st = mem_alloc(&e->pools, rows + 1, sizeof *e->pools, "pools of a pass"))) return st;
+    if ((st = forward_ws_create(e->model, spec->max_row, &e->ws))) return st;
+    if (!spec->n_sink) return ST_OK;
+    if ((st = mem_alloc(&e->sink, (size_t)spec->n_sink, sizeof *e->sink, "the sink's tokens"))) return st;
+    memcpy(e->sink, spec->sink, (size_t)spec->n_sink * sizeof *e->sink);
+    return kv_alloc(e->be, e->config, e->be->act, spec->n_sink, "the sink's K/V", &e->sink_pool);
+}
+
+status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, encoder_t **out) {
+    encoder_t *e = NULL;
+    status_t st = mem_zalloc(&e, 1, sizeof *e, "an encoder");
+    *out = NULL;
+    if (!st) {
+        e->model = m;
+        e->be = model_backend(m);
+        e->config = model_config(m);
+        e->spec = *spec;
+        st = encoder_setup(e, spec);
+        if (!st && comm->rank == 0) st = sink_encode(e);
+    }
+    st = comm_agree(comm, st);
+    if (!st && spec->n_sink && comm->size > 1) st = comm_agree(comm, sink_share(e, comm));
+    if (st) {
+        encoder_free(e);
+        return st;
+    }
+    *out = e;
+    return ST_OK;
+}
+
+void encoder_free(encoder_t *e) {
+    if (!e) return;
+    kv_free(e->be, &e->sink_pool);
+    forward_ws_free(e->ws);
+    layout_free(&e->layout);
+    mem_free(e->sink);
+    mem_free(e->tokens);
+    mem_free(e->positions);
+    mem_free(e->pools);
+    mem_free(e);
+}
+
+const kv_pool_t *encoder_sink(const encoder_t *e) { return &e->sink_pool; }
+forward_ws_t *encoder_workspace(encoder_t *e) { return e->ws; }
+
+/* Rows from .. from+n-1 of a piece join the pass as its pool number `pool`. */
+static status_t pass_add(encoder_t *e, const piece_t *p, int pool, int64_t from, int64_t n) {
+    const encoder_spec_t *s = &e->spec;
+    int64_t row = e->layout.n_row;
+    for (int64_t i = 0; i < n; i++) {
+        e->tokens[row + i] = p->tokens[from + i];
+        e->positions[row + i] = (double)layout_position(s->align, s->n_sink, from + i, p->n, s->reserve, p->before);
+    }
+    e->pools[pool] = p->pool;
+    return layout_segment(&e->layout, SINK_POOL, s->n_sink, pool, from, n, e->config->window);
+}
+
+status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
+    int n_pool = FIRST_POOL;
+    status_t st = ST_OK;
+    layout_clear(&e->layout);
+    e->pools[SINK_POOL] = e->sink_pool;
+    for (int p = 0; p < n_piece && !st; p++) {
+        for (int64_t from = 0; from < pieces[p].n && !st;) {
+            int64_t n = i64_min(pieces[p].n - from, e->spec.max_row - e->layout.n_row);
+            st = pass_add(e, &pieces[p], n_pool++, from, n);
+            from += n;
+            if (!st && e->layout.n_row == e->spec.max_row) {
+                st = pass_run(e, n_pool);
+                n_pool = FIRST_POOL;
+            }
+        }
+    }
+    return st ? st : pass_run(e, n_pool);
+}

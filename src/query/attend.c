@@ -175,16 +175,17 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
 
 /* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
 static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
+    kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
     layout_clear(&a->segments);
     status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
     for (int64_t i = 0; !st && i < n; i++) {
         int64_t rows = a->ctx->pools[first + i].n_row;
-        a->pools[i] = a->ctx->pools[first + i];
+        pools[i] = a->ctx->pools[first + i];
         st = layout_add_span(&a->segments, (span_t){.pool = (int32_t)i, .block = (int32_t)i, .end = rows, .lo = edge_const(0), .hi = edge_const(rows)});
     }
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);
-    args.pools = a->pools;
+    args.pools = pools;
     args.n_pool = (int)n;
     args.runs = a->segments.runs;
     args.spans = a->segments.spans;
@@ -334,8 +335,6 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;
-    a->pools[SINK_POOL] = ctx->sink;
-    for (int i = 0; i < a->n_query; i++) a->pools[1 + i] = a->queries[i].own;
     status_t st = base_attention(a, layer, q);
     if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);

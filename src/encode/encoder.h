@@ -24,7 +24,9 @@ typedef struct {
 typedef struct {
     const int32_t *tokens; /* [n] */
     int64_t n;
-    int64_t before;        /* raw tokens in earlier pieces (ALIGN_SEQUENTIAL) */
+    int64_t before;        /* raw tokens in earlier pieces (ALIGN_SEQUENTIAL), or of the chain */
+    const kv_pool_t *chain;/* [n_chain] K/V of the slices that this one continues, all visible (full attention over a sliced document); NULL: none */
+    int n_chain;
     kv_pool_t pool;        /* n_row >= n rows of the backend's act type, in backend memory: where K/V go */
 } piece_t;
 

@@ -64,13 +64,11 @@ status_t layout_add_span(layout_t *l, span_t s) {
     return ST_OK;
 }
 
-/* All rows [0, n) of a pool. */
-static span_t span_all(int32_t pool, int32_t block, int64_t n) {
+span_t span_all(int32_t pool, int32_t block, int64_t n) {
     return (span_t){.pool = pool, .block = block, .begin = 0, .end = n, .lo = edge_const(0), .hi = edge_const(n)};
 }
 
-/* Rows up to and including the row's own index, of the last `window` rows when it is > 0. */
-static span_t span_causal(int32_t pool, int32_t block, int64_t end, int64_t window) {
+span_t span_causal(int32_t pool, int32_t block, int64_t end, int64_t window) {
     span_t s = {.pool = pool, .block = block, .begin = 0, .end = end, .lo = edge_const(0), .hi = edge_step(1, 1, 0, 1)};
     if (window > 0) s.lo = edge_step(1, 1, 0, 1 - window);
     return s;

@@ -181,7 +181,7 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
     for (int64_t i = 0; !st && i < n; i++) {
         int64_t rows = a->ctx->pools[first + i].n_row;
         pools[i] = a->ctx->pools[first + i];
-        st = layout_add_span(&a->segments, (span_t){.pool = (int32_t)i, .block = (int32_t)i, .end = rows, .lo = edge_const(0), .hi = edge_const(rows)});
+        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)i, rows));
     }
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);

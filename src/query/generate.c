@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 typedef struct {
@@ -192,6 +193,10 @@ status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const gener
     status_t st = comm_agree(comm, generator_setup(&r));
     if (!st) st = attend_create(m, comm, ctx, &spec->attend, spec->max_row, r.n_slot, &r.attend);
     if (!st) st = generator_loop(&r, all, n, done, done_ctx);
+    if (st && r.attend && comm->size > 1) { /* the others are inside the steady loop and would wait for ever */
+        log_error("%s", status_message());
+        comm->ops->abort(comm, st);
+    }
     generator_teardown(&r);
     return st;
 }

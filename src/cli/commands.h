@@ -22,6 +22,8 @@ extern const command_t cmd_tokenize, cmd_inspect, cmd_store, cmd_logits, cmd_ver
 const command_t *const *command_table(int *n);
 /* The command that argv[0..] begins with ("eval ppl" is two words): *used words belong to its name. NULL when there is none. */
 const command_t *command_find(int argc, char **argv, int *used);
+/* The first command whose name begins with this word ("eval" for "eval ppl"), or NULL. */
+const command_t *command_group(const char *word);
 /* ST_USAGE that names the nearest command. */
 status_t command_unknown(int argc, char **argv);
 

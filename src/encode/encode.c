@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "base/stop.h"
-#include "encode/assign.h"
+#include "layout/assign.h"
 
 enum { SEGMENTS_PER_RANK = 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
@@ -252,9 +252,10 @@ static status_t encode_share(job_t *j, const round_t *r, const int64_t *mine, in
 }
 
 /* ---- one round ------------------------------------------------------------------------------------------------------------ */
-/* Units of assignment: a segment, or under full attention a whole document with anything to do. Fills unit -> first item. */
+/* Units of assignment: a segment, or under full attention a whole document with anything to do. Fills unit -> first item and its cost. */
 static status_t units_make(const job_t *j, const round_t *r, int64_t **units, double **costs, int64_t *n_unit) {
-    double row = model_flops_row(j->config), pair = 4.0 * (double)(j->config->n_head * j->config->d_head * j->config->n_layer);
+    const model_config_t *c = j->config;
+    assign_cost_t cost = {.row = model_flops_row(c) / 2, .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head), .n_sink = j->spec->profile.n_sink, .window = c->window};
     bool chained = j->spec->layout == LAYOUT_FULL;
     status_t st = mem_alloc(units, (size_t)r->n_item, sizeof **units, "a round's plan");
     if (!st) st = mem_alloc(costs, (size_t)r->n_item, sizeof **costs, "a round's plan");
@@ -268,7 +269,7 @@ static status_t units_make(const job_t *j, const round_t *r, int64_t **units, do
         }
         if (todo) {
             (*units)[*n_unit] = i;
-            (*costs)[(*n_unit)++] = (double)n * row + pair * (double)n * ((double)n / 2 + (double)j->spec->profile.n_sink);
+            (*costs)[(*n_unit)++] = assign_cost(&cost, n);
         }
         i = next;
     }
@@ -283,20 +284,18 @@ static status_t record_documents(job_t *j, const round_t *r) {
 }
 
 static status_t round_run(job_t *j, round_t *r) {
-    int64_t *units = NULL, *mine = NULL, n_unit = 0, n_mine = 0;
+    int64_t *units = NULL, n_unit = 0;
     double *costs = NULL;
-    int *owner = NULL;
+    assign_t plan = {0};
     status_t st = units_make(j, r, &units, &costs, &n_unit);
-    if (!st) st = mem_alloc(&owner, (size_t)n_unit, sizeof *owner, "a round's plan");
-    if (!st) st = mem_alloc(&mine, (size_t)n_unit, sizeof *mine, "a round's plan");
-    if (!st) st = assign_costs(costs, n_unit, j->comm->size, owner);
+    if (!st) st = assign_segments(costs, n_unit, j->comm->size, &plan);
     st = comm_agree(j->comm, st);
     if (st) goto out;
     int64_t todo = 0;
     for (int64_t i = 0; i < r->n_item; i++) todo += r->items[i].todo ? r->items[i].n : 0;
     j->progress.total += todo;
-    for (int64_t u = 0; u < n_unit; u++)
-        if (owner[u] == j->comm->rank) mine[n_mine++] = units[u];
+    int64_t *mine = plan.item + plan.begin[j->comm->rank], n_mine = plan.begin[j->comm->rank + 1] - plan.begin[j->comm->rank];
+    for (int64_t i = 0; i < n_mine; i++) mine[i] = units[mine[i]]; /* units to their first items */
     st = encode_share(j, r, mine, n_mine);
     status_t settled = notes_settle(j);
     if (!st) st = settled;
@@ -316,8 +315,7 @@ static status_t round_run(job_t *j, round_t *r) {
 out:
     mem_free(units);
     mem_free(costs);
-    mem_free(owner);
-    mem_free(mine);
+    assign_free(&plan);
     return st;
 }
 

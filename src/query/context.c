@@ -2,23 +2,7 @@
 
 #include <string.h>
 
-/* Cuts the groups into one contiguous range per rank so that rows are even: range r ends where the running sum passes (r+1)/size of the total. */
-static void deal_groups(const context_kv_t *c, int size, int64_t *first_group) {
-    int64_t total = 0, sum = 0, g = 0;
-    for (int64_t i = 0; i < c->n_segment; i++) total += c->rows[i];
-    first_group[0] = 0;
-    for (int r = 0; r < size; r++) {
-        double upto = (double)total * (r + 1) / size;
-        while (g < c->n_group) {
-            int64_t rows = 0;
-            for (int64_t i = context_group_begin(c, g); i < context_group_end(c, g); i++) rows += c->rows[i];
-            if (r + 1 < size && (double)sum + 0.5 * (double)rows > upto) break;
-            sum += rows;
-            g++;
-        }
-        first_group[r + 1] = g;
-    }
-}
+#include "layout/assign.h"
 
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *c) {
     status_t st;
@@ -28,7 +12,8 @@ status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t 
     if ((st = mem_alloc(&c->rows, (size_t)n_segment, sizeof *rows, "segment sizes"))) goto out;
     if (n_segment) memcpy(c->rows, rows, (size_t)n_segment * sizeof *rows);
     if ((st = mem_alloc(&c->first_group, (size_t)comm->size + 1, sizeof *c->first_group, "rank ranges"))) goto out;
-    deal_groups(c, comm->size, c->first_group);
+    if ((st = assign_ranges(rows, n_segment, c->group, comm->size, c->first_group))) goto out;
+    for (int r = 0; r <= comm->size; r++) c->first_group[r] = i64_ceil_div(c->first_group[r], c->group); /* items to groups */
     c->first = i64_min(c->first_group[comm->rank] * c->group, n_segment);
     c->n_local = i64_min(c->first_group[comm->rank + 1] * c->group, n_segment) - c->first;
     st = mem_zalloc(&c->pools, (size_t)c->n_local, sizeof *c->pools, "segment pools");

@@ -25,20 +25,22 @@ FLAGS = [AddedToken('<mask>', lstrip=True, normalized=False, special=True), Adde
 def byte_level(regex): return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
 def split(pattern): return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), 'isolated'), byte_level(False)])
 
-def train(text, pre, special, size, normalizer=None, lacking='', **model):
+def train(text, pre, special, size, normalizer=None, lacking='', unmade='', **model):
     t = Tokenizer(models.BPE(**model))
     t.pre_tokenizer, t.decoder = pre, decoders.ByteLevel()
     if normalizer: t.normalizer = normalizer
     alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c not in lacking]
     t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    if unmade: # a token that no merge makes: ignore_merges finds it, others do not
+        j = json.loads(t.to_str()); j['model']['vocab'][unmade] = len(j['model']['vocab']); t = Tokenizer.from_str(json.dumps(j))
     return t
 
 def families(text):
     lacking = ''.join(chr(256 + b) for b in (0, 1, 2, 3, 4, 14, 15))  # characters of the bytes that smollm's vocabulary is to lack
     smollm = train(text, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level(True)]), CHATML, 900, lacking=lacking)
-    gpt2 = train(text, byte_level(True), CHATML[:1], 800)
+    gpt2 = train(text, byte_level(True), CHATML[:1], 800, unmade='Ġxyzzy')
     gpt2.add_tokens([t for t in FLAGS if not t.special]); gpt2.add_special_tokens([t for t in FLAGS if t.special])
-    llama3 = train(text, split(LLAMA3), [], 800, ignore_merges=True)
+    llama3 = train(text, split(LLAMA3), [], 800, unmade='Ġxyzzy', ignore_merges=True)
     llama3.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in LLAMA])
     bos = LLAMA[0]
     llama3.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
@@ -49,10 +51,9 @@ def families(text):
     return {'smollm': smollm, 'gpt2': gpt2, 'llama3': llama3, 'qwen2': qwen2}
 
 def finish(name, t):
-    """To the forms in which files occur: merges as strings in older ones, and a token that no merge makes (ignore_merges finds it, others do not)."""
+    """Older files have merges as strings."""
     j = json.loads(t.to_str())
     if name in ('smollm', 'gpt2'): j['model']['merges'] = [' '.join(m) for m in j['model']['merges']]
-    if name in ('gpt2', 'llama3'): j['model']['vocab']['Ġxyzzy'] = max(max(j['model']['vocab'].values()), max(a['id'] for a in j['added_tokens'])) + 1
     path = os.path.join(OUT, name + '.json')
     with open(path, 'w') as f: json.dump(j, f, ensure_ascii=False, separators=(',', ':')); f.write('\n')
     return Tokenizer.from_file(path)

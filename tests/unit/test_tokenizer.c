@@ -505,7 +505,7 @@ static void test_gguf(void) {
     CU_ASSERT_FALSE(tokenizer_adds_bos(t));
     CU_ASSERT_STRING_EQUAL(tokenizer_chat_family(t), "chatml");
     tokenizer_free(t);
-    image_of(&m, "llama3", "llama-bpe", 800);
+    image_of(&m, "llama3", "llama-bpe", 801);
     CU_ASSERT_EQUAL_FATAL(from_image(&m, &t), ST_OK);
     CU_ASSERT_EQUAL(differences(t, "llama3", &g, true), 0);
     CU_ASSERT_TRUE(tokenizer_adds_bos(t));

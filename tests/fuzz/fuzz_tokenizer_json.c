@@ -1,15 +1,9 @@
 /* Any bytes as a tokenizer.json, with a tokenizer_config.json after the first NUL: refused with a message, or a tokenizer that encodes,
  * decodes and chats. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "base/mem.h"
+#include "fuzz.h"
 #include "text/tokenizer_impl.h"
-
-#define MUST(what) ((what) ? (void)0 : (fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #what, status_message()), abort()))
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void use(const tokenizer_t *t) {
     static const char text[] = "ab  12 word <s> caf\xc3\xa9 e\xcc\x81 \xff <|im_end|>'ll "
@@ -18,9 +12,9 @@ static void use(const tokenizer_t *t) {
     char *back = NULL;
     size_t n;
     status_t st = tokenizer_encode(t, text, sizeof text - 1, true, &ids); /* a pattern may be too costly to match */
-    MUST(st == ST_OK || st == ST_INPUT);
-    for (int64_t i = 0; i < ids.n; i++) MUST(ids.ids[i] >= 0 && ids.ids[i] < tokenizer_n_vocab(t));
-    MUST(tokenizer_decode(t, ids.ids, ids.n, false, &back, &n) == ST_OK);
+    FUZZ_CHECK(st == ST_OK || st == ST_INPUT);
+    for (int64_t i = 0; i < ids.n; i++) FUZZ_CHECK(ids.ids[i] >= 0 && ids.ids[i] < tokenizer_n_vocab(t));
+    FUZZ_CHECK(tokenizer_decode(t, ids.ids, ids.n, false, &back, &n) == ST_OK);
     tokenizer_chat(t, NULL, " hi ", &ids);
     for (int32_t id = -1; id < 300; id++) tokenizer_piece(t, id, &n);
     mem_free(back);
@@ -33,9 +27,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     size_t n = nul ? (size_t)(nul - s) : size, before = mem_now_bytes();
     tokenizer_t *t = NULL;
     status_t st = tokenizer_parse_json(size ? s : "", n, "t.json", nul ? nul + 1 : NULL, nul ? size - n - 1 : 0, NULL, &t);
-    MUST(st == ST_OK || (st == ST_INPUT && *status_message() && !t));
+    FUZZ_CHECK(st == ST_OK || (st == ST_INPUT && *status_message() && !t));
     if (t) use(t);
     tokenizer_free(t);
-    MUST(mem_now_bytes() == before);
+    FUZZ_CHECK(mem_now_bytes() == before);
     return 0;
 }

@@ -3,7 +3,8 @@
 
     python3 tests/golden/check_tokens.py --precis build/precis --model MODEL.gguf --mb 10 FILE...
 
-FILE: .jsonl or .jsonl.zst with a field "text". The HF tokenizer is built from the GGUF's own vocabulary and the family's pre-tokeniser. Needs the packages
+FILE: .jsonl or .jsonl.zst with a field "text". MODEL may be an HF folder, whose tokenizer.json HF reads itself; for a GGUF file the HF tokenizer is built from
+the file's own vocabulary and the family's pre-tokeniser. Needs the packages
 tokenizers and gguf, and the program zstd. Prints the number of texts, ids and differences; exit 1 when there are any.
 """
 import argparse, json, os, subprocess, sys, tempfile, time
@@ -17,6 +18,7 @@ CONTROL, USER = 3, 4
 def byte_level(regex): return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
 
 def hf_tokenizer(path):
+    if os.path.isdir(path): return Tokenizer.from_file(os.path.join(path, 'tokenizer.json'))
     fields = GGUFReader(path).fields
     def strings(key): f = fields[key]; return [bytes(f.parts[i]).decode() for i in f.data]
     def text(key): return bytes(fields[key].parts[-1]).decode()

@@ -20,6 +20,27 @@ void cpu_free(backend_t *be, void *p);
 status_t cpu_copy(backend_t *be, void *dst, const void *src, size_t bytes);
 status_t cpu_sync(backend_t *be);
 
+/* The fast backend. */
+typedef struct {
+    backend_t base;
+    cpu_isa_t isa;
+    const struct cpu_kernels *k;
+    struct cpu_dnnl *dnnl; /* NULL: our own matrix product for every shape */
+    void *scratch;         /* of the operation that runs, grown to the largest need */
+    size_t scratch_bytes;
+} cpu_t;
+
+/* At least `bytes` of work space, contents undefined; valid until the next call. */
+status_t cpu_scratch(cpu_t *c, size_t bytes, void *out_pp);
+
+/* cpu_linear.c, cpu_attn.c */
+size_t cpu_linear_bytes(backend_t *be, linear_shape_t s);
+status_t cpu_linear_pack(backend_t *be, linear_shape_t s, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w);
+status_t cpu_linear_open(backend_t *be, linear_shape_t s, const void *packed, linear_t **out);
+void cpu_linear_close(backend_t *be, linear_t *l);
+status_t cpu_linear(backend_t *be, const linear_t *l, int64_t n_row, const void *x, float *y, bool add);
+status_t cpu_attention(backend_t *be, const attn_args_t *a);
+
 /* The oracle's operations, one by one. */
 extern const backend_ops_t cpu_ref_ops;
 status_t cpu_ref_attention(backend_t *be, const attn_args_t *a);

@@ -69,6 +69,7 @@ static const option_t table[] = {
     {"verify", OPT_FLAG, "yes", 0, 0, NULL, "", "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},
     {"format", OPT_CHOICE, NULL, 0, 0, "text|json|jsonl|csv", "", "of what is printed; not given: text, for --prompts jsonl"},
     {"progress", OPT_CHOICE, "auto", 0, 0, "auto|on|off", "", "a bar on a terminal, a line now and then elsewhere"},
+    {"all", OPT_FLAG, "no", 0, 0, NULL, "", "every metadata key and tensor too"},
     {"quiet", OPT_FLAG, "no", 0, 0, NULL, "", "warnings and errors only"},
     {"verbose", OPT_FLAG, "no", 0, 0, NULL, "", "say more of what is decided and why"},
     {"config", OPT_TEXT, NULL, 0, 0, NULL, "", "file of lines key = value; PRECIS_KEY in the environment and flags go before it"},

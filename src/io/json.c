@@ -23,15 +23,19 @@ static status_t check_limits(const char *text, size_t bytes, const char *name) {
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
         if (c == '"') {
-            for (i++; i < bytes && text[i] != '"'; i++)
-                if (text[i] == '\\') i++;
+            for (i++; i < bytes && text[i] != '"' && text[i]; i++)
+                if (text[i] == '\\' && i + 1 < bytes && text[i + 1]) i++;
+            c = i < bytes ? text[i] : '"';
+        }
+        if (!c) {
+            return status_fail(ST_INPUT, "%s: byte %zu: a NUL byte in JSON; remove it", name, i);
         } else if (c == '[' || c == '{') {
             if (++depth > JSON_DEPTH_MAX)
                 return status_fail(ST_INPUT, "%s: byte %zu: JSON nested deeper than %d levels; is it the right file?", name, i,
                                    JSON_DEPTH_MAX);
             values++;
         } else if (c == ']' || c == '}') {
-            depth--;
+            depth -= depth > 0; /* a stray one is the parser's to refuse */
         } else if (c == ',' && ++values > JSON_VALUES_MAX) {
             return status_fail(ST_INPUT, "%s: byte %zu: more than %d JSON values; cut it into smaller pieces", name, i, JSON_VALUES_MAX);
         }

@@ -21,6 +21,26 @@ static const char *key_of(keys_t *k, const char *name) {
 static bool get_i64(keys_t *k, const char *name, int64_t *out) { return gguf_get_i64(k->g, key_of(k, name), out); }
 static bool get_f64(keys_t *k, const char *name, double *out) { return gguf_get_f64(k->g, key_of(k, name), out); }
 
+/* A key of the wrong type must not pass for an absent one. */
+static bool is_there(keys_t *k, const char *name) {
+    size_t want = strlen(key_of(k, name)), n;
+    const char *key;
+    char text[8];
+    for (int64_t i = 0; i < gguf_keys(k->g); i++) {
+        gguf_key_text(k->g, i, &key, &n, text, sizeof text);
+        if (n == want && !memcmp(key, k->key, n)) return true;
+    }
+    return false;
+}
+static status_t may_i64(keys_t *k, const char *name, int64_t *out) {
+    if (get_i64(k, name, out) || !is_there(k, name)) return ST_OK;
+    return status_fail(ST_INPUT, "%s: key %s is no whole number; the file is damaged", k->path, key_of(k, name));
+}
+static status_t may_f64(keys_t *k, const char *name, double *out) {
+    if (get_f64(k, name, out) || !is_there(k, name)) return ST_OK;
+    return status_fail(ST_INPUT, "%s: key %s is no number; the file is damaged", k->path, key_of(k, name));
+}
+
 static status_t need_i64(keys_t *k, const char *name, int64_t *out) {
     if (get_i64(k, name, out)) return ST_OK;
     return status_fail(ST_INPUT, "%s: no whole number under key %s; the file is damaged or was converted by a broken program", k->path,
@@ -52,19 +72,20 @@ static status_t heads_from(keys_t *k, model_config_t *c) {
     status_t st = same_i64(k, "attention.head_count", 0, &c->n_head);
     if (!st) st = same_i64(k, "attention.head_count_kv", c->n_head, &c->n_kv_head);
     if (st) return st;
-    if (!get_i64(k, "attention.key_length", &c->d_head)) {
+    if ((st = may_i64(k, "attention.key_length", &c->d_head))) return st;
+    if (!is_there(k, "attention.key_length")) {
         if (c->n_head < 1 || c->d_model % c->n_head)
             return status_fail(ST_INPUT, "%s: width %lld is no multiple of %lld heads and there is no key %s; the file is damaged", k->path,
                                (long long)c->d_model, (long long)c->n_head, key_of(k, "attention.key_length"));
         c->d_head = c->d_model / c->n_head;
     }
     int64_t d_value = c->d_head;
-    if (get_i64(k, "attention.value_length", &d_value) && d_value != c->d_head)
+    if ((st = may_i64(k, "attention.value_length", &d_value))) return st;
+    if (d_value != c->d_head)
         return status_fail(ST_INPUT, "%s: keys of %lld and values of %lld elements; they must be equal: use another model", k->path,
                            (long long)c->d_head, (long long)d_value);
     c->d_rot = c->d_head;
-    get_i64(k, "rope.dimension_count", &c->d_rot);
-    return ST_OK;
+    return may_i64(k, "rope.dimension_count", &c->d_rot);
 }
 
 static status_t rope_from(keys_t *k, model_config_t *c) {
@@ -72,7 +93,8 @@ static status_t rope_from(keys_t *k, model_config_t *c) {
     size_t n = 4;
     char shown[64];
     c->rope_theta = 10000;
-    get_f64(k, "rope.freq_base", &c->rope_theta);
+    status_t st = may_f64(k, "rope.freq_base", &c->rope_theta);
+    if (st) return st;
     bool linear = get_f64(k, "rope.scale_linear", &c->rope_factor); /* older files */
     if (gguf_get_str(k->g, key_of(k, "rope.scaling.type"), &type, &n)) {
         linear = n == 6 && !memcmp(type, "linear", n);
@@ -105,7 +127,8 @@ status_t config_from_gguf(const gguf_t *g, const char *path, model_config_t *out
     arch_apply(arch, &c);
     if (gguf_get_str(g, "general.name", &model_name, &n)) printable(model_name, n, c.name, sizeof c.name);
     int64_t experts = 0;
-    if (get_i64(&k, "expert_count", &experts) && experts > 0)
+    if ((st = may_i64(&k, "expert_count", &experts))) return st;
+    if (experts > 0)
         return status_fail(ST_INPUT, "%s: a mixture of %lld experts is not supported; use a dense model", path, (long long)experts);
     if ((st = need_i64(&k, "embedding_length", &c.d_model)) || (st = need_i64(&k, "block_count", &c.n_layer)) ||
         (st = need_i64(&k, "context_length", &c.n_ctx)) || (st = same_i64(&k, "feed_forward_length", 0, &c.d_ff)) ||
@@ -114,7 +137,7 @@ status_t config_from_gguf(const gguf_t *g, const char *path, model_config_t *out
     if (!get_f64(&k, "attention.layer_norm_rms_epsilon", &c.norm_eps))
         return status_fail(ST_INPUT, "%s: no number under key %s; the file is damaged", path,
                            key_of(&k, "attention.layer_norm_rms_epsilon"));
-    get_i64(&k, "attention.sliding_window", &c.window);
+    if ((st = may_i64(&k, "attention.sliding_window", &c.window))) return st;
     const tensor_t *embed = gguf_find(g, "token_embd.weight");
     if (!embed || embed->n_dim != 2)
         return status_fail(ST_INPUT,

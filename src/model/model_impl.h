@@ -16,7 +16,8 @@ struct model {
     model_config_t config;
     backend_t *be;
     comm_t *comm;
-    void *memory; /* [B] all packed weights */
+    void *memory; /* [B] all packed weights, from `skip` on */
+    size_t skip;
     size_t bytes;
     layer_t *layers;
     void *embed;      /* [B] [n_vocab][d_model] of type be->act */

@@ -19,7 +19,7 @@
 #include "model/rope.h"
 
 typedef enum { ITEM_LINEAR, ITEM_TABLE, ITEM_VECTOR } item_kind_t;
-enum { MAX_PARTS = 3, PER_LAYER = 9, PER_MODEL = 3, ITEM_ALIGN = 4096, SLAB_ROWS = 64 };
+enum { MAX_PARTS = 3, PER_LAYER = 9, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
 static const size_t SLAB_BYTES = 512 << 10, DEVICE_SLAB_BYTES = 32 << 20;
 static const double SAY_EVERY_S = 5;
 
@@ -194,6 +194,8 @@ static void say_progress(const plan_t *p, size_t done, double begin, double *las
     log_info("weights: %.0f of %.0f MB packed in %.0f s", (double)done * 1e-6, (double)p->bytes * 1e-6, now - begin);
 }
 
+static char *block_of(const model_t *m) { return (char *)m->memory + m->skip; }
+
 /* The items of this rank. Messages are a thread's own, so the first failing thread's is carried over. */
 static status_t pack_own(const plan_t *p, model_t *m) {
     backend_t *be = m->be;
@@ -210,7 +212,7 @@ static status_t pack_own(const plan_t *p, model_t *m) {
 #pragma omp atomic read
         seen = worst;
         if (seen) continue;
-        status_t st = item_pack(be, &p->items[i], m->memory);
+        status_t st = item_pack(be, &p->items[i], block_of(m));
 #pragma omp critical
         {
             done += p->items[i].bytes;
@@ -228,7 +230,7 @@ static status_t pack_own(const plan_t *p, model_t *m) {
 static status_t open_items(const plan_t *p, model_t *m) {
     for (int64_t i = 0; i < p->n; i++) {
         const item_t *it = &p->items[i];
-        char *at = (char *)m->memory + it->offset;
+        char *at = block_of(m) + it->offset;
         if (it->kind == ITEM_LINEAR) {
             status_t st = m->be->ops->linear_open(m->be, it->shape, at, it->target);
             if (st) return st;
@@ -269,7 +271,10 @@ static status_t check_same(model_t *m) {
 /* Memory for all items: agreed on, since the shared kind is collective over the node. */
 static status_t memory_alloc(model_t *m) {
     if (m->be->device_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
-    return m->comm->ops->shared_alloc(m->comm, m->bytes, &m->memory);
+    status_t st = m->comm->ops->shared_alloc(m->comm, m->bytes + BLOCK_ALIGN, &m->memory);
+    /* Shared memory is mapped by pages, so every rank of the node skips the same bytes. */
+    if (!st) m->skip = -(uintptr_t)m->memory & (BLOCK_ALIGN - 1);
+    return st;
 }
 
 static status_t load(model_t *m) {

@@ -1,0 +1,14 @@
+/* The kernels for any CPU. */
+#include "backend/cpu_gemm.h"
+#include "backend/cpu_rows.h"
+
+const cpu_kernels_t cpu_kernels_plain = {
+    .rmsnorm = rows_rmsnorm,
+    .silu_mul = rows_silu_mul,
+    .qkv_rows = rows_qkv,
+    .merge_heads = rows_merge,
+    .convert = rows_convert,
+    .bf16_dot = GEMM_DOT,
+    .gemm_f32 = gemm_f32,
+    .gemm_bf16 = gemm_bf16,
+};

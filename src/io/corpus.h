@@ -27,6 +27,10 @@ typedef struct {
 
 /* What the records must hold: a corpus needs "text"; prompts "prompt"; token files "tokens". `field` NULL: none is required and text is "" when absent. */
 status_t corpus_open(const char *const *paths, int n_path, const char *field, corpus_t **out);
+/* The same from bytes in memory (borrowed; for tests and fuzzing); `name` plays the part of the path. */
+status_t corpus_open_memory(const void *data, size_t bytes, const char *name, const char *field, corpus_t **out);
+/* The most bytes of one document, instead of 1 GiB; a JSON line may have twice as many. */
+void corpus_set_limit(corpus_t *c, size_t document_bytes);
 /* ST_OK with *got false at the end. */
 status_t corpus_next(corpus_t *c, document_t *doc, bool *got);
 void corpus_close(corpus_t *c);

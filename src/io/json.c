@@ -23,15 +23,19 @@ static status_t check_limits(const char *text, size_t bytes, const char *name) {
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
         if (c == '"') {
-            for (i++; i < bytes && text[i] != '"'; i++)
-                if (text[i] == '\\') i++;
+            for (i++; i < bytes && text[i] != '"' && text[i]; i++)
+                if (text[i] == '\\' && i + 1 < bytes && text[i + 1]) i++;
+            c = i < bytes ? text[i] : '"';
+        }
+        if (!c) {
+            return status_fail(ST_INPUT, "%s: byte %zu: a NUL byte in JSON; remove it", name, i);
         } else if (c == '[' || c == '{') {
             if (++depth > JSON_DEPTH_MAX)
                 return status_fail(ST_INPUT, "%s: byte %zu: JSON nested deeper than %d levels; is it the right file?", name, i,
                                    JSON_DEPTH_MAX);
             values++;
         } else if (c == ']' || c == '}') {
-            depth--;
+            depth -= depth > 0; /* a stray one is the parser's to refuse */
         } else if (c == ',' && ++values > JSON_VALUES_MAX) {
             return status_fail(ST_INPUT, "%s: byte %zu: more than %d JSON values; cut it into smaller pieces", name, i, JSON_VALUES_MAX);
         }
@@ -39,17 +43,15 @@ static status_t check_limits(const char *text, size_t bytes, const char *name) {
     return ST_OK;
 }
 
-/* What stands at the place of an error, short and printable. */
-static void quote_place(const char *text, size_t bytes, size_t at, char out[32]) {
+enum { PLACE = 48, QUOTED = 20 };
+
+/* What stands at the place of an error, short and printable. Of a text that was cut the parser names the last byte. */
+static void quote_place(const char *text, size_t bytes, size_t at, char out[PLACE]) {
+    char quoted[QUOTED + 1];
     int n = 0;
-    if (at >= bytes) {
-        snprintf(out, 32, "the end of the text");
-        return;
-    }
-    out[n++] = '"';
-    for (; at < bytes && n < 20; at++) out[n++] = text[at] >= 32 && text[at] < 127 ? text[at] : '?';
-    out[n++] = '"';
-    out[n] = 0;
+    for (size_t i = at; i < bytes && n < QUOTED; i++) quoted[n++] = text[i] >= 32 && text[i] < 127 ? text[i] : '?';
+    quoted[n] = 0;
+    snprintf(out, PLACE, n ? "\"%s\"%s" : "nothing%s%s", quoted, at + 1 >= bytes ? " and the end" : "");
 }
 
 status_t json_parse(const char *text, size_t bytes, const char *name, cJSON **out) {
@@ -64,7 +66,7 @@ status_t json_parse(const char *text, size_t bytes, const char *name, cJSON **ou
         *out = v;
         return ST_OK;
     }
-    char place[32];
+    char place[PLACE];
     quote_place(text, bytes, at, place);
     st = status_fail(ST_INPUT, "%s: byte %zu: %s: found %s; correct or remove it", name, at,
                      v ? "more after the end of the JSON value" : "not valid JSON", place);

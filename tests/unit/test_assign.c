@@ -1,5 +1,5 @@
 /* Assignments against what must hold for any of them, against brute force where that is small, and at cluster size. */
-#include "encode/assign.h"
+#include "layout/assign.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
  *                 ^need        ^share   ^far          need: further left, and the ranks to the right could not take the rest
  *                                                     far: further right, and this rank would carry too much
  */
-#include "encode/assign.h"
+#include "layout/assign.h"
 
 #include <math.h>
 #include <stdlib.h>

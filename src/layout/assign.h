@@ -8,8 +8,8 @@
  *
  * Every rank computes the same answer from the same input, so nothing is sent.
  */
-#ifndef ENCODE_ASSIGN_H
-#define ENCODE_ASSIGN_H
+#ifndef LAYOUT_ASSIGN_H
+#define LAYOUT_ASSIGN_H
 
 #include <stdint.h>
 

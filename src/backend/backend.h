@@ -105,7 +105,9 @@ typedef struct {
     status_t (*sync)(backend_t *);
 
     /* Linear layers. pack writes linear_bytes() bytes at `packed` [B] from W in f32 or bf16 rows (row r at w + r*n_in); rows may be given in
-     * several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one weight. */
+     * several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one weight.
+     * On a backend without device_memory several threads may pack different weights at once, when w_type is act and linear_bytes of the shape
+     * was asked before. */
     size_t (*linear_bytes)(backend_t *, linear_shape_t);
     status_t (*linear_pack)(backend_t *, linear_shape_t, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w);
     status_t (*linear_open)(backend_t *, linear_shape_t, const void *packed, linear_t **out); /* borrows packed */

@@ -19,7 +19,7 @@ static status_t file_check(const char *dir, const store_profile_t *p, const stor
         goto out;
     }
     if (!f->part && !f->n_bad) st = data_check(dir, p, f, &map, found);
-#pragma omp parallel for schedule(dynamic, 1)
+#pragma omp parallel for schedule(dynamic, 1) if (f->end > PARALLEL_BYTES)
     for (int64_t i = 0; i < f->n_segment; i++) {
         hash_t now;
         bad[i] = !data_checksum(p, &map, &f->segments[i], &now) || !hash_equal(now, f->segments[i].checksum);

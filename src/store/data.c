@@ -279,10 +279,10 @@ status_t data_check(const char *dir, const store_profile_t *p, const store_file_
     if (st) return st;
     if (map->bytes != (size_t)f->end) return problem(found, "%s has %zu bytes, its index says %" PRId64, path, map->bytes, f->end);
     st = data_header(p, f->segments, f->n_segment, &header);
-    for (size_t i = 0; !st && i < DATA_HEADER_BYTES; i++) {
-        if ((char)map->data[i] == header[i]) continue;
-        st = problem(found, "%s: the header is damaged at byte %zu", path, i);
-        break;
+    if (!st && memcmp(map->data, header, DATA_HEADER_BYTES)) {
+        size_t at = 0;
+        while ((char)map->data[at] == header[at]) at++;
+        st = problem(found, "%s: the header is damaged at byte %zu", path, at);
     }
     mem_free(header);
     return st;

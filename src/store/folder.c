@@ -43,11 +43,16 @@ static int number_scan(const char **p, int most) {
     return *p == begin || v > most ? -1 : (int)v;
 }
 
+/* As file_write_atomic names them. */
+static bool is_temporary_of(const char *name, const char *file) {
+    size_t n = strlen(file);
+    return !strncmp(name, file, n) && !strncmp(name + n, ".tmp-", 5);
+}
+
 name_kind_t folder_name_kind(const char *name, int *writer, int *number) {
     char again[64];
     const char *p = name;
-    if (!strncmp(name, "store.json", 10) && name[10]) return NAME_LEFTOVER;
-    if (!strncmp(name, "documents.jsonl", 15) && name[15]) return NAME_LEFTOVER;
+    if (is_temporary_of(name, "store.json") || is_temporary_of(name, "documents.jsonl")) return NAME_LEFTOVER;
     if (strncmp(p, "rank", 4)) return NAME_OTHER;
     p += 4;
     if ((*writer = number_scan(&p, FOLDER_WRITER_MAX)) < 0 || *p++ != '-' || (*number = number_scan(&p, FOLDER_NUMBER_MAX)) < 0)
@@ -56,7 +61,7 @@ name_kind_t folder_name_kind(const char *name, int *writer, int *number) {
         file_name(&(store_file_t){.writer = *writer, .number = *number}, (name_kind_t)kind, again);
         if (!strcmp(name, again)) return (name_kind_t)kind;
     }
-    return !strncmp(p, SUFFIX[NAME_INDEX], strlen(SUFFIX[NAME_INDEX])) ? NAME_LEFTOVER : NAME_OTHER;
+    return is_temporary_of(name, again) ? NAME_LEFTOVER : NAME_OTHER; /* `again` is the index's name now */
 }
 
 /* ---- listing ------------------------------------------------------------------------------------------------------ */

@@ -142,8 +142,9 @@ status_t store_verify(store_t *s, const store_segment_t *seg) {
 /* ---- digest ------------------------------------------------------------------------------------------------------- */
 
 static status_t verify_all(store_t *s) {
-    int64_t bad = s->n_segment;
-#pragma omp parallel for schedule(dynamic, 1) reduction(min : bad)
+    int64_t bad = s->n_segment, bytes = 0;
+    for (int i = 0; i < s->folder.n_file; i++) bytes += s->folder.files[i].end;
+#pragma omp parallel for schedule(dynamic, 1) reduction(min : bad) if (bytes > PARALLEL_BYTES)
     for (int64_t i = 0; i < s->n_segment; i++)
         if (store_verify(s, &s->segments[i]) && i < bad) bad = i;
     if (bad == s->n_segment) return ST_OK;

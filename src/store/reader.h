@@ -8,6 +8,8 @@
 #include "store/document.h"
 #include "store/index.h"
 
+enum { PARALLEL_BYTES = 16 << 20 }; /* with less to read, threads cost more than they bring */
+
 struct store {
     store_profile_t profile;
     folder_t folder;

@@ -206,7 +206,7 @@ static status_t item_pack(backend_t *be, const item_t *it, const slab_t *s, char
     for (int64_t r = 0; r < it->shape.n_out; r += rows) {
         int64_t n = i64_min(rows, it->shape.n_out - r);
         char *at = dst + (size_t)r * row_bytes; /* of a table; on the host its rows go straight into place */
-        bool in_place = it->kind == ITEM_TABLE && !be->device_memory;
+        bool in_place = it->kind == ITEM_TABLE && be->host_memory;
         status_t st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
         if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, s->same);
         if (!st && it->kind == ITEM_TABLE && !in_place) st = be->ops->copy_in(be, at, s->same, (size_t)n * row_bytes);
@@ -225,7 +225,7 @@ typedef struct {
 } packing_t;
 
 static void item_done(const plan_t *p, const model_t *m, int64_t i, status_t st, packing_t *all) {
-    all->done += p->items[i].bytes * (size_t)(m->be->device_memory ? 1 : m->comm->node_size);
+    all->done += p->items[i].bytes * (size_t)(!m->be->host_memory ? 1 : m->comm->node_size);
     if (st && !all->status) {
         all->status = st;
         snprintf(all->message, sizeof all->message, "%s", status_message());
@@ -239,7 +239,7 @@ static void item_done(const plan_t *p, const model_t *m, int64_t i, status_t st,
  * A device is driven by this thread alone. The largest items come first in the plan. */
 static status_t pack_own(const plan_t *p, model_t *m) {
     backend_t *be = m->be;
-    bool device = be->device_memory;
+    bool device = !be->host_memory;
     int share = device ? 1 : m->comm->node_size, first = device ? 0 : m->comm->node_rank, n_threads = device ? 1 : be->n_threads;
     packing_t all = {.begin_s = clock_s()};
     all.last_s = all.begin_s;
@@ -302,7 +302,7 @@ static status_t check_same(model_t *m) {
 
 /* Memory for all items: agreed on, since the shared kind is collective over the node. */
 static status_t memory_alloc(model_t *m) {
-    if (m->be->device_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
+    if (!m->be->host_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
     status_t st = m->comm->ops->shared_alloc(m->comm, m->bytes + BLOCK_ALIGN, &m->memory);
     /* Shared memory is mapped by pages, so every rank of the node skips the same bytes. */
     if (!st) m->skip = -(uintptr_t)m->memory & (BLOCK_ALIGN - 1);
@@ -355,7 +355,7 @@ void model_free(model_t *m) {
             if (each[i]) ops->linear_close(m->be, each[i]);
     }
     if (m->head) ops->linear_close(m->be, m->head);
-    if (m->be->device_memory)
+    if (!m->be->host_memory)
         ops->free(m->be, m->memory);
     else
         m->comm->ops->shared_free(m->comm, m->memory);

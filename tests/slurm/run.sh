@@ -70,8 +70,8 @@ SITE
 export SITE_ENV=$dir/site.env
 
 # A text of a few dozen segments: the licence, twice with different beginnings.
-{ cat "$root/LICENSE"; echo; echo "The same again."; tac "$root/LICENSE"; } | head -c "${SLURM_TEST_BYTES:-16000}" >"$dir/text.txt"
-encode_args=(--model "$model" --segment 128 "$dir/text.txt")
+{ cat "$root/LICENSE"; echo; echo "The same again."; tac "$root/LICENSE"; } | head -c "${SLURM_TEST_BYTES:-14000}" >"$dir/text.txt"
+encode_args=(--model "$model" --segment 128 --batch 128 "$dir/text.txt")
 one_cpu=(--cpus-per-task=1 --time=5)
 digest() { "$precis" store digest "$1" 2>>"$dir/digest.log" | cut -d' ' -f1; }
 # job_wait JOB SECONDS: its last description in $state; 0 when it completed. (`sbatch --wait` looks too seldom.)
@@ -92,7 +92,7 @@ if [ -n "$parallel" ]; then
 fi
 
 # The store to compare with: one process, no Slurm, no MPI.
-OMP_NUM_THREADS=2 "$precis" encode --store "$dir/plain" "${encode_args[@]}" >"$dir/plain.log" 2>&1
+OMP_NUM_THREADS=1 "$precis" encode --store "$dir/plain" "${encode_args[@]}" >"$dir/plain.log" 2>&1
 check "encode without Slurm" $? "$(tail -1 "$dir/plain.log")"
 want=$(digest "$dir/plain")
 
@@ -112,7 +112,7 @@ ids() { grep -o '"tokens": *\[[^]]*\]' "$1" | tr -d ' '; }
 job=$(ANSWERS=$dir/answers.jsonl sbatch --parsable "${one_cpu[@]}" --output=query.log "$root/jobs/query.sbatch" "${query_args[@]}")
 job_wait "$job" 60
 check "query.sbatch on 2 nodes" $? "$(tail -1 query.log)"
-OMP_NUM_THREADS=2 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
+OMP_NUM_THREADS=1 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
 [ "$(ids answers.jsonl | wc -l)" -eq 2 ] && same "$(ids answers.jsonl)" "$(ids plain.jsonl)"; check "its answers equal those of one process" $?
 
 # ---- a job that is warned of its time limit: 75, requeue, and the rest on the second try ----

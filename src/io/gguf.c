@@ -234,7 +234,7 @@ static int by_place(const void *a, const void *b) {
 }
 /* Places the tensors of a part behind its header and refuses those that leave the file or lie on one another. */
 static status_t place_tensors(const cursor_t *c, tensor_t *t, const uint64_t *offset, int64_t n, size_t align) {
-    size_t start = (c->bytes - c->at < align ? c->bytes : size_round_up(c->at, align)), room = start < c->bytes ? c->bytes - start : 0;
+    size_t start = size_round_up(c->at, align), room = start < c->bytes ? c->bytes - start : 0;
     const tensor_t **order = NULL;
     status_t st = mem_alloc(&order, (size_t)n, sizeof *order, "the tensor order of a GGUF file");
     if (st) return st;

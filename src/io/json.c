@@ -43,17 +43,15 @@ static status_t check_limits(const char *text, size_t bytes, const char *name) {
     return ST_OK;
 }
 
-/* What stands at the place of an error, short and printable. */
-static void quote_place(const char *text, size_t bytes, size_t at, char out[32]) {
+enum { PLACE = 48, QUOTED = 20 };
+
+/* What stands at the place of an error, short and printable. Of a text that was cut the parser names the last byte. */
+static void quote_place(const char *text, size_t bytes, size_t at, char out[PLACE]) {
+    char quoted[QUOTED + 1];
     int n = 0;
-    if (at >= bytes) {
-        snprintf(out, 32, "the end of the text");
-        return;
-    }
-    out[n++] = '"';
-    for (; at < bytes && n < 20; at++) out[n++] = text[at] >= 32 && text[at] < 127 ? text[at] : '?';
-    out[n++] = '"';
-    out[n] = 0;
+    for (size_t i = at; i < bytes && n < QUOTED; i++) quoted[n++] = text[i] >= 32 && text[i] < 127 ? text[i] : '?';
+    quoted[n] = 0;
+    snprintf(out, PLACE, n ? "\"%s\"%s" : "nothing%s%s", quoted, at + 1 >= bytes ? " and the end" : "");
 }
 
 status_t json_parse(const char *text, size_t bytes, const char *name, cJSON **out) {
@@ -68,7 +66,7 @@ status_t json_parse(const char *text, size_t bytes, const char *name, cJSON **ou
         *out = v;
         return ST_OK;
     }
-    char place[32];
+    char place[PLACE];
     quote_place(text, bytes, at, place);
     st = status_fail(ST_INPUT, "%s: byte %zu: %s: found %s; correct or remove it", name, at,
                      v ? "more after the end of the JSON value" : "not valid JSON", place);

@@ -28,6 +28,7 @@ static bool said(const cJSON *o, const char *key) { /* neither absent, null, fal
 }
 
 static status_t model_check(const cJSON *model, const char *name) {
+    /* byte_fallback: SentencePiece's kind of BPE, which is to get its own path beside vocabulary.c and bpe.c */
     static const char *const unsupported[] = {"byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"};
     const char *type = json_get_str(model, "type");
     const cJSON *vocab = json_get(model, "vocab"), *merges = json_get(model, "merges");

@@ -12,8 +12,6 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "tests/unit.h"
-#include "text/bpe.h"
-#include "text/pattern.h"
 #include "text/tokenizer_impl.h"
 
 #define GOLDEN "tests/golden/tokens/"
@@ -205,45 +203,7 @@ static void test_repairs(void) {
     }
 }
 
-/* ---- merging ---- */
-
-/* The definition, as slow as it is plain. */
-static size_t merge_plainly(const vocabulary_t *v, const uint8_t *p, size_t n, int32_t *ids) {
-    size_t k = 0;
-    for (size_t i = 0; i < n; i++)
-        if (v->byte_id[p[i]] >= 0) ids[k++] = v->byte_id[p[i]];
-    for (;;) {
-        const merge_slot_t *best = NULL, *m;
-        size_t at = 0;
-        for (size_t i = 0; i + 1 < k; i++)
-            if ((m = vocabulary_pair(v, ids[i], ids[i + 1])) && (!best || m->rank < best->rank)) best = m, at = i;
-        if (!best) return k;
-        ids[at] = best->id;
-        memmove(ids + at + 1, ids + at + 2, (--k - at - 1) * sizeof *ids);
-    }
-}
-
-static void test_merges(void) {
-    static const char letters[] = "etaoinshrdl uth\x80\x01";
-    tokenizer_t *t = load("smollm");
-    bpe_work_t w = {0};
-    uint64_t seed = 1;
-    uint8_t p[300];
-    int32_t want[300];
-    int bad = 0;
-    for (int round = 0; round < 600; round++) {
-        ids_t got = {0};
-        size_t n = 1 + (size_t)round % 300;
-        for (size_t i = 0; i < n; i++) p[i] = (uint8_t)letters[(seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33 & 15];
-        size_t k = merge_plainly(&t->vocabulary, p, n, want);
-        CU_ASSERT_EQUAL(bpe_encode(&t->vocabulary, false, &w, p, n, &got), ST_OK);
-        bad += (size_t)got.n != k || (k && memcmp(got.ids, want, k * sizeof *want));
-        ids_free(&got);
-    }
-    CU_ASSERT_EQUAL(bad, 0);
-    bpe_work_free(&w);
-    tokenizer_free(t);
-}
+/* ---- long pieces ---- */
 
 static void test_long_runs(void) {
     enum { LONG = 1000000 };
@@ -366,6 +326,8 @@ static void test_refuses(void) {
         {REGEX("(?<=a)b"), "(?<="},
         {REGEX("[a[b]]"), "class"},
         {REGEX("[a-z&&[^b]]"), "intersection"},
+        {REGEX("[!-\\\\s]"), "range"},
+        {REGEX("[\\\\p{L}-z]"), "range"},
         {REGEX("a{1,3}+"), "repeat"},
         {REGEX("(a"), "cannot be used"},
         {BYTES ",\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}", "two tokens"},
@@ -543,8 +505,8 @@ static void test_torture(void) {
         "caf e\u0301 12 <|im_end|> \xff aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     size_t before = mem_now_bytes();
     status_t st = ST_FAIL;
-    int n = 0;
-    while (st && n < 5000) {
+    int n = 0, good = 0;
+    while (good < 20 && n < 5000) { /* the JIT compiler goes without what it cannot have, so one success does not mean that none failed */
         tokenizer_t *t = NULL;
         ids_t ids = {0};
         char *back = NULL;
@@ -554,15 +516,17 @@ static void test_torture(void) {
         if (!st) st = tokenizer_encode(t, text, sizeof text - 1, true, &ids);
         if (!st) st = tokenizer_decode(t, ids.ids, ids.n, true, &back, &bytes);
         mem_fail_at(0);
+        good = st ? 0 : good + 1;
+        CU_ASSERT_FATAL(st == ST_OK || st == ST_FAIL);
         mem_free(back);
         ids_free(&ids);
         tokenizer_free(t);
         CU_ASSERT_EQUAL_FATAL(mem_now_bytes(), before);
     }
     CU_ASSERT_EQUAL(st, ST_OK);
-    CU_ASSERT(n > 10);
+    CU_ASSERT(n > 40);
 }
 
 UNIT_MAIN("tokenizer", {"golden", test_golden}, {"threads", test_threads}, {"describes", test_describes}, {"repairs", test_repairs},
-          {"merges", test_merges}, {"long_runs", test_long_runs}, {"chat", test_chat}, {"refuses", test_refuses}, {"config", test_config},
-          {"gguf", test_gguf}, {"gguf_refuses", test_gguf_refuses}, {"torture", test_torture})
+          {"long_runs", test_long_runs}, {"chat", test_chat}, {"refuses", test_refuses}, {"config", test_config}, {"gguf", test_gguf},
+          {"gguf_refuses", test_gguf_refuses}, {"torture", test_torture})

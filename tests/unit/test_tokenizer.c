@@ -500,6 +500,7 @@ static void test_gguf_refuses(void) {
 }
 
 static void test_gguf_mutated(void) {
+    static const char text[] = "the caf\u00e9 <|im_end|> 12";
     static image_t good, m;
     rng_t r = {11};
     int loaded = 0;
@@ -512,7 +513,7 @@ static void test_gguf_mutated(void) {
         for (int i = 0; i < 1 + round % 4; i++) m.b[24 + rng_below(&r, (int64_t)m.n - 24)] = (uint8_t)rng_next(&r);
         status_t st = gguf_parse(m.b, m.n, "t.gguf", &g);
         if (!st) st = tokenizer_from_gguf(g, "t.gguf", &t);
-        if (!st) st = tokenizer_encode(t, "the caf\u00e9 <|im_end|> 12", 25, true, &ids);
+        if (!st) st = tokenizer_encode(t, text, sizeof text - 1, true, &ids);
         CU_ASSERT(st == ST_OK || (st == ST_INPUT && *status_message()));
         loaded += st == ST_OK;
         ids_free(&ids);

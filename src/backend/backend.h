@@ -132,7 +132,9 @@ typedef struct {
 struct backend {
     const backend_ops_t *ops;
     dtype_t act;    /* DT_F32 or DT_BF16 */
+    bool host_memory; /* [B] memory is ordinary memory of this process: mapped files and shared memory may be used as it is */
     int n_threads;
+    bool device_memory; /* [B] is not host memory: weights are packed through alloc() and copy_in, each rank its own; else shared by the ranks of a node */
     char detail[160]; /* what was chosen and why, for the log: "cpu, bf16, AVX-512 BF16 kernels, oneDNN 2.6.3" */
 };
 

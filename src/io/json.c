@@ -112,6 +112,11 @@ bool json_get_bool(const cJSON *o, const char *key, bool *out) {
 
 enum { LEVELS = sizeof((json_out_t *)0)->close };
 
+/* U+0085, U+2028, U+2029 */
+static bool ends_line(const char *s, size_t len) {
+    return (len == 2 && !memcmp(s, "\xC2\x85", 2)) || (len == 3 && (!memcmp(s, "\xE2\x80\xA8", 3) || !memcmp(s, "\xE2\x80\xA9", 3)));
+}
+
 static void write_string(FILE *f, const char *s, size_t n) {
     static const char named[] = "\"\"\\\\\nn\rr\tt\bb\ff"; /* pairs: the byte, its letter */
     putc('"', f);
@@ -127,6 +132,8 @@ static void write_string(FILE *f, const char *s, size_t n) {
             fprintf(f, "\\%c", pair[1]);
         else if (len == 1 && (unsigned char)s[i] < 0x20)
             fprintf(f, "\\u%04x", s[i]);
+        else if (ends_line(s + i, len)) /* readers that split lines as Unicode does must not split here */
+            fputs(len == 2 ? "\\u0085" : s[i + 2] == '\xA8' ? "\\u2028" : "\\u2029", f);
         else
             fwrite(s + i, 1, len, f);
         i += len;

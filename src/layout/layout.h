@@ -23,6 +23,11 @@ int64_t layout_position(align_t align, int64_t n_sink, int64_t i, int64_t length
 /* M of methods.md: positions held by the pieces' common range, so that the query starts at n_sink + M. */
 int64_t layout_reserve(reserve_t how, const int64_t *lengths, int64_t n);
 
+/* All rows [0, n) of a pool. */
+span_t span_all(int32_t pool, int32_t block, int64_t n);
+/* Rows up to and including the row's own index, of the last `window` rows when it is > 0; rows at `end` and after do not exist yet. */
+span_t span_causal(int32_t pool, int32_t block, int64_t end, int64_t window);
+
 /* A growing list of runs with their spans. Zero it first. */
 typedef struct {
     run_t *runs;

@@ -105,7 +105,9 @@ typedef struct {
     status_t (*sync)(backend_t *);
 
     /* Linear layers. pack writes linear_bytes() bytes at `packed` [B] from W in f32 or bf16 rows (row r at w + r*n_in); rows may be given in
-     * several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one weight. */
+     * several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one weight.
+     * On a backend with host_memory several threads may pack different weights at once, when w_type is act and linear_bytes of the shape
+     * was asked before. */
     size_t (*linear_bytes)(backend_t *, linear_shape_t);
     status_t (*linear_pack)(backend_t *, linear_shape_t, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w);
     status_t (*linear_open)(backend_t *, linear_shape_t, const void *packed, linear_t **out); /* borrows packed */
@@ -134,7 +136,6 @@ struct backend {
     dtype_t act;    /* DT_F32 or DT_BF16 */
     bool host_memory; /* [B] memory is ordinary memory of this process: mapped files and shared memory may be used as it is */
     int n_threads;
-    bool device_memory; /* [B] is not host memory: weights are packed through alloc() and copy_in, each rank its own; else shared by the ranks of a node */
     char detail[160]; /* what was chosen and why, for the log: "cpu, bf16, AVX-512 BF16 kernels, oneDNN 2.6.3" */
 };
 

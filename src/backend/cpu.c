@@ -146,7 +146,7 @@ static const backend_ops_t ops = {
     .rmsnorm = rmsnorm,
     .silu_mul = silu_mul,
     .qkv = qkv,
-    .attention = cpu_ref_attention,
+    .attention = cpu_attention,
     .merge = merge,
     .gather_rows = gather_rows,
     .convert = convert,
@@ -162,6 +162,7 @@ status_t cpu_create_forced(dtype_t act, int n_threads, cpu_isa_t isa, bool own_g
     c->base.ops = &ops;
     c->base.act = act;
     c->base.n_threads = n_threads;
+    c->base.host_memory = true;
     c->isa = isa;
     c->k = kernels_for(isa);
     if (!own_gemm) st = cpu_dnnl_create(act, n_threads, &c->dnnl);

@@ -7,16 +7,11 @@
  *         bf16   [K/2][32] pairs (k, k+1) of bf16        acc[r][c] += x[r][2k] w.. then x[r][2k+1] w..  (or one dot-product instruction for
  * both)
  */
+#ifndef BACKEND_CPU_GEMM_H
+#define BACKEND_CPU_GEMM_H
+
 #include "backend/cpu_kernels.h"
 #include "backend/cpu_vec.h"
-
-#if defined(__AVX512BF16__)
-enum { GEMM_DOT = 1 };
-V_FN vf v_dot(vf acc, vf a, vf b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
-#else
-enum { GEMM_DOT = 0 };
-V_FN vf v_dot(vf acc, vf a, vf b) { return v_fma(v_cell_lo(a), v_cell_lo(b), acc); } /* never used */
-#endif
 
 #if defined(__AVX512F__)
 enum { GEMM_MR = 12, GEMM_NV = 2 };
@@ -70,7 +65,9 @@ V_FN void gemm_strip(int kind, int m, int64_t steps, const float *x, int64_t ldx
         switch (m) {
             CASE(1)
             CASE(2)
-            CASE(3) CASE(4) CASE(5)
+            CASE(3)
+            CASE(4)
+            CASE(5)
 #if defined(__AVX512F__)
                 CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
 #endif
@@ -104,8 +101,10 @@ static void gemm_f32(int64_t n_in, int m, const void *x, int64_t ldx, const void
 
 static void gemm_bf16(int64_t n_in, int m, const void *x, int64_t ldx, const void *panel, float *y, int64_t ldy, int n_col, bool add) {
     int64_t steps = (n_in + 1) / 2;
-    if (GEMM_DOT)
+    if (V_DOT)
         gemm_rows(PANEL_DOT, steps, m, x, ldx / 2, panel, y, ldy, n_col, add);
     else
         gemm_rows(PANEL_WIDEN, steps, m, x, ldx, panel, y, ldy, n_col, add);
 }
+
+#endif

@@ -2,6 +2,9 @@
  *
  * Every row is one thread's work and its sums have one order: whole vectors first, then the tail, so bits depend on the row alone.
  */
+#ifndef BACKEND_CPU_ROWS_H
+#define BACKEND_CPU_ROWS_H
+
 #include "backend/cpu_kernels.h"
 #include "backend/cpu_vec.h"
 
@@ -148,3 +151,5 @@ static void rows_merge(const merge_args_t *a, int64_t first, int64_t n, float *o
         if (a->m_out) a->m_out[th] = m;
     }
 }
+
+#endif

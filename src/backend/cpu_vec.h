@@ -39,6 +39,37 @@ V_FN vf v_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n wh
 V_FN vf v_cell_lo(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 16)); }
 V_FN vf v_cell_hi(vf a) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32((int)0xffff0000u))); }
 
+/* a[i] lane j <-> a[j] lane i */
+V_FN void v_transpose(vf a[VW]) {
+    vf b[VW];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = (vf)_mm512_unpacklo_pd((__m512d)b[i], (__m512d)b[i + 2]);
+        a[i + 1] = (vf)_mm512_unpackhi_pd((__m512d)b[i], (__m512d)b[i + 2]);
+        a[i + 2] = (vf)_mm512_unpacklo_pd((__m512d)b[i + 1], (__m512d)b[i + 3]);
+        a[i + 3] = (vf)_mm512_unpackhi_pd((__m512d)b[i + 1], (__m512d)b[i + 3]);
+    } /* now a[4 g + c] holds, in its four 128-bit parts p, rows 4g..4g+3 of column 4 p + c */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        b[c] = _mm512_shuffle_f32x4(a[c], a[4 + c], 0x88);
+        b[4 + c] = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xdd);
+        b[8 + c] = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x88);
+        b[12 + c] = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xdd);
+    } /* b[c]: parts 0, 2 of groups 0, 1; b[4 + c]: parts 1, 3; b[8 + c], b[12 + c]: of groups 2, 3 */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        a[c] = _mm512_shuffle_f32x4(b[c], b[8 + c], 0x88);
+        a[8 + c] = _mm512_shuffle_f32x4(b[c], b[8 + c], 0xdd);
+        a[4 + c] = _mm512_shuffle_f32x4(b[4 + c], b[12 + c], 0x88);
+        a[12 + c] = _mm512_shuffle_f32x4(b[4 + c], b[12 + c], 0xdd);
+    }
+}
+
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 enum { VW = 8 };
@@ -69,6 +100,29 @@ V_FN vf v_scale2(vf a, vf n) { /* a * 2^n, n whole in [-127, 127]; -127 gives 0 
 }
 V_FN vf v_cell_lo(vf a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 16)); }
 V_FN vf v_cell_hi(vf a) { return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32((int)0xffff0000u))); }
+
+V_FN void v_transpose(vf a[VW]) {
+    vf b[VW];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = (vf)_mm256_unpacklo_pd((__m256d)b[i], (__m256d)b[i + 2]);
+        a[i + 1] = (vf)_mm256_unpackhi_pd((__m256d)b[i], (__m256d)b[i + 2]);
+        a[i + 2] = (vf)_mm256_unpacklo_pd((__m256d)b[i + 1], (__m256d)b[i + 3]);
+        a[i + 3] = (vf)_mm256_unpackhi_pd((__m256d)b[i + 1], (__m256d)b[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        b[c] = _mm256_permute2f128_ps(a[c], a[4 + c], 0x20);
+        b[4 + c] = _mm256_permute2f128_ps(a[c], a[4 + c], 0x31);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < 8; c++) a[c] = b[c];
+}
 
 #else
 enum { VW = 4 };
@@ -105,6 +159,14 @@ V_FN vf v_scale2(vf a, vf n) { /* a * 2^n, n whole in [-127, 127]; -127 gives 0 
 }
 V_FN vf v_cell_lo(vf a) { return (vf)((vu)a << 16); }
 V_FN vf v_cell_hi(vf a) { return (vf)((vu)a & 0xffff0000u); }
+V_FN void v_transpose(vf a[VW]) {
+    for (int i = 0; i < VW; i++)
+        for (int j = 0; j < i; j++) {
+            float t = a[i][j];
+            a[i][j] = a[j][i];
+            a[j][i] = t;
+        }
+}
 #endif
 
 /* Sums and maxima over the lanes by halves: the order is fixed. */
@@ -123,10 +185,35 @@ V_FN float v_top(vf a) {
     return x[0];
 }
 
-/* 2^t, about 1 ulp; 0 below 2^-127, held at 2^127 above; NaN stays. 2^t = 2^n (1 + f q(f)), t = n + f, |f| <= 1/2, q minimax (relative
+/* acc + a.b on pairs of bf16, and pairs from numbers: where the CPU has them. */
+#if defined(__AVX512BF16__)
+enum { V_DOT = 1 };
+/* The upper halves of two vectors of f32 that came from bf16, as pairs (lo, hi). */
+V_FN vf v_pair(vf lo, vf hi) { return (vf)_mm512_mask_mov_epi16(_mm512_srli_epi32((__m512i)lo, 16), 0xaaaaaaaau, (__m512i)hi); }
+V_FN vf v_dot(vf acc, vf a, vf b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+V_FN void v_store_pairs(float *p, vf first, vf second) {
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+} /* 2 VW numbers */
+V_FN void v_store_half(float *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); } /* VW numbers */
+#else /* never called: V_DOT is constant */
+enum { V_DOT = 0 };
+V_FN vf v_pair(vf lo, vf hi) { return lo + hi; }
+V_FN vf v_dot(vf acc, vf a, vf b) { return v_fma(a, b, acc); }
+V_FN void v_store_pairs(float *p, vf first, vf second) { v_store(p, first + second); }
+V_FN void v_store_half(float *p, vf a) { v_store(p, a); }
+#endif
+
+/* What v_scale2 turns into an exact 0: masked keys rely on it. */
+#if defined(__AVX512F__)
+#define EXP2_LEAST -200.0f
+#else
+#define EXP2_LEAST -127.0f
+#endif
+
+/* 2^t, about 1 ulp; 0 for t far below -127, held at 2^127 above; NaN stays. 2^t = 2^n (1 + f q(f)), t = n + f, |f| <= 1/2, q minimax (relative
  * error 2e-9). */
 V_FN vf v_exp2(vf t) {
-    t = v_min(v_set(127.0f), v_max(v_set(-127.0f), t));
+    t = v_min(v_set(127.0f), v_max(v_set(EXP2_LEAST), t));
     vf n = v_round(t), f = t - n;
     vf q = v_set(0x1.41fbbcp-13f);
     q = v_fma(q, f, v_set(0x1.5f3e54p-10f));

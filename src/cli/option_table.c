@@ -33,7 +33,8 @@ static const option_t table[] = {
     {"docs", OPT_TEXT, NULL, 0, 0, NULL, "", "only these documents of the store: ids, separated by commas"},
     {"select", OPT_INT, "0", 0, 1e6, NULL, "segments", "attend to the K best segments of each layer (SEL); 0: to all"},
     {"aggregate", OPT_CHOICE, NULL, 0, 0, "none|head|token|joint", "",
-     "who chooses with --select: each head and token, all heads of a token, all tokens of a head, all jointly; not given: joint, in eval ppl none"},
+     "who chooses with --select: each head and token, all heads of a token, all tokens of a head, all jointly; not given: joint, in eval "
+     "ppl none"},
     {"select-by", OPT_CHOICE, "top5", 0, 0, "top5|mean", "", "score of a segment: its 5 largest attention probabilities, or its mean one"},
     {"chat", OPT_FLAG, "no", 0, 0, NULL, "", "put the prompt into the model's chat template"},
     {"system", OPT_TEXT, NULL, 0, 0, NULL, "", "system message for --chat in place of the template's own"},
@@ -66,7 +67,8 @@ static const option_t table[] = {
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
     /* the run */
-    {"verify", OPT_FLAG, "yes", 0, 0, NULL, "", "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},
+    {"verify", OPT_FLAG, "yes", 0, 0, NULL, "",
+     "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},
     {"format", OPT_CHOICE, NULL, 0, 0, "text|json|jsonl|csv", "", "of what is printed; not given: text, for --prompts jsonl"},
     {"progress", OPT_CHOICE, "auto", 0, 0, "auto|on|off", "", "a bar on a terminal, a line now and then elsewhere"},
     {"all", OPT_FLAG, "no", 0, 0, NULL, "", "every metadata key and tensor too"},

@@ -112,6 +112,13 @@ bool json_get_bool(const cJSON *o, const char *key, bool *out) {
 
 enum { LEVELS = sizeof((json_out_t *)0)->close };
 
+/* U+0085, U+2028 and U+2029 end a line for many readers (Python's splitlines): written as they are they would cut a record in two. */
+static const char *line_end(const char *s, size_t len) {
+    if (len == 2 && !memcmp(s, "\xC2\x85", 2)) return "0085";
+    if (len == 3 && !memcmp(s, "\xE2\x80\xA8", 3)) return "2028";
+    return len == 3 && !memcmp(s, "\xE2\x80\xA9", 3) ? "2029" : NULL;
+}
+
 static void write_string(FILE *f, const char *s, size_t n) {
     static const char named[] = "\"\"\\\\\nn\rr\tt\bb\ff"; /* pairs: the byte, its letter */
     putc('"', f);
@@ -127,6 +134,8 @@ static void write_string(FILE *f, const char *s, size_t n) {
             fprintf(f, "\\%c", pair[1]);
         else if (len == 1 && (unsigned char)s[i] < 0x20)
             fprintf(f, "\\u%04x", s[i]);
+        else if (line_end(s + i, len))
+            fprintf(f, "\\u%s", line_end(s + i, len));
         else
             fwrite(s + i, 1, len, f);
         i += len;

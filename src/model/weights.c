@@ -20,7 +20,7 @@
 
 typedef enum { ITEM_LINEAR, ITEM_TABLE, ITEM_VECTOR } item_kind_t;
 enum { MAX_PARTS = 3, PER_LAYER = 9, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
-static const size_t SLAB_BYTES = 512 << 10, DEVICE_SLAB_BYTES = 32 << 20;
+static const size_t SLAB_BYTES = 1 << 20, MAX_SLAB_BYTES = 64 << 20; /* of f32: for each thread, and in all */
 static const double SAY_EVERY_S = 5;
 
 typedef struct {
@@ -146,84 +146,116 @@ static status_t vector_read(const item_t *it, float *out, float *scratch) {
 }
 
 /* ---- packing ------------------------------------------------------------------------------------------------- */
-static int64_t slab_rows(const backend_t *be, const item_t *it) {
-    size_t row = (size_t)it->shape.n_in * sizeof(float), bytes = be->device_memory ? DEVICE_SLAB_BYTES : SLAB_BYTES;
-    int64_t rows = (int64_t)(bytes / row) / SLAB_ROWS * SLAB_ROWS;
-    return i64_min(i64_max(rows, SLAB_ROWS), it->shape.n_out);
+/* Buffers for a slab of rows: as f32, and in the type that the backend multiplies. */
+typedef struct {
+    float *wide;
+    void *same; /* == wide for DT_F32 */
+    size_t bytes;
+} slab_t;
+
+static int64_t slab_rows(const slab_t *s, const item_t *it) {
+    int64_t rows = (int64_t)(s->bytes / ((size_t)it->shape.n_in * sizeof(float))) / SLAB_ROWS * SLAB_ROWS;
+    return i64_min(rows, it->shape.n_out);
 }
 
-/* Table and vector rows: into place, by way of the slab's second half where the memory is a device's. */
-static status_t put(backend_t *be, void *dst, dtype_t type, const float *src, size_t n, void *spare) {
-    if (!be->device_memory) {
-        dtype_convert(type, dst, DT_F32, src, n);
-        return ST_OK;
-    }
-    dtype_convert(type, spare, DT_F32, src, n);
-    return be->ops->copy_in(be, dst, spare, n * dtype_bytes(type));
-}
-
-static status_t item_pack(backend_t *be, const item_t *it, char *memory) {
-    int64_t rows = slab_rows(be, it);
-    size_t n = (size_t)rows * (size_t)it->shape.n_in;
-    float *slab, *spare;
-    status_t st = mem_alloc(&slab, 2 * n, sizeof *slab, "rows of weights");
-    if (st) return st;
-    spare = slab + n;
-    char *dst = memory + it->offset;
-    if (it->kind == ITEM_VECTOR) {
-        if (!(st = vector_read(it, slab, spare))) st = put(be, dst, DT_F32, slab, n, spare);
-    } else {
-        for (int64_t r = 0; r < it->shape.n_out && !st; r += rows) {
-            int64_t take = i64_min(rows, it->shape.n_out - r);
-            if ((st = item_read(it, r, take, slab))) break;
-            if (it->kind == ITEM_LINEAR)
-                st = be->ops->linear_pack(be, it->shape, dst, r, take, DT_F32, slab);
-            else
-                st = put(be, dst + (size_t)(r * it->shape.n_in) * dtype_bytes(be->act), be->act, slab, (size_t)(take * it->shape.n_in),
-                         spare);
-        }
-    }
-    mem_free(slab);
+/* Big enough for SLAB_ROWS rows of any item, and for any vector. */
+static status_t slab_create(const plan_t *p, int n_threads, slab_t *s) {
+    int64_t widest = 1;
+    dtype_t act = p->be->act;
+    for (int64_t i = 0; i < p->n; i++) widest = i64_max(widest, p->items[i].shape.n_in);
+    s->bytes = SLAB_BYTES * (size_t)n_threads;
+    if (s->bytes > MAX_SLAB_BYTES) s->bytes = MAX_SLAB_BYTES;
+    if (s->bytes < (size_t)widest * SLAB_ROWS * sizeof(float)) s->bytes = (size_t)widest * SLAB_ROWS * sizeof(float);
+    status_t st = mem_alloc(&s->wide, s->bytes, 1, "rows of weights");
+    s->same = s->wide;
+    if (!st && act != DT_F32) st = mem_alloc(&s->same, s->bytes / sizeof(float), dtype_bytes(act), "rows of weights");
     return st;
 }
 
-static void say_progress(const plan_t *p, size_t done, double begin, double *last) {
-    double now = clock_s();
-    if (now - *last < SAY_EVERY_S) return;
-    *last = now;
-    log_info("weights: %.0f of %.0f MB packed in %.0f s", (double)done * 1e-6, (double)p->bytes * 1e-6, now - begin);
+static void slab_free(slab_t *s) {
+    if (s->same != s->wide) mem_free(s->same);
+    mem_free(s->wide);
+}
+
+/* Rows row0.. of an item into dst, of the backend's type, by all threads (by the one that calls, where items are shared out already). */
+static status_t rows_read(const backend_t *be, const item_t *it, int64_t row0, int64_t n, float *wide, void *dst) {
+    int64_t cols = it->shape.n_in, piece = i64_ceil_div(n, 4 * (int64_t)be->n_threads), n_piece = i64_ceil_div(n, piece);
+    size_t size = dtype_bytes(be->act);
+    int failed = 0;
+    if (be->act == DT_F32) wide = dst;
+#pragma omp parallel for schedule(dynamic) num_threads(be->n_threads) reduction(| : failed)
+    for (int64_t i = 0; i < n_piece; i++) {
+        int64_t r = i * piece, take = i64_min(piece, n - r);
+        failed |= item_read(it, row0 + r, take, wide + r * cols) != ST_OK;
+        if (be->act != DT_F32)
+            dtype_convert(be->act, (char *)dst + (size_t)(r * cols) * size, DT_F32, wide + r * cols, (size_t)(take * cols));
+    }
+    return failed ? item_read(it, row0, n, wide) : ST_OK; /* once more for the message, which was left with another thread */
+}
+
+static status_t vector_pack(backend_t *be, const item_t *it, const slab_t *s, char *dst) {
+    float *scratch = s->wide + it->shape.n_in;
+    status_t st = vector_read(it, s->wide, scratch);
+    return st ? st : be->ops->copy_in(be, dst, s->wide, it->bytes);
+}
+
+static status_t item_pack(backend_t *be, const item_t *it, const slab_t *s, char *dst) {
+    if (it->kind == ITEM_VECTOR) return vector_pack(be, it, s, dst);
+    int64_t rows = slab_rows(s, it);
+    size_t row_bytes = (size_t)it->shape.n_in * dtype_bytes(be->act);
+    for (int64_t r = 0; r < it->shape.n_out; r += rows) {
+        int64_t n = i64_min(rows, it->shape.n_out - r);
+        char *at = dst + (size_t)r * row_bytes; /* of a table; on the host its rows go straight into place */
+        bool in_place = it->kind == ITEM_TABLE && be->host_memory;
+        status_t st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
+        if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, s->same);
+        if (!st && it->kind == ITEM_TABLE && !in_place) st = be->ops->copy_in(be, at, s->same, (size_t)n * row_bytes);
+        if (st) return st;
+    }
+    return ST_OK;
 }
 
 static char *block_of(const model_t *m) { return (char *)m->memory + m->skip; }
 
-/* The items of this rank. Messages are a thread's own, so the first failing thread's is carried over. */
+typedef struct {
+    size_t done; /* bytes, of all ranks */
+    double begin_s, last_s;
+    status_t status;
+    char message[1024]; /* messages are a thread's own: the first failing thread's is kept here */
+} packing_t;
+
+static void item_done(const plan_t *p, const model_t *m, int64_t i, status_t st, packing_t *all) {
+    all->done += p->items[i].bytes * (size_t)(!m->be->host_memory ? 1 : m->comm->node_size);
+    if (st && !all->status) {
+        all->status = st;
+        snprintf(all->message, sizeof all->message, "%s", status_message());
+    }
+    if (clock_s() - all->last_s < SAY_EVERY_S) return;
+    all->last_s = clock_s();
+    log_info("weights: %.0f of %.0f MB packed in %.0f s", (double)all->done * 1e-6, (double)p->bytes * 1e-6, all->last_s - all->begin_s);
+}
+
+/* The items of this rank, one thread an item: threads meet only once, so a busy machine does not hold them up at hundreds of barriers.
+ * A device is driven by this thread alone. The largest items come first in the plan. */
 static status_t pack_own(const plan_t *p, model_t *m) {
     backend_t *be = m->be;
-    int share = be->device_memory ? 1 : m->comm->node_size, own = be->device_memory ? 0 : m->comm->node_rank;
-    int n_threads = be->device_memory ? 1 : be->n_threads;
-    double begin = clock_s(), last = begin;
-    status_t worst = ST_OK;
-    char message[1024] = "";
-    size_t done = 0;
-    (void)n_threads;
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
-    for (int64_t i = own; i < p->n; i += share) {
-        status_t seen;
-#pragma omp atomic read
-        seen = worst;
-        if (seen) continue;
-        status_t st = item_pack(be, &p->items[i], block_of(m));
+    bool device = !be->host_memory;
+    int share = device ? 1 : m->comm->node_size, first = device ? 0 : m->comm->node_rank, n_threads = device ? 1 : be->n_threads;
+    packing_t all = {.begin_s = clock_s()};
+    all.last_s = all.begin_s;
+#pragma omp parallel num_threads(n_threads)
+    {
+        slab_t slab = {0};
+        status_t st = slab_create(p, device ? be->n_threads : 1, &slab);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = first; i < p->n; i += share) {
+            if (!st) st = item_pack(be, &p->items[i], &slab, block_of(m) + p->items[i].offset);
 #pragma omp critical
-        {
-            done += p->items[i].bytes;
-            if (st && !worst) {
-                worst = st;
-                snprintf(message, sizeof message, "%s", status_message());
-            }
-            say_progress(p, done * (size_t)share, begin, &last);
+            item_done(p, m, i, st, &all);
         }
+        slab_free(&slab);
     }
-    return worst ? status_fail(worst, "%s", message) : ST_OK;
+    return all.status ? status_fail(all.status, "%s", all.message) : ST_OK;
 }
 
 /* ---- loading ------------------------------------------------------------------------------------------------- */
@@ -270,7 +302,7 @@ static status_t check_same(model_t *m) {
 
 /* Memory for all items: agreed on, since the shared kind is collective over the node. */
 static status_t memory_alloc(model_t *m) {
-    if (m->be->device_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
+    if (!m->be->host_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
     status_t st = m->comm->ops->shared_alloc(m->comm, m->bytes + BLOCK_ALIGN, &m->memory);
     /* Shared memory is mapped by pages, so every rank of the node skips the same bytes. */
     if (!st) m->skip = -(uintptr_t)m->memory & (BLOCK_ALIGN - 1);
@@ -323,7 +355,7 @@ void model_free(model_t *m) {
             if (each[i]) ops->linear_close(m->be, each[i]);
     }
     if (m->head) ops->linear_close(m->be, m->head);
-    if (m->be->device_memory)
+    if (!m->be->host_memory)
         ops->free(m->be, m->memory);
     else
         m->comm->ops->shared_free(m->comm, m->memory);

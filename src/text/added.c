@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "io/utf8.h"
 #include "text/unicode.h"
 
 status_t added_put(added_t *a, const added_token_t *t, const char *name) {
@@ -12,6 +13,8 @@ status_t added_put(added_t *a, const added_token_t *t, const char *name) {
     if (t->n > ADDED_BYTES_MAX)
         return status_fail(ST_INPUT, "%s: added token %d is %zu bytes long, at most %d can be read; shorten it", name, t->id, t->n,
                            ADDED_BYTES_MAX);
+    if (utf8_valid_bytes(t->text, t->n) < t->n) /* it would cut characters of the text in two */
+        return status_fail(ST_INPUT, "%s: added token %d is not UTF-8; get the file again", name, t->id);
     if (a->n == ADDED_MAX) return status_fail(ST_INPUT, "%s: more than %d added tokens; remove some", name, ADDED_MAX);
     if (a->n == a->cap) {
         int64_t cap = a->cap ? 2 * a->cap : 64;

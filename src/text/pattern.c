@@ -55,10 +55,18 @@ static status_t property(pattern_t *p) {
     return refuse(p, len, "a property other than a general category");
 }
 
+/* A set of characters (\s, \p{L}) cannot be the end of a range; as PCRE2 would read the set spelled out, it could. */
+static bool in_range(const pattern_t *p) {
+    const char *brace = memchr(p->s + p->at, '}', p->n - p->at);
+    size_t after = strchr("pP", p->s[p->at + 1]) && brace ? (size_t)(brace - p->s) + 1 : p->at + 2;
+    return p->in_class && (p->s[p->at - 1] == '-' || (after + 1 < p->n && p->s[after] == '-' && p->s[after + 1] != ']'));
+}
+
 static status_t escape(pattern_t *p) {
     char c = p->n - p->at > 1 ? p->s[p->at + 1] : '\0';
     const char *space = c == 's' ? UNICODE_SPACE : UNICODE_NOT_SPACE;
     status_t st;
+    if (c && strchr("sSdDpP", c) && in_range(p)) return refuse(p, 4, "a set in a range");
     switch (c) {
     case 's':
     case 'S':

@@ -17,30 +17,53 @@ const char SPLIT_DIGITS[] = "\\p{N}+";
 
 enum { MATCH_LIMIT = 10 * 1000 * 1000 }; /* a pattern that tries more than this on one text is refused; families' own need a few dozen */
 
+/* The library allocates through us, so that its memory is counted and can be made to fail. */
+static void *take(size_t n, void *unused) {
+    void *p;
+    (void)unused;
+    return mem_alloc(&p, n, 1, "patterns of the pre-tokeniser") ? NULL : p;
+}
+static void give(void *p, void *unused) {
+    (void)unused;
+    mem_free(p);
+}
+
 struct split_work {
     pcre2_match_data *match;
     pcre2_match_context *limits;
 };
 
-status_t split_add(split_t *s, const char *pattern, size_t n, bool matches_only, const char *name) {
-    char rewritten[8 * SPLIT_PATTERN_MAX];
+static status_t compile(const char *pattern, pcre2_general_context *memory, const char *name, void **out) {
     int error;
     PCRE2_SIZE at;
+    char why[160];
+    pcre2_compile_context *context = pcre2_compile_context_create(memory);
+    if (!context) return ST_FAIL; /* take() has worded it */
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, context);
+    pcre2_compile_context_free(context);
+    *out = code;
+    if (code) {
+        pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where there is no JIT, matching is slower and the same */
+        return ST_OK;
+    }
+    if (error == PCRE2_ERROR_HEAP_FAILED) return ST_FAIL;
+    pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
+    return status_fail(ST_INPUT, "%s: the pre-tokeniser's pattern cannot be used: %s (at %zu of %.200s)", name, why, (size_t)at, pattern);
+}
+
+status_t split_add(split_t *s, const char *pattern, size_t n, bool matches_only, const char *name) {
+    char rewritten[8 * SPLIT_PATTERN_MAX];
     if (s->n == SPLIT_STEPS_MAX)
-        return status_fail(ST_INPUT, "%s: more than %d pre-tokeniser steps are not supported", name, SPLIT_STEPS_MAX);
+        return status_fail(ST_INPUT, "%s: more than %d pre-tokeniser steps are not supported; use another model", name, SPLIT_STEPS_MAX);
     status_t st = pattern_to_pcre(pattern, n, rewritten, sizeof rewritten, name);
     if (st) return st;
-    pcre2_code *code =
-        pcre2_compile((PCRE2_SPTR)rewritten, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &at, NULL);
-    if (!code) {
-        char why[160];
-        pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
-        return status_fail(ST_INPUT, "%s: the pre-tokeniser's pattern cannot be used: %s (at %zu of %s)", name, why, (size_t)at, rewritten);
-    }
-    pcre2_jit_compile(code, PCRE2_JIT_COMPLETE); /* where there is no JIT, matching is slower and the same */
-    s->step[s->n].code = code;
-    s->step[s->n++].matches_only = matches_only;
-    return ST_OK;
+    pcre2_general_context *memory = pcre2_general_context_create(take, give, NULL);
+    if (!memory) return ST_FAIL;
+    st = compile(rewritten, memory, name, &s->step[s->n].code);
+    pcre2_general_context_free(memory);
+    if (!st) s->step[s->n++].matches_only = matches_only;
+    return st;
 }
 
 void split_free(split_t *s) {
@@ -49,17 +72,21 @@ void split_free(split_t *s) {
 }
 
 status_t split_work_create(split_work_t **out) {
-    status_t st = mem_zalloc(out, 1, sizeof **out, "matching patterns");
-    if (st) return st;
-    (*out)->match = pcre2_match_data_create(1, NULL);
-    (*out)->limits = pcre2_match_context_create(NULL);
-    if ((*out)->match && (*out)->limits) {
-        pcre2_set_match_limit((*out)->limits, MATCH_LIMIT);
-        return ST_OK;
+    pcre2_general_context *memory = pcre2_general_context_create(take, give, NULL);
+    status_t st = memory ? mem_zalloc(out, 1, sizeof **out, "matching patterns") : ST_FAIL;
+    if (!st) {
+        (*out)->match = pcre2_match_data_create(1, memory);
+        (*out)->limits = pcre2_match_context_create(memory);
+        if ((*out)->match && (*out)->limits) {
+            pcre2_set_match_limit((*out)->limits, MATCH_LIMIT);
+        } else {
+            split_work_free(*out);
+            *out = NULL;
+            st = ST_FAIL;
+        }
     }
-    split_work_free(*out);
-    *out = NULL;
-    return status_fail(ST_FAIL, "out of memory for matching patterns; use a machine with more memory");
+    pcre2_general_context_free(memory);
+    return st;
 }
 
 void split_work_free(split_work_t *w) {
@@ -76,12 +103,13 @@ static status_t match_next(pcre2_code *code, split_work_t *w, const uint8_t *p, 
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) rc = pcre2_match(code, p, n, at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, w->match, w->limits);
     *found = rc >= 0;
     if (rc >= 0) {
-        PCRE2_SIZE *at2 = pcre2_get_ovector_pointer(w->match);
-        *begin = at2[0];
-        *end = at2[1];
+        const PCRE2_SIZE *match = pcre2_get_ovector_pointer(w->match);
+        *begin = match[0];
+        *end = match[1];
         return ST_OK;
     }
     if (rc == PCRE2_ERROR_NOMATCH) return ST_OK;
+    if (rc == PCRE2_ERROR_NOMEMORY) return ST_FAIL;
     char why[160];
     pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
     return status_fail(ST_INPUT, "the pre-tokeniser's pattern failed on a text of %zu bytes (%s); cut the document", n, why);

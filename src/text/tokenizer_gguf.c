@@ -30,6 +30,8 @@ static status_t pre_find(const gguf_t *g, const char *name, const pre_t **out) {
     size_t n;
     if (!gguf_get_str(g, "tokenizer.ggml.model", &s, &n))
         return status_fail(ST_INPUT, "%s: no tokenizer in the file (key tokenizer.ggml.model); use a file that has one", name);
+    if (n == 5 && !memcmp(s, "llama", 5))
+        return status_fail(ST_INPUT, "%s: tokenizer model \"llama\" (SentencePiece) is not supported yet; use another model", name);
     if (n != 4 || memcmp(s, "gpt2", 4))
         return status_fail(ST_INPUT, "%s: tokenizer model \"%.*s\" is not supported (only gpt2, byte-level BPE, is); use another model",
                            name, n > 40 ? 40 : (int)n, s);

@@ -76,6 +76,7 @@ status_t vocabulary_set(vocabulary_t *v, int64_t id, const char *written, size_t
     if (id < 0 || id >= v->n)
         return status_fail(ST_INPUT, "%s: token \"%.*s\" has id %lld, outside 0 .. %lld; get the file again", v->name, shown(n), written,
                            (long long)id, (long long)v->n - 1);
+    if (n == 0) return ST_OK; /* an id that stands for nothing */
     if (n > TOKEN_BYTES_MAX)
         return status_fail(ST_INPUT, "%s: token %lld is %zu bytes long, at most %d can be read; get the file again", v->name, (long long)id,
                            n, TOKEN_BYTES_MAX);
@@ -93,7 +94,7 @@ status_t vocabulary_set(vocabulary_t *v, int64_t id, const char *written, size_t
     char *bytes = v->blob + v->blob_n;
     size_t k = 0;
     bool of_alphabet = alphabet_decode(written, n, bytes, &k);
-    if (!of_alphabet && n) memcpy(bytes, written, k = n); /* HF's decoder shows such tokens as they are written; no text becomes one */
+    if (!of_alphabet) memcpy(bytes, written, k = n); /* HF's decoder shows such tokens as they are written; no text becomes one */
     if (of_alphabet && reachable && k) {
         uint32_t tag;
         token_slot_t *s = slot_of(v, bytes, k, &tag);

@@ -1,5 +1,6 @@
 /* Every operation on every CPU backend that this machine can run, against cpu_ref. */
 #include "backend/cpu.h"
+#include "ops/ops_attn.h"
 #include "ops/ops_rows.h"
 
 /* Calls `run` for each act, instruction set and choice of matrix product. */
@@ -21,6 +22,8 @@ static void each_backend(void (*run)(ops_t *)) {
 
 static void test_linear(void) { each_backend(ops_linears); }
 static void test_rows(void) { each_backend(ops_rows); }
+static void test_attention(void) { each_backend(ops_attention); }
+static void test_spans(void) { each_backend(ops_attention_random); }
 static void test_qkv(void) { each_backend(ops_qkvs); }
 
-UNIT_MAIN("ops", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv})
+UNIT_MAIN("ops", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv}, {"attention", test_attention}, {"spans", test_spans})

@@ -40,6 +40,33 @@ static void test_shape(void) {
     CU_ASSERT_EQUAL(comm->ops->barrier(comm), ST_OK);
 }
 
+/* What the environment says about a launcher. Put back afterwards: MPI reads some of these again at its end. */
+static void test_launch(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK",      "PMI_RANK", "PMI_ID",
+                                        "MV2_COMM_WORLD_RANK",  "MPI_LOCALRANKID"};
+    char *had[6];
+    CU_ASSERT_EQUAL(launch_under_mpi(), !strcmp(comm->ops->name, "mpi"));
+    for (int i = 0; i < 6; i++) {
+        had[i] = getenv(names[i]) ? mem_strdup(getenv(names[i])) : NULL;
+        unsetenv(names[i]);
+    }
+    CU_ASSERT_FALSE(launch_under_mpi());
+    for (int i = 0; i < 6; i++) {
+        setenv(names[i], "0", 1);
+        CU_ASSERT_TRUE(launch_under_mpi());
+        if (had[i])
+            setenv(names[i], had[i], 1);
+        else
+            unsetenv(names[i]);
+        if (had[i]) break; /* from here on it stays true */
+    }
+    for (int i = 0; i < 6; i++) {
+        if (had[i]) setenv(names[i], had[i], 1);
+        mem_free(had[i]);
+    }
+    CU_ASSERT(launch_n_cpu() >= 1);
+}
+
 static void test_bcast(void) {
     static const int64_t sizes[] = {0, 1, 8, 9, 1000, 70001};
     static unsigned char buf[70001];
@@ -348,8 +375,8 @@ static void test_beyond_2_31_bytes(void) {
     mem_free(recv);
 }
 
-PARALLEL_MAIN("comm", {"shape", test_shape}, {"bcast", test_bcast}, {"all_gather", test_all_gather}, {"gather", test_gather},
-              {"reduce", test_reduce}, {"sent_bytes", test_sent_bytes}, {"waits_asleep", test_waits_asleep},
+PARALLEL_MAIN("comm", {"shape", test_shape}, {"launch", test_launch}, {"bcast", test_bcast}, {"all_gather", test_all_gather},
+              {"gather", test_gather}, {"reduce", test_reduce}, {"sent_bytes", test_sent_bytes}, {"waits_asleep", test_waits_asleep},
               {"shared_memory", test_shared_memory}, {"shared_memory_refused", test_shared_memory_refused}, {"notes", test_notes},
               {"notes_between_collectives", test_notes_between_collectives}, {"close_drops_notes", test_close_drops_notes},
               {"agree", test_agree}, {"self_is_mpi_of_one", test_self_is_mpi_of_one}, {"errors_come_back", test_errors_come_back},

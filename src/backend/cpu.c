@@ -162,6 +162,7 @@ status_t cpu_create_forced(dtype_t act, int n_threads, cpu_isa_t isa, bool own_g
     c->base.ops = &ops;
     c->base.act = act;
     c->base.n_threads = n_threads;
+    c->base.host_memory = true;
     c->isa = isa;
     c->k = kernels_for(isa);
     if (!own_gemm) st = cpu_dnnl_create(act, n_threads, &c->dnnl);

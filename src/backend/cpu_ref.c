@@ -170,6 +170,7 @@ status_t backend_create_cpu_ref(dtype_t act, int n_threads, backend_t **out) {
     (*out)->ops = &cpu_ref_ops;
     (*out)->act = act;
     (*out)->n_threads = n_threads;
+    (*out)->host_memory = true;
     snprintf((*out)->detail, sizeof(*out)->detail, "cpu_ref, %s, plain reference code", dtype_name(act));
     return ST_OK;
 }

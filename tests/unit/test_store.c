@@ -1,3 +1,6 @@
+#include <pthread.h>
+
+#include "store/repair.h"
 #include "store_fixture.h"
 
 static bool near(float a, float b) { return a - b < 0.01f * (b < 0 ? -b : b) + 1e-6f && b - a < 0.01f * (b < 0 ? -b : b) + 1e-6f; }
@@ -295,22 +298,32 @@ static void test_prune(void) {
     fix_remove(dir), fix_remove(small);
 }
 
-/* A second run beside a live writer is told so. */
+static void *close_later(void *w) {
+    usleep(100000);
+    CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
+    return NULL;
+}
+
+/* A second run beside a live writer is told so, after it has waited a little. */
 static void test_busy(void) {
     static fix_segment_t s;
     char dir[FIX_PATH];
     store_profile_t p = fix_profile();
     store_writer_t *w;
+    pthread_t thread;
+    int64_t repaired = 9;
     fix_dir(dir);
     CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
     CU_ASSERT_EQUAL(store_writer_open(dir, &p, 0, &w), ST_OK);
     fix_segment(&p, 1, &s);
     CU_ASSERT_EQUAL(store_append(w, &s.item), ST_OK);
     CU_ASSERT_EQUAL(store_writer_wait(w), ST_OK);
-    CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_FAIL);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "another run"));
-    CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
-    CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
+    CU_ASSERT_EQUAL(store_check_idle(dir, 0), ST_FAIL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "rank0000-000001.index is being written by another run"));
+    CU_ASSERT_EQUAL(pthread_create(&thread, NULL, close_later, w), 0);
+    CU_ASSERT_EQUAL(store_prepare(dir, &p, &repaired), ST_OK); /* waits for it */
+    CU_ASSERT_EQUAL(repaired, 0);
+    pthread_join(thread, NULL);
     fix_remove(dir);
 }
 

@@ -64,6 +64,8 @@ static const option_t table[] = {
      "of each rank; not given: OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or its share of the CPUs it may use"},
     {"batch", OPT_SIZE, NULL, 1, M, NULL, "rows", "rows that go through the model at once; not given: chosen from segment and memory"},
     {"ranks", OPT_INT, "1", 1, 1e6, NULL, "ranks", "to plan for"},
+    {"ranks-per-node", OPT_INT, "1", 1, 1024, NULL, "ranks", "that share a node and its copy of the weights"},
+    {"corpus-tokens", OPT_SIZE, NULL, 1, T, NULL, "tokens", "plan for a corpus of this many tokens in place of files"},
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
     /* the run */

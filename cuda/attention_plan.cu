@@ -71,6 +71,7 @@ struct maker_t {
     int tile_rows;
     std::vector<ditem_t> items;
     std::vector<int> cost;
+    std::vector<int64_t> place; // items that read the same keys stand together
     std::vector<dspan_t> spans;
     std::vector<dmerge_t> merges;
     std::vector<dslab_t> slabs;
@@ -123,17 +124,18 @@ static void slab_end(maker_t &m) {
     s.n_merge = (int)m.merges.size() - s.merge;
 }
 
-static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int partial, int64_t out, int cost) {
+static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int partial, int64_t out, int cost, int64_t place) {
     ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, partial, out};
     m.items.push_back(it);
     m.cost.push_back(cost);
+    m.place.push_back(place);
 }
 
 // One tile of one block, summed in one go. `first` is the place of the run's spans in m.spans.
 static void tile_whole(maker_t &m, const run_t &r, int first, int64_t t, int64_t n, int block, int s0, int s1) {
     int cost = 2; // what an item costs beside its key blocks
     for (int s = s0; s < s1; s++) cost += blocks_of(m.x->spans[s], r.index + t, r.index + t + n - 1);
-    add_item(m, r, t, n, first + s0 - r.span, s1 - s0, 0, (int64_t)block * m.x->n_row + r.row + t, cost);
+    add_item(m, r, t, n, first + s0 - r.span, s1 - s0, 0, (int64_t)block * m.x->n_row + r.row + t, cost, 0);
 }
 
 // The same with split sums.
@@ -150,11 +152,11 @@ static void tile_split(maker_t &m, const run_t &r, int first, int64_t t, int64_t
             if (d.end <= d.begin) continue;
             int cost = 2 + (int)(i64_ceil_div(i64_min(hi, d.end), KEY_BLOCK) - i64_max(lo, d.begin) / KEY_BLOCK);
             m.spans.push_back(d);
-            add_item(m, r, t, n, (int)m.spans.size() - 1, 1, 1, 0, cost);
+            add_item(m, r, t, n, (int)m.spans.size() - 1, 1, 1, 0, cost, (int64_t)d.pool << 32 | d.begin);
         }
     }
     size_t n_part = m.items.size() - item0;
-    if (n_part == 0) add_item(m, r, t, n, 0, 0, 0, out, 1);
+    if (n_part == 0) add_item(m, r, t, n, 0, 0, 0, out, 1, 0);
     if (n_part == 1) {
         m.items[item0].partial = 0;
         m.items[item0].out = out;
@@ -201,7 +203,10 @@ static void sort_items(maker_t &m) {
     std::vector<int> order(m.items.size());
     for (size_t i = 0; i < order.size(); i++) order[i] = (int)i;
     for (const dslab_t &s : m.slabs)
-        std::stable_sort(order.begin() + s.item, order.begin() + s.item + s.n_item, [&](int a, int b) { return m.cost[(size_t)a] > m.cost[(size_t)b]; });
+        std::stable_sort(order.begin() + s.item, order.begin() + s.item + s.n_item, [&](int a, int b) {
+            size_t x = (size_t)a, y = (size_t)b;
+            return m.cost[x] != m.cost[y] ? m.cost[x] > m.cost[y] : m.place[x] < m.place[y];
+        });
     std::vector<ditem_t> sorted;
     sorted.reserve(order.size());
     for (int i : order) sorted.push_back(m.items[(size_t)i]);
@@ -329,51 +334,67 @@ status_t attn_part_alloc(cuda_backend_t *b, const attn_args_t *x, const attn_pla
     return ST_OK;
 }
 
-// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps.
-__global__ void merge_parts_kernel(const dmerge_t *merges, int n_head, int d, attn_part_t part, float *o, float *lse, float *m, float *top) {
+__device__ __forceinline__ void keep_top(float (&best)[ATTN_TOP], float v) {
+#pragma unroll
+    for (int e = 0; e < ATTN_TOP; e++) {
+        float hi = fmaxf(best[e], v);
+        v = fminf(best[e], v);
+        best[e] = hi;
+    }
+}
+
+// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps. Weights are made 32 parts at a time, one per lane; the sums run
+// in the order of the parts. An empty part has o = 0 and weight 0 and leaves no trace, so the number of parts does not matter.
+template <int D> __global__ void __launch_bounds__(256) merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, float *o, float *lse, float *m, float *top) {
     const dmerge_t g = merges[blockIdx.x];
     int lane = threadIdx.x & 31, at = (int)(blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5));
     if (at >= g.n * n_head) return;
     int64_t step = (int64_t)g.n * n_head, from = g.part * n_head + at, to = g.out * n_head + at;
-    float mx = -INFINITY, sum = 0, mm = 0;
+    float mx = -INFINITY, sum = 0, mm = 0, acc[D / 32], best[ATTN_TOP];
     for (int k = lane; k < g.n_part; k += 32) mx = fmaxf(mx, part.lse[from + k * step]);
 #pragma unroll
     for (int s = 16; s; s >>= 1) mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, s));
-    float acc[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    if (mx != -INFINITY)
-        for (int k = 0; k < g.n_part; k++) { // in order: empty parts add nothing, so their number does not matter
-            float l = part.lse[from + k * step];
-            if (l == -INFINITY) continue;
-            float w = expf(l - mx);
-            sum += w;
-            if (m) mm += w * part.m[from + k * step];
 #pragma unroll
-            for (int e = 0; e < 8; e++)
-                if (lane + 32 * e < d) acc[e] += w * part.o[(from + k * step) * d + lane + 32 * e];
+    for (int e = 0; e < D / 32; e++) acc[e] = 0;
+#pragma unroll
+    for (int e = 0; e < ATTN_TOP; e++) best[e] = -INFINITY;
+    for (int k0 = 0; k0 < g.n_part; k0 += 32) {
+        int n = min(32, g.n_part - k0);
+        float w = 0, ml = 0;
+        if (lane < n && mx != -INFINITY) {
+            w = expf(part.lse[from + (k0 + lane) * step] - mx);
+            if (m) ml = w * part.m[from + (k0 + lane) * step];
         }
+        if (top && lane < n)
+#pragma unroll
+            for (int e = 0; e < ATTN_TOP; e++) keep_top(best, part.top[(from + (k0 + lane) * step) * ATTN_TOP + e]);
+#pragma unroll 8
+        for (int k = 0; k < n; k++) {
+            float wk = __shfl_sync(~0u, w, k);
+            sum += wk;
+            mm += __shfl_sync(~0u, ml, k);
+            const float *from_o = part.o + (from + (k0 + k) * step) * D + lane;
+#pragma unroll
+            for (int e = 0; e < D / 32; e++) acc[e] = fmaf(wk, from_o[32 * e], acc[e]);
+        }
+    }
     float inv = sum > 0 ? 1 / sum : 0;
 #pragma unroll
-    for (int e = 0; e < 8; e++)
-        if (lane + 32 * e < d) o[to * d + lane + 32 * e] = acc[e] * inv;
-    if (lane) return;
-    if (lse) lse[to] = sum > 0 ? mx + logf(sum) : -INFINITY;
-    if (m) m[to] = mm * inv;
+    for (int e = 0; e < D / 32; e++) o[to * D + lane + 32 * e] = acc[e] * inv;
+    if (lane == 0 && lse) lse[to] = sum > 0 ? mx + logf(sum) : -INFINITY;
+    if (lane == 0 && m) m[to] = mm * inv;
     if (!top) return;
-    float best[ATTN_TOP];
-    for (int e = 0; e < ATTN_TOP; e++) best[e] = -INFINITY;
-    for (int k = 0; k < g.n_part; k++)
-        for (int e = 0; e < ATTN_TOP; e++) {
-            float v = part.top[(from + k * step) * ATTN_TOP + e];
-            if (!(v > best[ATTN_TOP - 1])) break;
 #pragma unroll
-            for (int i = 0; i < ATTN_TOP; i++)
-                if (v > best[i]) {
-                    float t = best[i];
-                    best[i] = v;
-                    v = t;
-                }
-        }
-    for (int e = 0; e < ATTN_TOP; e++) top[to * ATTN_TOP + e] = best[e];
+    for (int s = 16; s; s >>= 1) {
+        float other[ATTN_TOP];
+#pragma unroll
+        for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, best[e], s);
+#pragma unroll
+        for (int e = 0; e < ATTN_TOP; e++) keep_top(best, other[e]);
+    }
+    if (lane == 0)
+#pragma unroll
+        for (int e = 0; e < ATTN_TOP; e++) top[to * ATTN_TOP + e] = best[e];
 }
 
 status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part) {
@@ -383,7 +404,8 @@ status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_pl
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
     grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);
-    merge_parts_kernel<<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, x->d_head, part, (float *)x->o, x->lse, x->m, x->top);
+    if (x->d_head == 64) merge_parts_kernel<64><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
+    else merge_parts_kernel<128><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
     CUDA_LAUNCHED("merge of split sums");
     return ST_OK;
 }
@@ -394,6 +416,6 @@ status_t attention_cuda(backend_t *bb, const attn_args_t *x) {
     bool done = false;
     if (!x->n_run) return ST_OK;
     if (bb->act == DT_BF16 && b->attn_family == 90) ST_TRY(attention_sm90(b, x, &done));
-    //if (bb->act == DT_BF16 && b->attn_family >= 80 && !done) ST_TRY(attention_sm80(b, x, &done));
+    if (bb->act == DT_BF16 && b->attn_family >= 80 && !done) ST_TRY(attention_sm80(b, x, &done));
     return done ? ST_OK : attention_ref_cuda(b, x);
 }

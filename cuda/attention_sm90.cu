@@ -1,6 +1,7 @@
 // The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two consumer warpgroups, persistent blocks.
 //
-//   producer (1 thread)   takes the next item, loads its queries, then the key blocks of its spans: K and V in rings of STAGES in shared memory
+//   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
+//   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of stages
 //   consumer 0, 1         64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while the other consumer does its
 //                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle
 //
@@ -9,10 +10,16 @@
 // that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
 #include <cuda.h>
 
-#include "attention_plan.cuh"
+#include "attention_tile.cuh"
 #include "hopper.cuh"
 
-enum { CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1), SHOWN_SPANS = 4 };
+enum { CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1), SHOWN = 4, SHOWN_SPANS = 4 };
+#ifndef SM90_TURNS
+#define SM90_TURNS 1 // consumers take turns at the tensor cores
+#endif
+#ifndef SM90_LAZY
+#define SM90_LAZY 1 // O is rescaled only when a maximum of the warp's rows moved
+#endif
 
 struct sm90_args {
     CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
@@ -28,140 +35,15 @@ struct sm90_args {
 };
 
 template <int D> struct shape_t {
-    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 2 : 4;
+    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8;
     static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K, V and Q alike
-    static constexpr int SMEM = (2 + 2 * STAGES) * TILE_BYTES + 1024;                    // and room to align
+    static constexpr int SMEM = (2 + STAGES) * TILE_BYTES + 1024; // and room to align
 };
-struct shown_t { // what the producer tells the consumers about an item
+struct shown_t { // what the scheduler tells the others about an item
     ditem_t it;
     int head; // -1: no more work
     dspan_t span[SHOWN_SPANS];
 };
-
-// ---- walk over the key blocks of an item ---------------------------------------------------------------------------------------------------------
-struct tile_rows_t {
-    int a, b; // pool indices of the first and last row
-};
-
-// Key blocks that a tile with rows a..b visits in a span: [*first, *end) in keys, first a multiple of KEY_BLOCK.
-__device__ __forceinline__ void span_blocks(const dspan_t &s, int a, int b, int *lo, int *hi) {
-    *lo = dspan_lo(s, a);
-    *hi = dspan_hi(s, b);
-}
-
-struct walk_t {
-    const shown_t *shown;
-    const dspan_t *far; // the item's spans in device memory
-    int s, n_span, kb, lo, hi; // present span and key block; what the tile sees of the span
-    int a, b, i0, i1;          // first and last row of the tile, this thread's two rows (pool indices)
-    int lo0, hi0, lo1, hi1;    // what these two see
-    int in_lo, in_hi;          // what every row of the warp sees
-
-    __device__ __forceinline__ bool next() {
-        kb += KEY_BLOCK;
-        while (kb >= hi) {
-            if (++s >= n_span) return false;
-            const dspan_t &sp = s < SHOWN_SPANS ? shown->span[s] : far[s];
-            lo = dspan_lo(sp, a);
-            hi = dspan_hi(sp, b);
-            if (lo >= hi) {
-                kb = hi = 0;
-                continue;
-            }
-            kb = lo & ~(KEY_BLOCK - 1);
-            lo0 = dspan_lo(sp, i0);
-            hi0 = dspan_hi(sp, i0);
-            lo1 = dspan_lo(sp, i1);
-            hi1 = dspan_hi(sp, i1);
-            in_lo = __shfl_sync(~0u, lo1, 31);
-            in_hi = __shfl_sync(~0u, hi0, 0);
-        }
-        return true;
-    }
-    __device__ __forceinline__ bool ragged() const { return kb < lo || kb + KEY_BLOCK > hi; }
-    __device__ __forceinline__ bool edge() const { return kb < in_lo || kb + KEY_BLOCK > in_hi; }
-};
-
-// ---- softmax of a block, two rows per thread -----------------------------------------------------------------------------------------------------
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-__device__ __forceinline__ float quad_max(float x) {
-    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(~0u, x, 1);
-    return x + __shfl_xor_sync(~0u, x, 2);
-}
-
-template <bool STATS> struct row_t {
-    float mx, sum;
-};
-template <> struct row_t<true> {
-    float mx, sum, ml, top[ATTN_TOP]; // ml: sum of p * log2(p)
-};
-
-__device__ __forceinline__ void top_insert(float (&top)[ATTN_TOP], float v) {
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) {
-        float hi = fmaxf(top[e], v);
-        v = fminf(top[e], v);
-        top[e] = hi;
-    }
-}
-
-// Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before.
-template <int R, bool STATS> __device__ __forceinline__ float softmax_row(float (&s)[64], row_t<STATS> &row, float scale_log2) {
-    float mx = row.mx;
-#pragma unroll
-    for (int j = 0; j < 16; j++) mx = fmaxf(mx, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
-    mx = quad_max(mx);
-    if constexpr (STATS) {
-#pragma unroll
-        for (int j = 0; j < 16; j++)
-#pragma unroll
-            for (int c = 0; c < 2; c++)
-                if (s[4 * j + 2 * R + c] > row.top[ATTN_TOP - 1]) top_insert(row.top, s[4 * j + 2 * R + c]);
-    }
-    float base = mx == -INFINITY ? 0.f : mx * scale_log2;
-    float alpha = exp2_fast(row.mx * scale_log2 - base);
-    if constexpr (STATS) row.ml = row.sum > 0 ? (row.ml + (row.mx * scale_log2 - base) * row.sum) * alpha : 0.f;
-    row.mx = mx;
-    float sum = 0;
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            float x = fmaf(s[4 * j + 2 * R + c], scale_log2, -base), p = exp2_fast(x);
-            if constexpr (STATS) row.ml = fmaf(p, fmaxf(x, -1e30f), row.ml);
-            s[4 * j + 2 * R + c] = p;
-            sum += p;
-        }
-    row.sum = row.sum * alpha + sum;
-    return alpha;
-}
-
-__device__ __forceinline__ void mask_block(float (&s)[64], const walk_t &w) {
-    int c0 = 2 * (threadIdx.x & 3);
-    int lo0 = w.lo0 - w.kb - c0, lo1 = w.lo1 - w.kb - c0, n0 = w.hi0 - w.lo0, n1 = w.hi1 - w.lo1;
-    n0 = max(n0, 0);
-    n1 = max(n1, 0);
-#pragma unroll
-    for (int j = 0; j < 16; j++)
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-            if ((unsigned)(8 * j + c - lo0) >= (unsigned)n0) s[4 * j + c] = -INFINITY;
-            if ((unsigned)(8 * j + c - lo1) >= (unsigned)n1) s[4 * j + 2 + c] = -INFINITY;
-        }
-}
-
-__device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
-    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
-    return *(uint32_t *)&v;
-}
 
 // ---- matrix products -----------------------------------------------------------------------------------------------------------------------------
 template <int D> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
@@ -196,7 +78,8 @@ template <int D> __device__ __forceinline__ void clear_rows(uint32_t v, int lo, 
 
 // ---- roles ---------------------------------------------------------------------------------------------------------------------------------------
 struct bars_t {
-    uint32_t q_full, q_empty, k_full, k_empty, v_full, v_empty; // arrays of 8-byte barriers
+    uint32_t q_full, q_empty, full, empty; // arrays of 8-byte barriers: two query tiles, the ring
+    uint32_t told, go;                     // an item is described in shown[]; the producer began an item
 };
 template <int STAGES> struct ring_t { // position in a ring of stages
     int at = 0, phase = 0;
@@ -205,66 +88,77 @@ template <int STAGES> struct ring_t { // position in a ring of stages
     }
 };
 
-template <int D> __device__ __forceinline__ void load_tile(uint32_t dst, uint32_t bar, const CUtensorMap *map, int row, int head, int layer) {
-    mbar_expect(bar, shape_t<D>::TILE_BYTES);
-#pragma unroll
-    for (int h = 0; h < shape_t<D>::HALVES; h++) tma_load_4d(dst + h * shape_t<D>::HALF_BYTES, map, bar, h * 64, row, head, layer);
+// Every block begins with the item of its own number and takes the following ones from a counter; the last taker sets that back to 0.
+__device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, const bars_t &bar) {
+    ring_t<SHOWN> r;
+    for (unsigned w = blockIdx.x, n = (unsigned)a.n_work, turn = 0;; turn ^= 1) {
+        shown_t &sh = shown[r.at];
+        if (w < n) {
+            const ditem_t it = a.items[w / (unsigned)a.n_kv];
+            sh.it = it;
+            sh.head = (int)(w % (unsigned)a.n_kv);
+            for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
+        } else {
+            sh.head = -1;
+        }
+        mbar_arrive(bar.told + 8 * r.at);
+        if (w >= n) return;
+        r.step();
+        mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
+        w = gridDim.x + atomicInc(a.counter, n - 1);
+    }
 }
 
-template <int D> __device__ __forceinline__ void produce(const sm90_args &a, shown_t *shown, uint32_t q, uint32_t k, uint32_t v, const bars_t &bar) {
-    constexpr int STAGES = shape_t<D>::STAGES, TILE = shape_t<D>::TILE_BYTES;
+template <int D> __device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D>::STAGES> &r, const CUtensorMap *map, int row, int head, int layer) {
+    mbar_wait(bar.empty + 8 * r.at, r.phase ^ 1);
+    uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D>::TILE_BYTES;
+    mbar_expect(full, shape_t<D>::TILE_BYTES);
+#pragma unroll
+    for (int h = 0; h < shape_t<D>::HALVES; h++) tma_load_4d(dst + h * shape_t<D>::HALF_BYTES, map, full, h * 64, row, head, layer);
+    r.step();
+}
+
+template <int D> __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
     ring_t<2> qr;
-    ring_t<STAGES> kr, vr;
+    ring_t<SHOWN> tr;
+    ring_t<shape_t<D>::STAGES> r;
     int last_pool = -1;
     for (;;) {
-        unsigned w = atomicInc(a.counter, (unsigned)a.n_work + gridDim.x - 1); // wraps to 0 when every block has seen the end
         mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
-        shown_t &sh = shown[qr.at];
-        if (w >= (unsigned)a.n_work) {
-            sh.head = -1;
+        mbar_wait(bar.told + 8 * tr.at, tr.phase);
+        const shown_t &sh = shown[tr.at];
+        int head = sh.head, n_span = sh.it.n_span;
+        if (head < 0) {
             mbar_arrive(bar.q_full + 8 * qr.at);
             return;
         }
-        const ditem_t it = a.items[w / (unsigned)a.n_kv];
-        int head = (int)(w % (unsigned)a.n_kv);
-        sh.it = it;
-        sh.head = head;
-        for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
+        mbar_arrive(bar.go);
         mbar_expect(bar.q_full + 8 * qr.at, a.q_bytes);
 #pragma unroll
         for (int h = 0; h < shape_t<D>::HALVES; h++)
-            tma_load_3d(q + qr.at * TILE + h * shape_t<D>::HALF_BYTES, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, it.row);
+            tma_load_3d(q + qr.at * shape_t<D>::TILE_BYTES + h * shape_t<D>::HALF_BYTES, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, sh.it.row);
         qr.step();
+        tr.step();
         const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next: that is the order of use
         int v_row = 0;
-        for (int s = 0; s < it.n_span; s++) {
-            const dspan_t sp = a.spans[it.span + s];
-            int lo = dspan_lo(sp, it.index), hi = dspan_hi(sp, it.index + it.n - 1);
+        for (int s = 0; s < n_span; s++) {
+            const dspan_t *sp = s < SHOWN_SPANS ? &sh.span[s] : &a.spans[sh.it.span + s];
+            int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
             if (lo >= hi) continue;
-            const CUtensorMap *kmap = a.maps + 2 * sp.pool;
-            if (sp.pool != last_pool) {
+            const CUtensorMap *kmap = a.maps + 2 * pool;
+            if (pool != last_pool) {
                 tma_map_acquire(kmap);
                 tma_map_acquire(kmap + 1);
-                last_pool = sp.pool;
+                last_pool = pool;
             }
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
-                mbar_wait(bar.k_empty + 8 * kr.at, kr.phase ^ 1);
-                load_tile<D>(k + kr.at * TILE, bar.k_full + 8 * kr.at, kmap, kb, head, a.layer);
-                kr.step();
-                if (vmap) {
-                    mbar_wait(bar.v_empty + 8 * vr.at, vr.phase ^ 1);
-                    load_tile<D>(v + vr.at * TILE, bar.v_full + 8 * vr.at, vmap, v_row, head, a.layer);
-                    vr.step();
-                }
+                load_tile<D>(kv, bar, r, kmap, kb, head, a.layer);
+                if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
                 vmap = kmap + 1;
                 v_row = kb;
             }
         }
-        if (vmap) {
-            mbar_wait(bar.v_empty + 8 * vr.at, vr.phase ^ 1);
-            load_tile<D>(v + vr.at * TILE, bar.v_full + 8 * vr.at, vmap, v_row, head, a.layer);
-            vr.step();
-        }
+        if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
     }
 }
 
@@ -273,30 +167,13 @@ template <int D, bool F32, bool STATS>
 __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2], row_t<STATS> (&row)[2]) {
     int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
     bool part = F32 && it.partial;
-    float *lse = part ? a.part.lse : a.lse;
+    attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int m = m0 + 8 * r, t = m / a.group;
         bool live = t < it.n;
-        float sum = quad_sum(row[r].sum), inv = sum > 0 ? 1.f / sum : 0.f;
         int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
-        if (live && lane % 4 == 0 && lse) lse[at] = sum > 0 ? row[r].mx * a.scale + logf(sum) : -INFINITY;
-        if constexpr (STATS) {
-            float *mo = part ? a.part.m : a.m, *to = part ? a.part.top : a.top;
-            float ml = quad_sum(row[r].ml);
-            if (live && lane % 4 == 0 && mo) mo[at] = sum > 0 ? (ml * inv + row[r].mx * a.scale_log2) * 0.6931471805599453f : 0.f;
-#pragma unroll
-            for (int x = 1; x < 4; x *= 2) {
-                float other[ATTN_TOP];
-#pragma unroll
-                for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, row[r].top[e], x);
-#pragma unroll
-                for (int e = 0; e < ATTN_TOP; e++) top_insert(row[r].top, other[e]);
-            }
-            if (live && lane % 4 == 0 && to)
-#pragma unroll
-                for (int e = 0; e < ATTN_TOP; e++) to[at * ATTN_TOP + e] = row[r].top[e] * a.scale;
-        }
+        float inv = row_out<STATS>(to, row[r], at, live);
         if constexpr (F32) {
             float *out = (part ? a.part.o : (float *)a.o) + at * D + 2 * (lane % 4);
 #pragma unroll
@@ -305,8 +182,8 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
         } else {
 #pragma unroll
             for (int j = 0; j < D / 8; j++) {
-                uint32_t to = q + (j / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
-                asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv)) : "memory");
+                uint32_t dst = q + (j / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(dst), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv)) : "memory");
             }
         }
     }
@@ -327,76 +204,69 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
     }
 }
 
+__device__ __forceinline__ void release(uint32_t empty, int at) {
+    if ((threadIdx.x & 31) == 0) mbar_arrive(empty + 8 * at);
+}
+
 template <int D, bool F32, bool STATS>
-__device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t k0, uint32_t v0, const bars_t &bar, int wg) {
-    constexpr int STAGES = shape_t<D>::STAGES, TILE = shape_t<D>::TILE_BYTES;
-    const int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
+__device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
+    constexpr int TILE = shape_t<D>::TILE_BYTES;
+    const int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4, t0 = m0 / a.group, t1 = (m0 + 8) / a.group;
     ring_t<2> qr;
-    ring_t<STAGES> kr, vr;
+    ring_t<SHOWN> tr;
+    ring_t<shape_t<D>::STAGES> r;
     float s[64], o[D / 2];
     uint32_t p[32];
     row_t<STATS> row[2];
-    if (wg == 1) bar_arrive(2, 256); // consumer 0 begins
+    if (SM90_TURNS && wg == 1) bar_arrive(2, 256); // consumer 0 begins
     for (;;) {
         mbar_wait(bar.q_full + 8 * qr.at, qr.phase);
-        const shown_t &sh = shown[qr.at];
-        const int head = sh.head;
-        if (head < 0) return;
-        const ditem_t it = sh.it;
-        walk_t w;
-        w.shown = &sh;
-        w.far = a.spans + it.span;
-        w.s = -1;
-        w.n_span = it.n_span;
-        w.kb = w.hi = 0;
-        w.a = it.index;
-        w.b = it.index + it.n - 1;
-        w.i0 = min(it.index + m0 / a.group, w.b);
-        w.i1 = min(it.index + (m0 + 8) / a.group, w.b);
+        const shown_t &sh = shown[tr.at];
+        if (sh.head < 0) return;
+        walk_t<KEY_BLOCK> w;
+        w.near_by = sh.span;
+        w.n_near = SHOWN_SPANS;
+        w.far = a.spans + sh.it.span;
+        w.begin(sh.it, t0, t1);
         uint32_t q = q0 + qr.at * TILE;
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            row[r].mx = -INFINITY;
-            row[r].sum = 0;
-            if constexpr (STATS) {
-                row[r].ml = 0;
-#pragma unroll
-                for (int e = 0; e < ATTN_TOP; e++) row[r].top[e] = -INFINITY;
-            }
-        }
+        row_begin<STATS>(row[0]);
+        row_begin<STATS>(row[1]);
         if (w.next()) {
-            mbar_wait(bar.k_full + 8 * kr.at, kr.phase);
+            mbar_wait(bar.full + 8 * r.at, r.phase);
             wgmma_fence();
-            product_qk<D>(s, q + wg * 64 * 128, k0 + kr.at * TILE);
+            product_qk<D>(s, q + wg * 64 * 128, kv + r.at * TILE);
             wgmma_wait<0>();
-            if (lane == 0) mbar_arrive(bar.k_empty + 8 * kr.at);
-            kr.step();
-            if (w.edge()) mask_block(s, w);
-            softmax_row<0, STATS>(s, row[0], a.scale_log2);
-            softmax_row<1, STATS>(s, row[1], a.scale_log2);
+            release(bar.empty, r.at);
+            r.step();
+            if (w.edge()) mask_block<STATS, 16>(s, w);
+            softmax_row<0, STATS, 16>(s, row[0], a.scale_log2);
+            softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
 #pragma unroll
             for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
             bool first = true, ragged = w.ragged();
             int v_lo = w.lo - w.kb, v_hi = w.hi - w.kb;
             while (w.next()) {
-                mbar_wait(bar.k_full + 8 * kr.at, kr.phase);
-                bar_sync(2 + wg, 256);
+                int k_at = r.at;
+                mbar_wait(bar.full + 8 * r.at, r.phase);
+                if (SM90_TURNS) bar_sync(2 + wg, 256);
                 wgmma_fence();
-                product_qk<D>(s, q + wg * 64 * 128, k0 + kr.at * TILE);
-                mbar_wait(bar.v_full + 8 * vr.at, vr.phase);
-                if (ragged) clear_rows<D>(v0 + vr.at * TILE, v_lo, v_hi, wg);
-                product_pv<D>(o, p, v0 + vr.at * TILE, first);
-                bar_arrive(3 - wg, 256);
+                product_qk<D>(s, q + wg * 64 * 128, kv + k_at * TILE);
+                r.step();
+                mbar_wait(bar.full + 8 * r.at, r.phase);
+                if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
+                product_pv<D>(o, p, kv + r.at * TILE, first);
+                if (SM90_TURNS) bar_arrive(3 - wg, 256);
                 wgmma_wait<1>();
-                if (lane == 0) mbar_arrive(bar.k_empty + 8 * kr.at);
-                kr.step();
-                if (w.edge()) mask_block(s, w);
-                float alpha0 = softmax_row<0, STATS>(s, row[0], a.scale_log2), alpha1 = softmax_row<1, STATS>(s, row[1], a.scale_log2);
+                release(bar.empty, k_at);
+                if (w.edge()) mask_block<STATS, 16>(s, w);
+                float alpha0 = softmax_row<0, STATS, 16>(s, row[0], a.scale_log2), alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
                 wgmma_wait<0>();
-                if (lane == 0) mbar_arrive(bar.v_empty + 8 * vr.at);
-                vr.step();
+                release(bar.empty, r.at);
+                r.step();
+                if (!SM90_LAZY || __any_sync(~0u, alpha0 != 1.f || alpha1 != 1.f)) {
 #pragma unroll
-                for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
+                    for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
+                }
 #pragma unroll
                 for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
                 first = false;
@@ -404,56 +274,76 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
                 v_lo = w.lo - w.kb;
                 v_hi = w.hi - w.kb;
             }
-            mbar_wait(bar.v_full + 8 * vr.at, vr.phase);
-            if (ragged) clear_rows<D>(v0 + vr.at * TILE, v_lo, v_hi, wg);
+            mbar_wait(bar.full + 8 * r.at, r.phase);
+            if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
             wgmma_fence();
-            product_pv<D>(o, p, v0 + vr.at * TILE, first);
+            product_pv<D>(o, p, kv + r.at * TILE, first);
             wgmma_wait<0>();
-            if (lane == 0) mbar_arrive(bar.v_empty + 8 * vr.at);
-            vr.step();
+            release(bar.empty, r.at);
+            r.step();
         } else {
 #pragma unroll
             for (int j = 0; j < D / 2; j++) o[j] = 0;
         }
-        write_out<D, F32, STATS>(a, it, head, wg, q, o, row);
+        write_out<D, F32, STATS>(a, sh.it, sh.head, wg, q, o, row);
         __syncwarp();
-        if (lane == 0) mbar_arrive(bar.q_empty + 8 * qr.at);
+        release(bar.q_empty, qr.at);
         qr.step();
+        tr.step();
     }
 }
 
 template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
-    constexpr int STAGES = shape_t<D>::STAGES, TILE = shape_t<D>::TILE_BYTES;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
+    constexpr int STAGES = shape_t<D>::STAGES;
     extern __shared__ char smem[];
-    __shared__ __align__(8) uint64_t bars[4 + 4 * STAGES];
-    __shared__ shown_t shown[2];
-    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, k = q + 2 * TILE, v = k + STAGES * TILE, b0 = smem_addr(bars);
-    bars_t bar = {b0, b0 + 16, b0 + 32, b0 + 32 + 8 * STAGES, b0 + 32 + 16 * STAGES, b0 + 32 + 24 * STAGES};
+    __shared__ __align__(8) uint64_t bars[5 + SHOWN + 2 * STAGES];
+    __shared__ shown_t shown[SHOWN];
+    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, kv = q + 2 * shape_t<D>::TILE_BYTES, b0 = smem_addr(bars);
+    bars_t bar = {b0, b0 + 16, b0 + 32, b0 + 32 + 8 * STAGES, b0 + 32 + 16 * STAGES, b0 + 32 + 16 * STAGES + 8 * SHOWN};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbar_init(bar.q_full + 8 * i, 1);
-            mbar_init(bar.q_empty + 8 * i, 4 * CONSUMERS);
+            mbar_init(bar.q_empty + 8 * i, 4 * CONSUMERS); // one arrival per warp
         }
         for (int i = 0; i < STAGES; i++) {
-            mbar_init(bar.k_full + 8 * i, 1);
-            mbar_init(bar.v_full + 8 * i, 1);
-            mbar_init(bar.k_empty + 8 * i, 4 * CONSUMERS); // one arrival per warp
-            mbar_init(bar.v_empty + 8 * i, 4 * CONSUMERS);
+            mbar_init(bar.full + 8 * i, 1);
+            mbar_init(bar.empty + 8 * i, 4 * CONSUMERS);
         }
+        for (int i = 0; i < SHOWN; i++) mbar_init(bar.told + 8 * i, 1);
+        mbar_init(bar.go, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == 0) produce<D>(a, shown, q, k, v, bar);
+        if (threadIdx.x == 0) produce<D>(a, shown, q, kv, bar);
+        if (threadIdx.x == 32) schedule(a, shown, bar);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        consume<D, F32, STATS>(a, shown, q, k, v, bar, wg - 1);
+        consume<D, F32, STATS>(a, shown, q, kv, bar, wg - 1);
     }
+#else
+    (void)a;
+#endif
+}
+__global__ void built_kernel(unsigned *flag) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    *flag = 1;
+#else
+    *flag = 0;
+#endif
 }
 
 // ---- host ----------------------------------------------------------------------------------------------------------------------------------------
+bool attention_sm90_built(cuda_backend_t *b) {
+    unsigned flag = 0;
+    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + 1);
+    if (cudaMemcpyAsync(&flag, b->counter + 1, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
+    return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
+}
+
 template <int D, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
     static bool ready; // per kernel; one device per process
     if (!ready) CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape_t<D>::SMEM));

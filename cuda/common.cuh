@@ -81,6 +81,7 @@ status_t convert_cuda(backend_t *, size_t n, dtype_t dst_type, void *dst, dtype_
 status_t attention_cuda(backend_t *, const attn_args_t *);
 status_t attention_ref_cuda(cuda_backend_t *, const attn_args_t *);
 void attention_free_cache(cuda_backend_t *b);
+bool attention_sm90_built(cuda_backend_t *b); // was this program built for sm_90a, and does that code run here?
 
 #ifdef __CUDACC__
 template <class T> __device__ __forceinline__ float to_f32(T x);

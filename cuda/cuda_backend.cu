@@ -128,12 +128,13 @@ static const backend_ops_t ops_cuda = {
 
 static status_t choose_family(cuda_backend_t *b) {
     const char *wish = getenv("PRECIS_CUDA_ATTENTION");
-    b->attn_family = b->cc == 90 ? 90 : b->cc >= 80 ? 80 : 0;
+    bool hopper = b->cc == 90 && attention_sm90_built(b);
+    b->attn_family = hopper ? 90 : b->cc >= 80 ? 80 : 0;
     if (!wish || !*wish) return ST_OK;
     int f = !strcmp(wish, "ref") ? 0 : !strcmp(wish, "sm80") ? 80 : !strcmp(wish, "sm90") ? 90 : -1;
     if (f < 0) return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: ref, sm80 and sm90 are known; set one of these, or none", wish);
-    if (f > b->cc || (f == 90 && b->cc != 90))
-        return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: this GPU has compute capability %d.%d; unset it", wish, b->cc / 10, b->cc % 10);
+    if (f > b->cc || (f == 90 && !hopper))
+        return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: not for compute capability %d.%d, or not built in (CUDA_ARCH); unset it", wish, b->cc / 10, b->cc % 10);
     b->attn_family = f;
     return ST_OK;
 }
@@ -147,7 +148,6 @@ static status_t setup(cuda_backend_t *b) {
     b->l2_bytes = (size_t)prop.l2CacheSize;
     if (b->base.act == DT_BF16 && b->cc < 80)
         return status_fail(ST_FAIL, "GPU %d (%s) has no bf16 matrix units; use --dtype f32 or another GPU", b->device, prop.name);
-    ST_TRY(choose_family(b));
     CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
     cublasStatus_t s = cublasLtCreate(&b->lt);
     if (s) return status_fail(ST_FAIL, "cuBLASLt does not start: %s; check driver and library versions", cublasLtGetStatusString(s));
@@ -156,6 +156,7 @@ static status_t setup(cuda_backend_t *b) {
     ST_TRY(alloc_cuda(&b->base, 256, "work counters", &b->counter));
     CUDA_TRY(cudaMemset(b->counter, 0, 256));
     ST_TRY(ring_make(b, RING_BYTES));
+    ST_TRY(choose_family(b));
     snprintf(b->base.detail, sizeof b->base.detail, "cuda, %s, device %d: %.60s, %d multiprocessors, attention %s", dtype_name(b->base.act), b->device,
              prop.name, b->n_sm, b->base.act == DT_F32 || !b->attn_family ? "plain" : b->attn_family == 90 ? "wgmma" : "mma.sync");
     return ST_OK;

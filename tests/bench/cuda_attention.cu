@@ -1,6 +1,7 @@
 // Checks every operation of the CUDA backend against plain references on fresh random data, then times attention and matrix products.
 //
 //     cuda_attention check [seed]     each line: case, errors, ok or WRONG
+//     cuda_attention brief            four attention problems, to compare variants
 //     cuda_attention time             useful TFLOP/s (attention) and GB/s (queries); a useful flop is one for a key that the layout shows
 //
 // Outputs are poisoned before each run, invisible K/V rows hold NaN, strides are padded. See cuda.sh for the baselines of the same machine.
@@ -653,6 +654,7 @@ static void times_all(cuda_backend_t *b, int family, bool brief) {
     time_layout(b, "full causal 8K", lay_full(8192), 32, 8, 128, family);
     time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 128, family);
     time_layout(b, "segments 8 x 4096 behind 128", lay_pce(128, 4096, 8), 32, 8, 128, family);
+    if (brief && family == 90) time_layout(b, "unigist r8 32K", lay_unigist(128, 32768, 8, 128), 32, 8, 128, family);
     if (brief) return;
     time_layout(b, "full causal 128K", lay_full(131072), 32, 8, 128, family);
     time_layout(b, "segment-end gists 16 x 2048+256", lay_coarse(4, 2048, 16, 256), 32, 8, 128, family);
@@ -699,6 +701,8 @@ int main(int argc, char **argv) {
         check_linear(b, 4096, 14336);
         b32->ops->destroy(b32);
         printf("%s: %d wrong\n", n_wrong ? "INVALID" : "VALID", n_wrong);
+    } else if (!strcmp(mode, "brief")) {
+        times_all(b, best, true);
     } else {
         times_all(b, best, false);
         if (best == 90) times_all(b, 80, true);

@@ -116,7 +116,7 @@ $(BUILD)/precis: $(BUILD)/src/cli/main.o $(LIB)
 # ---- tests: every test_*.c is a program of its own, every fuzz_*.c a parser with its corpus ------
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c))
 PARALLEL := $(if $(USE_MPI),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/parallel/test_*.c)))
-FUZZ     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ     := $(if $(wildcard tests/fuzz/replay.c),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c)))
 BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
 HELPERS  := $(filter-out $(wildcard tests/*/test_*.c tests/fuzz/fuzz_*.c tests/bench/bench_*.c),$(wildcard tests/fuzz/*.c))
 $(BUILD)/tests/%: tests/%.c $(HELPERS) $(LIB)
@@ -139,10 +139,10 @@ unit-programs: $(UNIT) $(FUZZ)
 test: deps
 	+@$(MAKE) --no-print-directory test-run
 test-run: programs asan-programs
-	@tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
+	@MODEL=$${MODEL:-$$(configs/fetch_model.sh || true)} tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
 	  $(foreach f,$(FUZZ) $(FUZZ:$(BUILD)/%=$(ASAN)/%),"$(f) tests/fuzz/corpus/$(patsubst fuzz_%,%,$(notdir $(f)))") \
-	  $(if $(wildcard tests/parallel/run.sh),"tests/parallel/run.sh $(PARALLEL)") \
-	  $(foreach s,$(wildcard tests/cli/run.sh tests/slurm/run.sh tests/golden/run.sh tests/ops/run.sh),"$(s) $(BUILD)/precis")
+	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
+	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh)),"$(s) $(BUILD)/precis")
 
 lint:
 	@tests/lint.sh

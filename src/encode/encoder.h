@@ -19,6 +19,7 @@ typedef struct {
     align_t align;
     int64_t reserve;     /* positions that the segments' common range holds (ALIGN_EVEN, ALIGN_RIGHT) */
     int64_t max_row;     /* rows per forward pass */
+    bool by_rule;        /* the reference switch of layout/rule.h */
 } encoder_spec_t;
 
 typedef struct {

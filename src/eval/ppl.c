@@ -89,7 +89,7 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
         total = end;
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
-    encoder_spec_t e = {.sink = s->sink, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row};
+    encoder_spec_t e = {.sink = s->sink, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
     mem_free(rows);

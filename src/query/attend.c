@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "layout/rule.h"
 
 enum { SINK_POOL = 0, PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
 
@@ -368,6 +369,15 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     return st;
 }
 
+/* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
+static status_t base_by_rule(attend_t *a, int i) {
+    const attend_query_t *q = &a->queries[i];
+    int64_t after = a->ctx->query_position; /* any order behind the sink will do */
+    rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
+                            {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+}
+
 status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions, int64_t n_out,
                         const int64_t *out_rows, float *logits) {
     const context_kv_t *ctx = a->ctx;
@@ -381,7 +391,7 @@ status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, 
         queries[i].row = a->base.n_row;
         queries[i].entropy = 0;
         pools[1 + i] = queries[i].own;
-        st = layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
+        st = a->spec.by_rule ? base_by_rule(a, i) : layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
     }
     if (st) return st;
     a->n_row = a->base.n_row;

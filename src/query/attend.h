@@ -18,6 +18,7 @@ typedef struct {
     aggregate_t aggregate;
     bool by_mean;         /* score = mean over the piece instead of the 5 largest */
     bool want_mass, want_entropy;
+    bool by_rule;         /* the reference switch of layout/rule.h */
 } attend_spec_t;
 
 /* The rows of one query inside a forward pass, and what is summed up for it. */

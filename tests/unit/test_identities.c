@@ -37,7 +37,7 @@ static double pce(tiny_t *t, const setting_t *s, float *logits) {
     context_kv_t ctx = {0};
     token_fill(tokens, MAX_TOKEN, c->n_vocab);
     int64_t reserve = layout_reserve(RESERVE_MAX, s->length, s->n_piece);
-    encoder_spec_t es = {.sink = tokens, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row};
+    encoder_spec_t es = {.sink = tokens, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
     status_t st = encoder_create(t->model, t->comm, &es, &e);
     for (int64_t p = 0; p < s->n_piece; p++) {
         int64_t to = s->reversed ? s->n_piece - 1 - p : p;
@@ -163,5 +163,20 @@ static void test_chunks(void) {
     }
 }
 
+/* The reference switch: visibility by the rule, key by key, gives what the spans give. */
+static void test_rule(void) {
+    open_tiny(DT_F32);
+    setting_t s = {.n_sink = 4, .n_piece = 4, .length = {9, 12, 1, 5}, .n_query = 10, .align = ALIGN_EVEN, .attend = plain, .max_row = 16};
+    for (int sel = 0; sel < 3; sel += 2) {
+        s.attend.select = sel;
+        s.attend.by_rule = false;
+        double h = pce(&tiny, &s, one);
+        s.attend.by_rule = true;
+        CU_ASSERT_DOUBLE_EQUAL(pce(&tiny, &s, two), h, 1e-5);
+        CU_ASSERT(largest_difference(one, two, cells(10)) < 1e-5);
+    }
+    tiny_close(&tiny);
+}
+
 UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"selecting all is naive", test_select_all_is_naive}, {"equal pieces", test_equal_pieces},
-          {"chunks", test_chunks})
+          {"chunks", test_chunks}, {"rule", test_rule})

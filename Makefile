@@ -9,7 +9,7 @@
 #   make bench | fuzz-replay | unit | clean
 #
 # Wishes that must be met or the build stops:  MPI=1 CUDA=1 ONEDNN=1   (0: build without, even when it is there; empty: use it when found)
-# Also: DEBUG=1 (assertions, -O1), SAN=address,undefined, CUDA_ARCH="80 90a", BUILD=dir, CC=
+# Also: V=1 (show commands), DEBUG=1 (assertions, -O1), SAN=address,undefined, CUDA_ARCH="80 90a", BUILD=dir, CC=
 
 VERSION := 0.1.0
 CC      ?= cc
@@ -22,6 +22,7 @@ OPT     := $(if $(DEBUG),-O1,-O3 -DNDEBUG) -g
 SANFLAG := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 CPPFLAGS += -Isrc -I. -I$(BUILD)/gen
 PKGS    := libcjson libpcre2-8 libutf8proc libzstd zlib libxxhash
+Q       := $(if $(V),,@)
 
 # ---- probes -----------------------------------------------------------------
 H := \#
@@ -95,28 +96,33 @@ $(BUILD)/gen/flags: always
 ISA = $(if $(filter %_avx512bf16.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mavx2,$(if $(filter %_avx512.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mavx2,$(if $(filter %_avx2.c,$<),-mavx2 -mfma -mf16c)))
 $(BUILD)/%.o: %.c $(BUILD)/gen/flags | $(BUILD)/gen/version.h
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA) $(if $(filter mpi/%,$<),$(MPI_CFLAGS)) $(if $(filter mpi/comm_nccl.c,$<),$(CUDA_INC)) -MMD -MP -c $< -o $@
+	@echo "  cc    $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(ISA) $(if $(filter mpi/%,$<),$(MPI_CFLAGS)) $(if $(filter mpi/comm_nccl.c,$<),$(CUDA_INC)) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.o: %.cu $(BUILD)/gen/flags | $(BUILD)/gen/version.h
 	@mkdir -p $(@D)
-	$(NVCC) $(CPPFLAGS) $(NVCCFLAGS) -MMD -MP -c $< -o $@
+	@echo "  nvcc  $<"
+	$(Q)$(NVCC) $(CPPFLAGS) $(NVCCFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(OBJ)
 	@rm -f $@
-	ar rcs $@ $(OBJ)
+	@echo "  ar    $@"
+	$(Q)ar rcs $@ $(OBJ)
 
 $(BUILD)/precis: $(BUILD)/src/cli/main.o $(LIB)
-	$(CC) $(CFLAGS) $(LDFLAGS) $< $(LINK) -o $@
+	@echo "  link  $@"
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $< $(LINK) -o $@
 
 # ---- tests: every test_*.c is a program of its own, every fuzz_*.c a parser with its corpus ------
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c))
 PARALLEL := $(if $(USE_MPI),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/parallel/test_*.c)))
-FUZZ     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ     := $(if $(wildcard tests/fuzz/replay.c),$(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c)))
 BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/bench_*.c))
 HELPERS  := $(filter-out $(wildcard tests/*/test_*.c tests/fuzz/fuzz_*.c tests/bench/bench_*.c),$(wildcard tests/fuzz/*.c))
 $(BUILD)/tests/%: tests/%.c $(HELPERS) $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -Itests $(CFLAGS) $(if $(findstring parallel,$<),$(MPI_CFLAGS)) $(LDFLAGS) -MMD -MP -MF $@.d $< $(if $(findstring tests/fuzz,$<),$(HELPERS)) $(LINK) -lcunit -o $@
+	@echo "  link  $@"
+	$(Q)$(CC) $(CPPFLAGS) -Itests $(CFLAGS) $(if $(findstring parallel,$<),$(MPI_CFLAGS)) $(LDFLAGS) -MMD -MP -MF $@.d $< $(if $(findstring tests/fuzz,$<),$(HELPERS)) $(LINK) -lcunit -o $@
 
 .PHONY: programs unit fuzz-replay test test-run lint demo deps bench install
 programs: all $(UNIT) $(PARALLEL) $(FUZZ)
@@ -133,10 +139,10 @@ unit-programs: $(UNIT) $(FUZZ)
 test: deps
 	+@$(MAKE) --no-print-directory test-run
 test-run: programs asan-programs
-	@tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
+	@MODEL=$${MODEL:-$$(configs/fetch_model.sh || true)} tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
 	  $(foreach f,$(FUZZ) $(FUZZ:$(BUILD)/%=$(ASAN)/%),"$(f) tests/fuzz/corpus/$(patsubst fuzz_%,%,$(notdir $(f)))") \
-	  $(if $(wildcard tests/parallel/run.sh),"tests/parallel/run.sh $(PARALLEL)") \
-	  $(foreach s,$(wildcard tests/cli/run.sh tests/slurm/run.sh tests/golden/run.sh tests/ops/run.sh),"$(s) $(BUILD)/precis")
+	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
+	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh)),"$(s) $(BUILD)/precis")
 
 lint:
 	@tests/lint.sh

@@ -147,55 +147,98 @@ static void attn_query(const attn_job_t *j, const attn_tile_t *t, attn_work_t *w
         }
 }
 
-/* K rows k0 .. k0+64 as [cells][64]; rows outside [from, to) are zeros. */
-V_FN void pack_keys(const attn_job_t *j, const kv_pool_t *p, int64_t base, int64_t k0, int64_t from, int64_t to, float *out, int dot) {
-    int cells = attn_cells(j), d = j->a->d_head;
-    size_t bytes = dtype_bytes(p->type);
+/* The rows of one side of a pool that a block packs: row i is at first + i * stride bytes; rows outside [from, to) are zeros. */
+typedef struct {
+    const char *first;
+    int64_t stride;
+    int from, to;
+    dtype_t type;
+} block_rows_t;
+
+V_FN block_rows_t block_rows(const kv_pool_t *p, const void *side, int64_t base, int64_t k0, int64_t from, int64_t to) {
+    int64_t bytes = (int64_t)dtype_bytes(p->type);
+    return (block_rows_t){(const char *)side + (base + k0 * p->row_stride) * bytes, p->row_stride * bytes, (int)(from - k0), (int)(to - k0),
+                          p->type};
+}
+
+/* VW rows from row `g` and VW cells from cell c on, transposed. `whole`: all VW rows are there, and all cells. */
+V_FN void pack_square(int dot, bool whole, const block_rows_t *b, int g, int c, int cells, int d, float *out) {
+    vf x[VW];
+    const char *row = b->first + g * b->stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++, row += b->stride) {
+        if (whole)
+            x[i] = dot || b->type == DT_F32 ? v_load((const float *)row + c) : v_load_bf16((const uint16_t *)row + c);
+        else
+            x[i] = g + i >= b->from && g + i < b->to ? row_cells(dot, b->type, row, c << dot, d) : v_set(0);
+    }
+    v_transpose(x);
+#pragma GCC unroll 16
+    for (int i = 0; i < VW; i++)
+        if (whole || c + i < cells) v_store(out + (c + i) * ATTN_KEYS + g, x[i]);
+}
+
+/* K rows as [cells][64]. */
+V_FN void pack_keys(int dot, block_rows_t b, int cells, int d, float *out) {
     for (int g = 0; g < ATTN_KEYS; g += VW)
         for (int c = 0; c < cells; c += VW) {
-            vf x[VW];
-#pragma GCC unroll 16
-            for (int i = 0; i < VW; i++) {
-                int64_t row = k0 + g + i;
-                const char *at = (const char *)p->k + (size_t)(base + row * p->row_stride) * bytes;
-                x[i] = row >= from && row < to ? row_cells(dot, p->type, at, c << dot, d) : v_set(0);
-            }
-            v_transpose(x);
-            for (int i = 0; i < VW && c + i < cells; i++) v_store(out + (c + i) * ATTN_KEYS + g, x[i]);
+            bool whole = g >= b.from && g + VW <= b.to && ((c + VW) << dot) <= d;
+            if (whole)
+                pack_square(dot, true, &b, g, c, cells, d, out);
+            else
+                pack_square(dot, false, &b, g, c, cells, d, out);
         }
 }
 
-/* V rows k0 .. k0+64 as [64 (32)][d_pad] cells; rows outside [from, to) are zeros. Is every value finite? */
-V_FN bool pack_values(const attn_job_t *j, const kv_pool_t *p, int64_t base, int64_t k0, int64_t from, int64_t to, float *out, int dot) {
-    int d = j->a->d_head;
-    size_t bytes = dtype_bytes(p->type), row_bytes = (size_t)p->row_stride * bytes;
-    const char *v = (const char *)p->v + (size_t)(base + k0 * p->row_stride) * bytes;
+/* V rows as [64][d_pad] f32. Is every value finite? */
+V_FN bool pack_values_f32(block_rows_t b, int d, int d_pad, float *out) {
     vf check = v_set(0); /* stays 0 unless something is not finite */
-    for (int i = 0; i < ATTN_KEYS; i += 1 + dot, v += (size_t)(1 + dot) * row_bytes, out += j->d_pad) {
-        bool see = k0 + i >= from && k0 + i < to, see2 = dot && k0 + i + 1 >= from && k0 + i + 1 < to;
-        for (int c = 0; c < j->d_pad; c += VW) {
-            vf x = see ? row_cells(0, p->type, v, c, d) : v_set(0);
+    const char *row = b.first;
+    for (int i = 0; i < ATTN_KEYS; i++, row += b.stride, out += d_pad)
+        for (int c = 0; c < d_pad; c += VW) {
+            vf x = i >= b.from && i < b.to ? row_cells(0, b.type, row, c, d) : v_set(0);
             check = v_fma(x, v_set(0), check);
-            if (dot) {
-                vf y = see2 ? row_cells(0, p->type, v + row_bytes, c, d) : v_set(0);
-                check = v_fma(y, v_set(0), check);
-                x = v_pair(x, y);
-            }
             v_store(out + c, x);
         }
-    }
     return v_sum(check) == 0;
+}
+
+/* V rows as [32][d_pad] pairs. */
+V_FN bool pack_values_dot(block_rows_t b, int d, int d_pad, float *out) {
+    static const uint16_t zeros[VW] = {0};
+    uint64_t odd = 0;
+    const char *row = b.first;
+    for (int i = 0; i < ATTN_KEYS; i += 2, row += 2 * b.stride, out += d_pad) {
+        const uint16_t *x = i >= b.from && i < b.to ? (const uint16_t *)row : NULL;
+        const uint16_t *y = i + 1 >= b.from && i + 1 < b.to ? (const uint16_t *)(row + b.stride) : NULL;
+        int c = 0;
+        for (; c + VW <= d; c += VW) v_store(out + c, v_interleave(x ? x + c : zeros, y ? y + c : zeros, &odd));
+        if (c == d_pad) continue;
+        uint16_t tail[2][VW] = {{0}};
+        if (x) memcpy(tail[0], x + c, (size_t)(d - c) * sizeof *x);
+        if (y) memcpy(tail[1], y + c, (size_t)(d - c) * sizeof *y);
+        v_store(out + c, v_interleave(tail[0], tail[1], &odd));
+    }
+    return odd == 0;
+}
+
+V_FN bool pack_values(int dot, block_rows_t b, int d, int d_pad, float *out) {
+    return dot ? pack_values_dot(b, d, d_pad, out) : pack_values_f32(b, d, d_pad, out);
 }
 
 /* ---- softmax ---------------------------------------------------------------------------------------------------- */
 
-static void top_insert(float *top, const float *s, int n) {
-    for (int i = 0; i < n; i++) {
-        if (!(s[i] > top[ATTN_TOP - 1])) continue;
-        int k = ATTN_TOP - 1;
-        for (; k > 0 && s[i] > top[k - 1]; k--) top[k] = top[k - 1];
-        top[k] = s[i];
-    }
+static void top_insert(float *top, float x) {
+    if (!(x > top[ATTN_TOP - 1])) return;
+    int k = ATTN_TOP - 1;
+    for (; k > 0 && x > top[k - 1]; k--) top[k] = top[k - 1];
+    top[k] = x;
+}
+
+V_FN void top_update(float *top, const float *s, int n) {
+    for (int i = 0; i < n; i += VW)
+        for (unsigned more = v_above(v_load(s + i), v_set(top[ATTN_TOP - 1])); more; more &= more - 1)
+            top_insert(top, s[i + __builtin_ctz(more)]);
 }
 
 /* Is it that the line sees nothing yet, or are its logits NaN? */
@@ -216,18 +259,34 @@ V_FN float lane_factor(float t) { /* 2^t for one number, the same code as for ve
     return x[0];
 }
 
+/* Probabilities of n keys to p (pairs when dot); sums of p into *l and, when wanted, of p s into *u. */
+V_FN void line_weights(int dot, int want_u, const float *s, int n, vf m, vf c, float *p, vf *l, vf *u) {
+    vf before = v_set(0);
+    for (int i = 0; i < n; i += VW) {
+        vf x = v_load(s + i), e = v_exp2_neg((x - m) * c, dot);
+        *l = *l + e;
+        if (want_u) *u = v_fma(e, v_max(v_set(-FLT_MAX), x), *u);
+        if (!dot)
+            v_store(p + i, e);
+        else if (i / VW % 2)
+            v_store_pairs(p + (i - VW) / 2, before, e);
+        else if (i + VW == n)
+            v_store_half(p + i / 2, e);
+        before = e;
+    }
+}
+
 /* One line over n keys (a multiple of 16): probabilities to p, statistics updated; returns what older sums were multiplied by. */
 V_FN float line_softmax(int dot, const softmax_t *f, const float *s, int n, float *p, float *stat, float *lv, float *uv) {
     float factor = 1, mx = stat[STAT_MAX];
-    vf top = v_load(s);
+    vf top = v_load(s), l = v_load(lv), u = v_load(uv);
     for (int i = VW; i < n; i += VW) top = v_max(top, v_load(s + i));
-    vf l = v_load(lv);
-    if (v_any_above(top, v_set(mx))) {
+    if (v_above(top, v_set(mx))) {
         float old = mx;
         mx = stat[STAT_MAX] = v_top(top);
         factor = old == -INFINITY ? 0 : lane_factor((old - mx) * f->c);
         l = l * v_set(factor);
-        if (f->u) v_store(uv, v_load(uv) * v_set(factor));
+        u = u * v_set(factor);
     } else if (mx == -INFINITY) {
         if (any_nan(s, n))
             mx = stat[STAT_MAX] = NAN;
@@ -235,35 +294,16 @@ V_FN float line_softmax(int dot, const softmax_t *f, const float *s, int n, floa
             mx = 0; /* no key seen so far: every probability below is 0 */
     }
     vf m = v_set(mx), c = v_set(f->c);
-    if (dot) {
-        for (int i = 0; i < n; i += 2 * VW) {
-            vf a = v_exp2((v_load(s + i) - m) * c);
-            l = l + a;
-            if (i + VW == n) {
-                v_store_half(p + i / 2, a);
-                break;
-            }
-            vf b = v_exp2((v_load(s + i + VW) - m) * c);
-            l = l + b;
-            v_store_pairs(p + i / 2, a, b);
-        }
+    if (f->u) {
+        line_weights(dot, 1, s, n, m, c, p, &l, &u);
+        v_store(uv, u);
+    } else if (n == ATTN_KEYS) {
+        line_weights(dot, 0, s, ATTN_KEYS, m, c, p, &l, &u);
     } else {
-        for (int i = 0; i < n; i += VW) {
-            vf a = v_exp2((v_load(s + i) - m) * c);
-            l = l + a;
-            v_store(p + i, a);
-        }
+        line_weights(dot, 0, s, n, m, c, p, &l, &u);
     }
     v_store(lv, l);
-    if (f->u) {
-        vf u = v_load(uv);
-        for (int i = 0; i < n; i += VW) {
-            vf x = v_load(s + i);
-            u = v_fma(v_exp2((x - m) * c), v_max(v_set(-FLT_MAX), x), u);
-        }
-        v_store(uv, u);
-    }
-    if (f->top && v_any_above(top, v_set(stat[STAT_TOP + ATTN_TOP - 1]))) top_insert(stat + STAT_TOP, s, n);
+    if (f->top && v_above(top, v_set(stat[STAT_TOP + ATTN_TOP - 1]))) top_update(stat + STAT_TOP, s, n);
     return factor;
 }
 
@@ -325,8 +365,8 @@ V_FN void part_run(int dot, const attn_job_t *j, const attn_tile_t *t, attn_work
     memset(w->u, 0, (size_t)lines * 16 * sizeof *w->u);
     for (int64_t k0 = begin / ATTN_KEYS * ATTN_KEYS; k0 < end; k0 += ATTN_KEYS) {
         int64_t from = i64_max(begin, k0), to = i64_min(end, k0 + ATTN_KEYS);
-        pack_keys(j, p, base, k0, from, to, w->k, dot);
-        bool finite = pack_values(j, p, base, k0, from, to, w->v, dot);
+        pack_keys(dot, block_rows(p, p->k, base, k0, from, to), attn_cells(j), a->d_head, w->k);
+        bool finite = pack_values(dot, block_rows(p, p->v, base, k0, from, to), a->d_head, j->d_pad, w->v);
         bool whole = w->lo[t->rows - 1] <= from && w->hi[0] >= to; /* every row sees all of it */
         if (finite || whole) {
             for (int line = 0; line < lines; line += ATTN_MR)
@@ -334,8 +374,9 @@ V_FN void part_run(int dot, const attn_job_t *j, const attn_tile_t *t, attn_work
             continue;
         }
         for (int r = 0; r < t->rows; r++) {
-            if (w->lo[r] >= w->hi[r]) continue;
-            pack_values(j, p, base, k0, i64_max(from, w->lo[r]), i64_min(to, w->hi[r]), w->v, dot);
+            int64_t lo = i64_max(from, w->lo[r]), hi = i64_min(to, w->hi[r]);
+            if (lo >= hi) continue;
+            pack_values(dot, block_rows(p, p->v, base, k0, lo, hi), a->d_head, j->d_pad, w->v);
             for (int h = 0; h < t->heads; h += ATTN_MR)
                 strip_block(dot, j, t, w, &f, k0, r * t->heads + h, (int)i64_min(ATTN_MR, t->heads - h), state);
         }
@@ -368,7 +409,7 @@ static void attn_fold(const attn_job_t *j, const attn_tile_t *t, float *acc, flo
         x[STAT_L] = x[STAT_L] * fx + y[STAT_L] * fy;
         x[STAT_U] = x[STAT_U] * fx + y[STAT_U] * fy;
         for (int e = 0; e < d_pad; e += VW) v_store(acc + e, v_fma(v_load(part + e), v_set(fy), v_load(acc + e) * v_set(fx)));
-        if (j->a->top) top_insert(x + STAT_TOP, y + STAT_TOP, ATTN_TOP);
+        for (int k = 0; j->a->top && k < ATTN_TOP; k++) top_insert(x + STAT_TOP, y[STAT_TOP + k]);
     }
 }
 

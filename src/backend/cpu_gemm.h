@@ -69,9 +69,10 @@ V_FN void gemm_strip(int kind, int m, int64_t steps, const float *x, int64_t ldx
             CASE(4)
             CASE(5)
 #if defined(__AVX512F__)
-                CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
+            CASE(6)
+            CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
 #endif
-                    default : gemm_tile(kind, GEMM_MR, steps, x, ldx, panel + c, y + c, ldy, add);
+                default : gemm_tile(kind, GEMM_MR, steps, x, ldx, panel + c, y + c, ldy, add);
         }
 #undef CASE
     }

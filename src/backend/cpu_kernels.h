@@ -10,7 +10,7 @@
  * A tile is some rows of a run and the query heads that share one K/V head: `lines` = rows x heads query vectors, row by row. Its state
  * over a set of keys: [lines][d_pad] o (not yet divided by l), then [lines][ATTN_STAT] {mx, l, u, top[5]}: with raw logits s = q.k (scale
  * is applied at the end) mx = the largest s, l = sum exp(scale (s - mx)), u = sum exp(scale (s - mx)) s, and the largest s. */
-enum { ATTN_LINES = 96, ATTN_STAT = 8, ATTN_KEYS = 64, ATTN_MR = 6 };
+enum { ATTN_LINES = 192, ATTN_STAT = 8, ATTN_KEYS = 64, ATTN_MR = 6 };
 enum { STAT_MAX, STAT_L, STAT_U, STAT_TOP };
 
 typedef struct {

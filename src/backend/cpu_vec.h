@@ -24,7 +24,9 @@ V_FN vf v_set(float x) { return _mm512_set1_ps(x); }
 V_FN vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 V_FN vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 V_FN vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-V_FN int v_any_above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+V_FN unsigned v_above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+V_FN float v_sum(vf a) { return _mm512_reduce_add_ps(a); } /* by halves */
+V_FN float v_top(vf a) { return _mm512_reduce_max_ps(a); }
 V_FN vf v_load_bf16(const uint16_t *p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
@@ -80,7 +82,17 @@ V_FN vf v_set(float x) { return _mm256_set1_ps(x); }
 V_FN vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 V_FN vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 V_FN vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-V_FN int v_any_above(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+V_FN unsigned v_above(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
+V_FN float v_sum(vf a) { /* by halves */
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+V_FN float v_top(vf a) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
 V_FN vf v_load_bf16(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
@@ -140,9 +152,14 @@ V_FN vf v_fma(vf a, vf b, vf c) { return a * b + c; }
 V_FN vf v_pick(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 V_FN vf v_max(vf a, vf b) { return v_pick(a > b, a, b); }
 V_FN vf v_min(vf a, vf b) { return v_pick(a < b, a, b); }
-V_FN int v_any_above(vf a, vf b) {
+V_FN unsigned v_above(vf a, vf b) {
     vi m = a > b;
-    return (m[0] | m[1] | m[2] | m[3]) != 0;
+    return (unsigned)((m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8));
+}
+V_FN float v_sum(vf a) { return (a[0] + a[2]) + (a[1] + a[3]); } /* by halves */
+V_FN float v_top(vf a) {
+    float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
+    return x > y ? x : y;
 }
 V_FN vf v_load_bf16(const uint16_t *p) { return (vf)((vu){p[0], p[1], p[2], p[3]} << 16); }
 V_FN void v_store_bf16(uint16_t *p, vf a) {
@@ -169,27 +186,17 @@ V_FN void v_transpose(vf a[VW]) {
 }
 #endif
 
-/* Sums and maxima over the lanes by halves: the order is fixed. */
-V_FN float v_sum(vf a) {
-    float x[VW];
-    v_store(x, a);
-    for (int h = VW / 2; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) x[i] += x[i + h];
-    return x[0];
-}
-V_FN float v_top(vf a) {
-    float x[VW];
-    v_store(x, a);
-    for (int h = VW / 2; h > 0; h /= 2)
-        for (int i = 0; i < h; i++) x[i] = x[i] > x[i + h] ? x[i] : x[i + h];
-    return x[0];
-}
-
 /* acc + a.b on pairs of bf16, and pairs from numbers: where the CPU has them. */
 #if defined(__AVX512BF16__)
 enum { V_DOT = 1 };
-/* The upper halves of two vectors of f32 that came from bf16, as pairs (lo, hi). */
-V_FN vf v_pair(vf lo, vf hi) { return (vf)_mm512_mask_mov_epi16(_mm512_srli_epi32((__m512i)lo, 16), 0xaaaaaaaau, (__m512i)hi); }
+/* Pairs (a[i], b[i]); *odd gets bits where one of them is not finite. */
+V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, uint64_t *odd) {
+    __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)a)),
+            y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b));
+    __m512i pair = _mm512_or_si512(x, _mm512_slli_epi32(y, 16)), exponent = _mm512_set1_epi16(0x7f80);
+    *odd |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(pair, exponent), exponent);
+    return (vf)pair;
+}
 V_FN vf v_dot(vf acc, vf a, vf b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 V_FN void v_store_pairs(float *p, vf first, vf second) {
     _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(second, first));
@@ -197,7 +204,7 @@ V_FN void v_store_pairs(float *p, vf first, vf second) {
 V_FN void v_store_half(float *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); } /* VW numbers */
 #else /* never called: V_DOT is constant */
 enum { V_DOT = 0 };
-V_FN vf v_pair(vf lo, vf hi) { return lo + hi; }
+V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, uint64_t *odd) { return *odd += *a + *b, v_set(0); }
 V_FN vf v_dot(vf acc, vf a, vf b) { return v_fma(a, b, acc); }
 V_FN void v_store_pairs(float *p, vf first, vf second) { v_store(p, first + second); }
 V_FN void v_store_half(float *p, vf a) { v_store(p, a); }
@@ -210,18 +217,26 @@ V_FN void v_store_half(float *p, vf a) { v_store(p, a); }
 #define EXP2_LEAST -127.0f
 #endif
 
-/* 2^t, about 1 ulp; 0 for t far below -127, held at 2^127 above; NaN stays. 2^t = 2^n (1 + f q(f)), t = n + f, |f| <= 1/2, q minimax (relative
- * error 2e-9). */
-V_FN vf v_exp2(vf t) {
-    t = v_min(v_set(127.0f), v_max(v_set(EXP2_LEAST), t));
-    vf n = v_round(t), f = t - n;
-    vf q = v_set(0x1.41fbbcp-13f);
-    q = v_fma(q, f, v_set(0x1.5f3e54p-10f));
-    q = v_fma(q, f, v_set(0x1.3b2d4cp-7f));
-    q = v_fma(q, f, v_set(0x1.c6aee8p-5f));
-    q = v_fma(q, f, v_set(0x1.ebfbdcp-3f));
-    q = v_fma(q, f, v_set(0x1.62e430p-1f));
+/* 2^t = 2^n (1 + f q(f)), t = n + f, |f| <= 1/2, q minimax: about 1 ulp (relative error of q 2e-9), or 2 ulp in one step less (9e-8). For t
+ * <= 127; 0 for t far below -127; NaN stays. */
+V_FN vf v_exp2_neg(vf t, int fewer) {
+    t = v_max(v_set(EXP2_LEAST), t);
+    vf n = v_round(t), f = t - n, q;
+    if (fewer) {
+        q = v_fma(v_set(0x1.5bba14p-10f), f, v_set(0x1.3cea88p-7f));
+        q = v_fma(q, f, v_set(0x1.c6b752p-5f));
+        q = v_fma(q, f, v_set(0x1.ebf9bcp-3f));
+        q = v_fma(q, f, v_set(0x1.62e430p-1f));
+    } else {
+        q = v_fma(v_set(0x1.41fbbcp-13f), f, v_set(0x1.5f3e54p-10f));
+        q = v_fma(q, f, v_set(0x1.3b2d4cp-7f));
+        q = v_fma(q, f, v_set(0x1.c6aee8p-5f));
+        q = v_fma(q, f, v_set(0x1.ebfbdcp-3f));
+        q = v_fma(q, f, v_set(0x1.62e430p-1f));
+    }
     return v_scale2(v_fma(q, f, v_set(1.0f)), n);
 }
+/* 2^t for any t, held at 2^127 above. */
+V_FN vf v_exp2(vf t) { return v_exp2_neg(v_min(v_set(127.0f), t), 0); }
 
 #endif

@@ -45,9 +45,11 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     getrusage(RUSAGE_SELF, &u);
     double rate = r->seconds > 0 ? (double)r->tokens_encoded / r->seconds : 0;
     const char *format = opt_text(o, "format");
-    log_info("%lld documents, %lld segments: %lld encoded, %lld in the store already", (long long)r->n_document, (long long)r->n_segment, (long long)r->n_encoded, (long long)r->n_reused);
-    log_info("%lld tokens encoded in %.2f s: %.0f tokens/s on %d x %d threads; %.1f MB of K/V written; peak memory of rank 0 %.0f MB", (long long)r->tokens_encoded, r->seconds, rate,
-             c->comm->size, c->n_threads, (double)r->bytes_written / 1e6, (double)u.ru_maxrss / 1e3);
+    log_info("%lld documents, %lld segments: %lld encoded, %lld in the store already", (long long)r->n_document, (long long)r->n_segment,
+             (long long)r->n_encoded, (long long)r->n_reused);
+    log_info("%lld tokens encoded in %.2f s: %.0f tokens/s on %d x %d threads; %.1f MB of K/V written; peak memory of rank 0 %.0f MB",
+             (long long)r->tokens_encoded, r->seconds, rate, c->comm->size, c->n_threads, (double)r->bytes_written / 1e6,
+             (double)u.ru_maxrss / 1e3);
     if (!format || strncmp(format, "json", 4)) return;
     json_out_t j;
     json_begin(&j, stdout);
@@ -74,14 +76,16 @@ static status_t check_lengths(const context_t *c, const store_profile_t *p) {
     int64_t most = p->n_sink + p->segment, ctx = model_file_config(c->file)->n_ctx;
     if (!strcmp(p->layout, "full")) return ST_OK;
     if (ctx > 0 && most > ctx)
-        log_warn("sink and segment take %lld positions, but the model was trained for %lld; use --segment %lld or less", (long long)most, (long long)ctx, (long long)i64_max(1, ctx - p->n_sink));
+        log_warn("sink and segment take %lld positions, but the model was trained for %lld; use --segment %lld or less", (long long)most,
+                 (long long)ctx, (long long)i64_max(1, ctx - p->n_sink));
     return ST_OK;
 }
 
 /* Missing inputs are told before the model is loaded. */
 static status_t inputs_check(const char *const *inputs, int n) {
     for (int i = 0; i < n; i++)
-        if (strcmp(inputs[i], "-") && !file_exists(inputs[i])) return status_fail(ST_INPUT, "%s: no such file or folder; check the path", inputs[i]);
+        if (strcmp(inputs[i], "-") && !file_exists(inputs[i]))
+            return status_fail(ST_INPUT, "%s: no such file or folder; check the path", inputs[i]);
     return ST_OK;
 }
 
@@ -94,7 +98,8 @@ static status_t run_encode(const options_t *o, context_t *c) {
     stop_install();
     align_t align = job_align(o, ALIGN_LEFT);
     if (align == ALIGN_SEQUENTIAL)
-        return status_fail(ST_USAGE, "--align sequential makes a segment's K/V depend on the text before it, so it cannot be stored by content; use left, right or even");
+        return status_fail(ST_USAGE, "--align sequential makes a segment's K/V depend on the text before it, so it cannot be stored by "
+                                     "content; use left, right or even");
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
@@ -123,13 +128,17 @@ const command_t cmd_encode = {
     .spec = {.name = "encode",
              .summary = "encode a corpus into a store, over any number of ranks",
              .usage = "precis encode --model M --store DIR [options] INPUT...",
-             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in DIR. INPUT is a text file, JSON lines\n"
-                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What DIR holds already is not encoded again, so the\n"
-                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next segment with exit code 75.",
+             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
+                     "DIR. INPUT is a text file, JSON lines\n"
+                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
+                     "DIR holds already is not encoded again, so the\n"
+                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
+                     "segment with exit code 75.",
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment sink align split bos special kv-dtype dtype backend threads batch verify format progress quiet verbose config print-config",
+             .keys = "model! store! layout segment sink align split bos special kv-dtype dtype backend threads batch verify format "
+                     "progress quiet verbose config print-config",
              .min_args = 1,
              .max_args = -1},
     .ranks = true,

@@ -30,17 +30,20 @@ static status_t windows_read(const options_t *o, const tokenizer_t *t, ids_t *ou
     corpus_close(in);
     ids_free(&doc_ids);
     if (!st && !*n_window)
-        st = status_fail(ST_INPUT, "%s: none of its %lld documents has %lld tokens; use a smaller --window or longer texts", path, (long long)n_doc, (long long)window);
+        st = status_fail(ST_INPUT, "%s: none of its %lld documents has %lld tokens; use a smaller --window or longer texts", path,
+                         (long long)n_doc, (long long)window);
     return st;
 }
 
 static void row_csv(const ppl_spec_t *s, const ppl_row_t *r, int64_t sink_tokens) {
-    printf("%lld,%s,%lld,%lld,%.3f,%.4f,%.4f,%.2f,%s,%lld,%lld\n", (long long)r->pieces, sink_tokens ? "yes" : "no", (long long)s->attend.select, (long long)r->n_token, r->nll, r->ppl, r->entropy,
-           r->seconds, job_align_name(s->align), (long long)s->window, (long long)r->n_window);
+    printf("%lld,%s,%lld,%lld,%.3f,%.4f,%.4f,%.2f,%s,%lld,%lld\n", (long long)r->pieces, sink_tokens ? "yes" : "no",
+           (long long)s->attend.select, (long long)r->n_token, r->nll, r->ppl, r->entropy, r->seconds, job_align_name(s->align),
+           (long long)s->window, (long long)r->n_window);
 }
 
 static void row_text(const ppl_spec_t *s, const ppl_row_t *r) {
-    printf("%6lld  %4lld  %6lld  %8lld  %9.4f  %8.4f  %8.2f\n", (long long)r->pieces, (long long)s->n_sink, (long long)s->attend.select, (long long)r->n_token, r->ppl, r->entropy, r->seconds);
+    printf("%6lld  %4lld  %6lld  %8lld  %9.4f  %8.4f  %8.2f\n", (long long)r->pieces, (long long)s->n_sink, (long long)s->attend.select,
+           (long long)r->n_token, r->ppl, r->entropy, r->seconds);
 }
 
 static void row_json(const ppl_spec_t *s, const ppl_row_t *r) {
@@ -67,8 +70,9 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
     const char *format = opt_text(o, "format");
     bool csv = format && !strcmp(format, "csv"), json = format && !strncmp(format, "json", 4), first = c->comm->rank == 0;
     if (first && csv) {
-        printf("# precis eval ppl: %s, %s, dtype %s, window %lld, score %lld, %lld windows, %d ranks\n", model_file_path(c->file), opt_text(o, "input"), dtype_name(c->dtype), (long long)spec->window,
-               (long long)spec->score, (long long)n_window, c->comm->size);
+        printf("# precis eval ppl: %s, %s, dtype %s, window %lld, score %lld, %lld windows, %d ranks\n", model_file_path(c->file),
+               opt_text(o, "input"), dtype_name(c->dtype), (long long)spec->window, (long long)spec->score, (long long)n_window,
+               c->comm->size);
         puts("pieces,sink,select,tokens,nll,ppl,entropy,seconds,align,window,windows");
     } else if (first && !json)
         puts("pieces  sink  select    tokens        ppl   entropy   seconds");
@@ -80,9 +84,12 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
         if (st) return st;
         s.attend.select = spec->attend.select;
         if (!first) continue;
-        if (csv) row_csv(&s, &row, spec->n_sink);
-        else if (json) row_json(&s, &row);
-        else row_text(&s, &row);
+        if (csv)
+            row_csv(&s, &row, spec->n_sink);
+        else if (json)
+            row_json(&s, &row);
+        else
+            row_text(&s, &row);
         fflush(stdout);
     }
     return ST_OK;
@@ -92,7 +99,9 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     const tokenizer_t *tokenizer;
     ids_t sink = {0}, tokens = {0};
     int64_t n_window = 0, window = opt_int(o, "window"), score = opt_int(o, "score");
-    if (score + 2 > window) return status_fail(ST_USAGE, "--score %lld: a window of %lld tokens leaves no context; --score must be at most window - 2", (long long)score, (long long)window);
+    if (score + 2 > window)
+        return status_fail(ST_USAGE, "--score %lld: a window of %lld tokens leaves no context; --score must be at most window - 2",
+                           (long long)score, (long long)window);
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
@@ -119,16 +128,21 @@ out:
 }
 
 const command_t cmd_eval_ppl = {
-    .spec = {.name = "eval ppl",
-             .summary = "perplexity and attention entropy of full attention and of parallel context encoding",
-             .usage = "precis eval ppl --model M --input F.jsonl [--window 8K] [--score 1K] [--pieces 1,2,4,8] [options]",
-             .text = "Of every full window of every document the last --score tokens are scored; what stands before them is cut into P pieces that are encoded apart. P = 1 without\n"
-                     "--sink is full attention. --sink puts a text in front that all pieces see, --select K keeps the K best pieces for each head and token (SEL). No\n"
-                     "beginning-of-sequence token is used unless --bos is given.",
-             .examples = "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
-                         "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
-             .keys = "model! input! window score pieces sink bos select aggregate select-by align reserve limit dtype backend threads batch format quiet verbose progress config print-config",
-             .min_args = 0,
-             .max_args = 0},
+    .spec =
+        {.name = "eval ppl",
+         .summary = "perplexity and attention entropy of full attention and of parallel context encoding",
+         .usage = "precis eval ppl --model M --input F.jsonl [--window 8K] [--score 1K] [--pieces 1,2,4,8] [options]",
+         .text = "Of every full window of every document the last --score tokens are scored; what stands before them is cut into P pieces "
+                 "that are encoded apart. P = 1 without\n"
+                 "--sink is full attention. --sink puts a text in front that all pieces see, --select K keeps the K best pieces for each "
+                 "head and token (SEL). No\n"
+                 "beginning-of-sequence token is used unless --bos is given.",
+         .examples =
+             "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
+             "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
+         .keys = "model! input! window score pieces sink bos select aggregate select-by align reserve limit dtype backend threads batch "
+                 "format quiet verbose progress config print-config",
+         .min_args = 0,
+         .max_args = 0},
     .ranks = true,
     .run = run_eval_ppl};

@@ -207,7 +207,7 @@ const command_t cmd_inspect = {
                  "  precis inspect --format json model.gguf | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"parameters\"])'\n"
                  "  precis inspect --all model.gguf     every metadata key and tensor too\n"
                  "  precis inspect book.store",
-             .keys = "format all",
+             .keys = "format=text all",
              .min_args = 1,
              .max_args = 1},
     .run = inspect_run,

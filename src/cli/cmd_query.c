@@ -25,7 +25,7 @@ typedef struct {
     /* prompts, and what became of them */
     generation_t *gen;
     ids_t *prompts;
-    cJSON **ids;        /* as they were read */
+    cJSON **ids; /* as they were read */
     bool *done;
     int64_t n, cap, next; /* next to be printed */
     bool json;            /* JSON lines, else text */
@@ -47,8 +47,10 @@ static status_t prompt_add(query_job_t *j, const char *text, size_t bytes, const
     status_t st = ST_OK;
     bool bos = opt_given(j->o, "bos") ? opt_flag(j->o, "bos") : !j->store && tokenizer_adds_bos(j->tokenizer) && !opt_flag(j->o, "chat");
     if (bos && tokenizer_bos(j->tokenizer) >= 0) st = ids_push(p, tokenizer_bos(j->tokenizer));
-    if (!st && opt_flag(j->o, "chat")) st = tokenizer_chat(j->tokenizer, opt_text(j->o, "system"), text, p);
-    else if (!st) st = tokenizer_encode(j->tokenizer, text, bytes, opt_flag(j->o, "special"), p);
+    if (!st && opt_flag(j->o, "chat"))
+        st = tokenizer_chat(j->tokenizer, opt_text(j->o, "system"), text, p);
+    else if (!st)
+        st = tokenizer_encode(j->tokenizer, text, bytes, opt_flag(j->o, "special"), p);
     if (!st && !p->n) st = status_fail(ST_INPUT, "the prompt is empty; write some text");
     return st;
 }
@@ -62,8 +64,10 @@ static status_t prompts_read(query_job_t *j) {
         document_t doc;
         if ((st = corpus_next(in, &doc, &got)) || !got) break;
         const char *text = doc.record ? json_get_str(doc.record, "prompt") : doc.text;
-        if (j->n == MAX_PROMPTS) st = status_fail(ST_INPUT, "%s: more than %d prompts; split the file", file, MAX_PROMPTS);
-        else if ((st = prompt_add(j, text, strlen(text), json_get(doc.record, "id")))) status_prefix(st, "%s line %lld: ", file, (long long)doc.line);
+        if (j->n == MAX_PROMPTS)
+            st = status_fail(ST_INPUT, "%s: more than %d prompts; split the file", file, MAX_PROMPTS);
+        else if ((st = prompt_add(j, text, strlen(text), json_get(doc.record, "id"))))
+            status_prefix(st, "%s line %lld: ", file, (long long)doc.line);
     }
     corpus_close(in);
     return st;
@@ -92,8 +96,10 @@ static status_t store_matches(const query_job_t *j, const char *dir) {
     const store_profile_t *p = store_profile(j->store);
     hash_hex(model_file_fingerprint(j->c->file), mine);
     if (!strcmp(mine, p->model_fingerprint)) return ST_OK;
-    return status_fail(ST_INPUT, "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model, or encode again into another folder", dir, p->model_name, p->model_fingerprint,
-                       model_file_path(j->c->file), mine);
+    return status_fail(
+        ST_INPUT,
+        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model, or encode again into another folder", dir,
+        p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine);
 }
 
 static status_t context_open_store(query_job_t *j) {
@@ -103,11 +109,14 @@ static status_t context_open_store(query_job_t *j) {
     const store_profile_t *p = store_profile(j->store);
     encoder_spec_t e = {.sink = p->sink, .n_sink = p->n_sink, .align = ALIGN_LEFT, .max_row = i64_max(1, i64_min(p->n_sink, 1024))};
     status_t st = encoder_create(j->c->model, comm, &e, &j->encoder);
-    if (!st) st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n, opt_flag(j->o, "verify"), &j->kv);
+    if (!st)
+        st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n,
+                                opt_flag(j->o, "verify"), &j->kv);
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
     j->kv.query_position = p->n_sink + j->sources.reserve;
-    log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc, (long long)j->sources.n, (long long)j->sources.n_token,
+    log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
+             (long long)j->sources.n, (long long)j->sources.n_token,
              2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);
     return ST_OK;
 }
@@ -117,7 +126,8 @@ static void check_positions(const query_job_t *j) {
     for (int64_t i = 0; i < j->n; i++) longest = i64_max(longest, j->prompts[i].n);
     int64_t upto = j->kv.query_position + longest + opt_int(j->o, "max-tokens");
     if (ctx > 0 && upto > ctx)
-        log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens", (long long)upto, (long long)ctx);
+        log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
+                 (long long)upto, (long long)ctx);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */
@@ -137,7 +147,8 @@ static status_t quote_write(query_job_t *j, json_out_t *out, int64_t i) {
     if (st) return st;
     size_t n = bytes < QUOTE_BYTES ? bytes : QUOTE_BYTES;
     while (n && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80) n--; /* not in the middle of a character */
-    if (out) json_strn(out, "text", text, n);
+    if (out)
+        json_strn(out, "text", text, n);
     else {
         for (size_t b = 0; b < n; b++) putchar(text[b] == '\n' ? ' ' : text[b]);
         puts(n < bytes ? " ..." : "");
@@ -187,15 +198,18 @@ static status_t answer_write(query_job_t *j, int64_t i) {
         printf("%s\n", text);
         if (mass) st = evidence_write(j, NULL, mass);
         if (opt_flag(j->o, "stats"))
-            printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s, (long long)g->ids.n, g->total_s, rate);
+            printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
+                   (long long)g->ids.n, g->total_s, rate);
         mem_free(text);
         return st;
     }
     json_out_t out;
     json_begin(&out, stdout);
     json_open(&out, NULL, '{');
-    if (j->ids[i]) json_raw(&out, "id", j->ids[i]);
-    else json_int(&out, "id", i);
+    if (j->ids[i])
+        json_raw(&out, "id", j->ids[i]);
+    else
+        json_int(&out, "id", i);
     json_strn(&out, "text", text, bytes);
     json_open(&out, "tokens", '[');
     for (int64_t t = 0; t < g->ids.n; t++) json_int(&out, NULL, g->ids.ids[t]);
@@ -224,7 +238,8 @@ static status_t on_done(void *self, generation_t *g) {
         status_t st = mem_alloc(&bytes, (size_t)comm->size, sizeof *bytes, "evidence");
         if (!st) st = mem_alloc(&all, (size_t)j->kv.n_segment, sizeof *all, "evidence");
         for (int r = 0; !st && r < comm->size; r++) {
-            int64_t from = i64_min(j->kv.first_group[r] * j->kv.group, j->kv.n_segment), to = i64_min(j->kv.first_group[r + 1] * j->kv.group, j->kv.n_segment);
+            int64_t from = i64_min(j->kv.first_group[r] * j->kv.group, j->kv.n_segment),
+                    to = i64_min(j->kv.first_group[r + 1] * j->kv.group, j->kv.n_segment);
             bytes[r] = (to - from) * (int64_t)sizeof(double);
         }
         if (!st) st = comm->ops->gather(comm, 0, g->mass, all, bytes);
@@ -247,7 +262,8 @@ static status_t on_done(void *self, generation_t *g) {
 static status_t generations_make(query_job_t *j) {
     status_t st = mem_zalloc(&j->gen, (size_t)j->n, sizeof *j->gen, "prompts");
     if (!st) st = mem_zalloc(&j->done, (size_t)j->n, sizeof *j->done, "prompts");
-    for (int64_t i = 0; !st && i < j->n; i++) j->gen[i] = (generation_t){.prompt = j->prompts[i].ids, .n_prompt = j->prompts[i].n, .number = i};
+    for (int64_t i = 0; !st && i < j->n; i++)
+        j->gen[i] = (generation_t){.prompt = j->prompts[i].ids, .n_prompt = j->prompts[i].n, .number = i};
     return st;
 }
 
@@ -282,8 +298,10 @@ static status_t run_query(const options_t *o, context_t *c) {
     query_job_t j = {.o = o, .c = c};
     const char *format = opt_text(o, "format");
     j.json = format ? strncmp(format, "json", 4) == 0 : opt_text(o, "prompts") != NULL;
-    if (!opt_text(o, "prompt") == !opt_text(o, "prompts")) return status_fail(ST_USAGE, "give either --prompt TEXT or --prompts FILE.jsonl");
-    if (opt_text(o, "docs") && !opt_text(o, "store")) return status_fail(ST_USAGE, "--docs chooses documents of a store; give --store DIR too");
+    if (!opt_text(o, "prompt") == !opt_text(o, "prompts"))
+        return status_fail(ST_USAGE, "give either --prompt TEXT or --prompts FILE.jsonl");
+    if (opt_text(o, "docs") && !opt_text(o, "store"))
+        return status_fail(ST_USAGE, "--docs chooses documents of a store; give --store DIR too");
     status_t st = query_open(&j);
     if (!st) st = prompts_share(&j);
     if (!st) st = context_load_model(c);
@@ -316,12 +334,15 @@ const command_t cmd_query = {
     .spec = {.name = "query",
              .summary = "answer prompts over an encoded context",
              .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
-             .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to its share and partial results are merged, so any\n"
-                     "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the segments that carried its attention mass.",
+             .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
+                     "its share and partial results are merged, so any\n"
+                     "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the "
+                     "segments that carried its attention mass.",
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
-             .keys = "model! store docs prompt prompts select aggregate select-by chat system bos special max-tokens temperature top-p seed slots stats dtype backend threads batch verify format quiet "
+             .keys = "model! store docs prompt prompts select aggregate select-by chat system bos special max-tokens temperature top-p "
+                     "seed slots stats dtype backend threads batch verify format quiet "
                      "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},

@@ -115,7 +115,7 @@ const command_t cmd_store = {
              .examples = "  precis store ls book.store\n"
                          "  precis store check book.store && echo sound\n"
                          "  test \"$(precis store digest a | cut -d' ' -f1)\" = \"$(precis store digest b | cut -d' ' -f1)\" && echo equal",
-             .keys = "format",
+             .keys = "format=text",
              .min_args = 2,
              .max_args = 2},
     .run = store_run,

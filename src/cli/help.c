@@ -49,14 +49,21 @@ static void help_option(const option_t *o, bool required, const char *fallback, 
     print_wrapped(f, 25, text);
 }
 
-static void help_keys(const char *keys, FILE *f) {
+static bool among(const char *key, size_t n, const char *keys) {
+    for (const char *k = keys; *(k += strspn(k, " ")); k += strcspn(k, " "))
+        if (strcspn(k, " !=") == n && !strncmp(k, key, n)) return true;
+    return false;
+}
+
+/* The options named by `keys` but not by `done`. */
+static void help_keys(const char *keys, const char *done, FILE *f) {
     for (const char *k = keys; *(k += strspn(k, " "));) {
         size_t end = strcspn(k, " "), n = strcspn(k, " !=");
         char key[64], fallback[64];
         snprintf(key, sizeof key, "%.*s", (int)n, k);
         snprintf(fallback, sizeof fallback, "%.*s", k[n] == '=' ? (int)(end - n - 1) : 0, k + n + (k[n] == '='));
         const option_t *o = option_find(key);
-        if (o) help_option(o, k[n] == '!', k[n] == '=' ? fallback : o->fallback, f);
+        if (o && !among(key, n, done)) help_option(o, k[n] == '!', k[n] == '=' ? fallback : o->fallback, f);
         k += end;
     }
 }
@@ -64,8 +71,8 @@ static void help_keys(const char *keys, FILE *f) {
 void options_help(const command_spec_t *cmd, FILE *f) {
     fprintf(f, "precis %s: %s\n\nusage: %s\n\n%s\n\nexamples\n%s\n\noptions\n", cmd->name, cmd->summary, cmd->usage, cmd->text,
             cmd->examples);
-    help_keys(cmd->keys, f);
-    help_keys("config print-config quiet verbose", f);
+    help_keys(cmd->keys, "", f);
+    help_keys("config print-config quiet verbose", cmd->keys, f);
     fprintf(
         f,
         "\nSizes take K, M, G, T (powers of 1024). exit codes: 0 good, 1 run failed, 2 usage, 3 bad input, 75 stopped with work saved\n");

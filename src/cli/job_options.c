@@ -13,8 +13,10 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
     *out = (ids_t){0};
     status_t st = context_sink_text(o, &text);
     if (!st && bos) {
-        if (tokenizer_bos(t) < 0) st = status_fail(ST_INPUT, "--bos: the model's tokenizer names no beginning-of-sequence token; leave --bos out");
-        else st = ids_push(out, tokenizer_bos(t));
+        if (tokenizer_bos(t) < 0)
+            st = status_fail(ST_INPUT, "--bos: the model's tokenizer names no beginning-of-sequence token; leave --bos out");
+        else
+            st = ids_push(out, tokenizer_bos(t));
     }
     if (!st && text) st = tokenizer_encode(t, text, strlen(text), true, out);
     mem_free(text);
@@ -50,5 +52,6 @@ int64_t job_rows(const options_t *o, int64_t segment) {
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out) {
     *out = model_file_tokenizer(c->file);
     if (*out) return ST_OK;
-    return status_fail(ST_INPUT, "%s: has no tokenizer, and this command reads text; put tokenizer.json beside the weights", model_file_path(c->file));
+    return status_fail(ST_INPUT, "%s: has no tokenizer, and this command reads text; put tokenizer.json beside the weights",
+                       model_file_path(c->file));
 }

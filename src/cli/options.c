@@ -150,8 +150,9 @@ static status_t read_flag(const options_t *o, int argc, char **argv, flag_t *out
     snprintf(key, sizeof key, "%.*s", n, word);
     int i = index_of(o, key);
     *out = (flag_t){.i = i, .value = equals ? equals + 1 : NULL, .used = 1};
-    if (i < 0 && !equals && !strncmp(word, "no-", 3) && (i = index_of(o, word + 3)) >= 0 && t[i].type == OPT_FLAG && o->taken[i]) {
-        *out = (flag_t){.i = i, .value = "no", .used = 1};
+    int flag = i < 0 && !equals && !strncmp(word, "no-", 3) ? index_of(o, word + 3) : -1;
+    if (flag >= 0 && o->taken[flag] && t[flag].type == OPT_FLAG) {
+        *out = (flag_t){.i = flag, .value = "no", .used = 1};
         return ST_OK;
     }
     if (i < 0 || !o->taken[i]) return unknown_flag(o, word, n);

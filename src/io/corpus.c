@@ -301,7 +301,7 @@ static status_t make_text(corpus_t *c, const char *line, size_t n, document_t *d
     }
     doc->text = v->valuestring;
     doc->bytes = strlen(doc->text);
-    if (memmem(line, n, "\\u0000", 6) && json_span(line, n, key, &raw, &raw_n)) {
+    if (memmem(line, n, "\\u0000", 6) && json_span(line, n, key, &raw, &raw_n) && raw_n >= 2) {
         if ((st = mem_alloc(&c->unescaped, raw_n, 1, "a document"))) return st;
         doc->bytes = json_unescape(raw + 1, raw_n - 2, c->unescaped);
         c->unescaped[doc->bytes] = 0;

@@ -5,8 +5,9 @@
  *     n_tensor x [ string name, u32 n_dim, u64 dims[n_dim] (innermost first), u32 type, u64 offset ]
  *     padding to the alignment, then the tensors' data; offsets count from here
  *
- * A count is believed only when the rest of the file could hold that many items of the least size, so nothing larger than a small multiple
- * of the file is ever allocated. Keys and names are looked up through sorted indexes, which also find the doubled ones.
+ * A count is believed only when the rest of the file could hold that many items of the least size, and the items of long lists are walked
+ * once before room is made for them, so a damaged count never turns into a giant allocation. Keys and names are looked up through sorted
+ * indexes, which also find the doubled ones.
  */
 #include "io/gguf.h"
 
@@ -23,6 +24,7 @@ enum {
     KV_BYTES_MIN = 8 + 4 + 1,         /* empty key, type, one byte of value */
     TENSOR_BYTES_MIN = 8 + 4 + 4 + 8, /* empty name, no dims, type, offset */
     KEY_BYTES_MAX = 65535,
+    KEYS_MAX = 65536,
     NAME_BYTES_MAX = 255,
     GGUF_DIMS_MAX = 4,
     ALIGN_DEFAULT = 32,
@@ -97,17 +99,19 @@ static status_t check_count(const cursor_t *c, uint64_t n, size_t least_bytes, c
 
 /* ---- metadata ---- */
 
+/* Twice over the strings: a wrong count runs into the end of the file before anything is allocated for it. */
 static status_t read_strings(cursor_t *c, kv_t *kv) {
+    cursor_t ahead = *c;
+    const char *s;
+    size_t n;
     status_t st = check_count(c, kv->n, 8, "strings");
-    if (st) return st;
-    if ((st = mem_alloc(&kv->strings, (size_t)kv->n, sizeof *kv->strings, "string offsets of a GGUF array"))) return st;
-    for (uint64_t i = 0; i < kv->n; i++) {
-        const char *s;
-        size_t n;
+    for (uint64_t i = 0; i < kv->n && !st; i++) st = take_string(&ahead, "a string of an array", UINT64_MAX, &s, &n);
+    if (st || (st = mem_alloc(&kv->strings, (size_t)kv->n, sizeof *kv->strings, "string offsets of a GGUF array"))) return st;
+    for (uint64_t i = 0; i < kv->n && !st; i++) {
         kv->strings[i] = c->data + c->at;
-        if ((st = take_string(c, "a string of an array", UINT64_MAX, &s, &n))) return st;
+        st = take_string(c, "a string of an array", UINT64_MAX, &s, &n);
     }
-    return ST_OK;
+    return st;
 }
 
 static status_t read_array(cursor_t *c, kv_t *kv) {
@@ -289,7 +293,7 @@ static status_t read_tensors(gguf_t *g, part_t *part, cursor_t *c, uint64_t n, s
     uint64_t *offset = NULL;
     size_t name_bytes = 0;
     status_t st = check_count(c, n, TENSOR_BYTES_MIN, "tensors");
-    if (st || (st = measure_names(*c, n, &name_bytes))) return st;
+    if (st || n == 0 || (st = measure_names(*c, n, &name_bytes))) return st;
     if ((st = mem_alloc(&part->names, name_bytes, 1, "tensor names")) ||
         (st = mem_grow(&g->tensors, (size_t)g->n_tensor + (size_t)n, sizeof *g->tensors, "tensors of a GGUF file")) ||
         (st = mem_alloc(&offset, (size_t)n, sizeof *offset, "tensor offsets")))
@@ -355,6 +359,9 @@ static status_t parse_part(gguf_t *g, part_t *part, const char *name) {
     if ((st = read_version(&c)) || (st = take_u64(&c, "the tensor count", &n_tensor)) || (st = take_u64(&c, "the key count", &n_kv)))
         return st;
     if ((st = check_count(&c, n_kv, KV_BYTES_MIN, "keys"))) return st;
+    if (n_kv > KEYS_MAX)
+        return status_fail(ST_INPUT, "%s: byte 16: %" PRIu64 " keys, at most %d; the file is damaged, download it again", name, n_kv,
+                           KEYS_MAX);
     if ((st = mem_zalloc(&g->kv, (size_t)n_kv, sizeof *g->kv, "keys of a GGUF file"))) return st;
     for (uint64_t i = 0; i < n_kv; i++) {
         g->n_kv++; /* also when it fails half way: its strings are freed */

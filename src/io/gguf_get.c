@@ -90,14 +90,24 @@ bool gguf_array_str(const gguf_t *g, const char *key, int64_t i, const char **s,
     return true;
 }
 
-bool gguf_array_f64(const gguf_t *g, const char *key, int64_t i, double *out) {
+/* NULL also for arrays of strings. */
+static const uint8_t *find_scalar(const gguf_t *g, const char *key, int64_t i, uint32_t *type) {
     const kv_t *kv = find_item(g, key, i);
-    return kv && gguf_scalar_f64(kv->item_type, kv->value + (size_t)i * gguf_scalar_bytes(kv->item_type), out);
+    if (!kv || kv->item_type == GT_STRING) return NULL;
+    *type = kv->item_type;
+    return kv->value + (size_t)i * gguf_scalar_bytes(kv->item_type);
+}
+
+bool gguf_array_f64(const gguf_t *g, const char *key, int64_t i, double *out) {
+    uint32_t type = GT_COUNT;
+    const uint8_t *p = find_scalar(g, key, i, &type);
+    return p && gguf_scalar_f64(type, p, out);
 }
 
 bool gguf_array_i64(const gguf_t *g, const char *key, int64_t i, int64_t *out) {
-    const kv_t *kv = find_item(g, key, i);
-    return kv && gguf_scalar_i64(kv->item_type, kv->value + (size_t)i * gguf_scalar_bytes(kv->item_type), out);
+    uint32_t type = GT_COUNT;
+    const uint8_t *p = find_scalar(g, key, i, &type);
+    return p && gguf_scalar_i64(type, p, out);
 }
 
 int64_t gguf_keys(const gguf_t *g) { return g->n_kv; }

@@ -6,6 +6,7 @@
 #include "io/json.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -17,19 +18,30 @@ enum { JSON_DEPTH_MAX = 256, JSON_VALUES_MAX = 32 << 20 };
 
 /* ---- reading ---- */
 
-/* Strings are skipped whole; whether the brackets match is left to the parser. */
+/* *i stands on the opening quote and is moved to the closing one, or the end. cJSON takes \u with no four digits behind it for a NUL. */
+static status_t check_string(const char *text, size_t bytes, const char *name, size_t *i) {
+    for (++*i; *i < bytes && text[*i] != '"' && text[*i]; ++*i) {
+        if (text[*i] != '\\') continue;
+        if (++*i == bytes || !text[*i]) break;
+        for (size_t k = 1; text[*i] == 'u' && k <= 4; k++)
+            if (*i + k >= bytes || !isxdigit((unsigned char)text[*i + k]))
+                return status_fail(ST_INPUT, "%s: byte %zu: not valid JSON: \\u without four hexadecimal digits; correct it", name, *i - 1);
+    }
+    return ST_OK;
+}
+
+/* Whether the brackets match is left to the parser. */
 static status_t check_limits(const char *text, size_t bytes, const char *name) {
     int depth = 0, values = 1;
+    status_t st;
     for (size_t i = 0; i < bytes; i++) {
+        if (text[i] == '"' && (st = check_string(text, bytes, name, &i))) return st;
+        if (i == bytes) break;
         char c = text[i];
-        if (c == '"') {
-            for (i++; i < bytes && text[i] != '"' && text[i]; i++)
-                if (text[i] == '\\' && i + 1 < bytes && text[i + 1]) i++;
-            c = i < bytes ? text[i] : '"';
-        }
-        if (!c) {
-            return status_fail(ST_INPUT, "%s: byte %zu: a NUL byte in JSON; remove it", name, i);
-        } else if (c == '[' || c == '{') {
+        if (!c) return status_fail(ST_INPUT, "%s: byte %zu: a NUL byte in JSON; remove it", name, i);
+        if ((unsigned char)c < ' ' && c != '\t' && c != '\n' && c != '\r') /* cJSON takes them for blanks */
+            return status_fail(ST_INPUT, "%s: byte %zu: not valid JSON: control character 0x%02x; remove it", name, i, (unsigned)c);
+        if (c == '[' || c == '{') {
             if (++depth > JSON_DEPTH_MAX)
                 return status_fail(ST_INPUT, "%s: byte %zu: JSON nested deeper than %d levels; is it the right file?", name, i,
                                    JSON_DEPTH_MAX);
@@ -112,6 +124,13 @@ bool json_get_bool(const cJSON *o, const char *key, bool *out) {
 
 enum { LEVELS = sizeof((json_out_t *)0)->close };
 
+/* U+0085, U+2028 and U+2029 end a line for many readers (Python's splitlines): written as they are they would cut a record in two. */
+static const char *line_end(const char *s, size_t len) {
+    if (len == 2 && !memcmp(s, "\xC2\x85", 2)) return "0085";
+    if (len == 3 && !memcmp(s, "\xE2\x80\xA8", 3)) return "2028";
+    return len == 3 && !memcmp(s, "\xE2\x80\xA9", 3) ? "2029" : NULL;
+}
+
 static void write_string(FILE *f, const char *s, size_t n) {
     static const char named[] = "\"\"\\\\\nn\rr\tt\bb\ff"; /* pairs: the byte, its letter */
     putc('"', f);
@@ -127,6 +146,8 @@ static void write_string(FILE *f, const char *s, size_t n) {
             fprintf(f, "\\%c", pair[1]);
         else if (len == 1 && (unsigned char)s[i] < 0x20)
             fprintf(f, "\\u%04x", s[i]);
+        else if (line_end(s + i, len))
+            fprintf(f, "\\u%s", line_end(s + i, len));
         else
             fwrite(s + i, 1, len, f);
         i += len;

@@ -30,28 +30,6 @@ static size_t skip_value(const char *s, size_t n, size_t i) {
     return n;
 }
 
-bool json_span(const char *s, size_t n, const char *key, const char **value, size_t *value_bytes) {
-    size_t key_n = strlen(key), i = skip_blanks(s, n, 0);
-    bool found = false;
-    if (i >= n || s[i] != '{') return false;
-    for (i++; i < n;) {
-        size_t name = skip_blanks(s, n, i);
-        if (name >= n || s[name] != '"') break;
-        size_t name_end = skip_string(s, n, name), colon = skip_blanks(s, n, name_end);
-        if (colon >= n || s[colon] != ':') break;
-        size_t start = skip_blanks(s, n, colon + 1), end = skip_value(s, n, start);
-        if (name_end - name == key_n + 2 && !memcmp(s + name + 1, key, key_n)) {
-            found = true;
-            *value = s + start;
-            *value_bytes = end - start;
-        }
-        i = skip_blanks(s, n, end);
-        if (i >= n || s[i] != ',') break;
-        i++;
-    }
-    return found;
-}
-
 /* The four hex digits at s, or -1. */
 static int32_t hex4(const char *s, size_t n) {
     int32_t v = 0;
@@ -86,34 +64,72 @@ static size_t put_utf8(char *to, int32_t u) {
     return (size_t)more + 1;
 }
 
-size_t json_unescape(const char *s, size_t n, char *to) {
-    static const char plain[] = "n\nt\tr\rb\bf\f";
-    size_t at = 0;
-    for (size_t i = 0; i < n;) {
-        if (s[i] != '\\' || i + 1 == n) {
-            to[at++] = s[i++];
-            continue;
-        }
-        char c = s[i + 1];
-        i += 2;
-        int32_t u = c == 'u' ? hex4(s + i, n - i) : -1, low;
-        if (u >= 0) {
-            i += 4;
-            if (is_high(u) && (low = low_half(s, n, i)) >= 0) {
-                u = 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00);
-                i += 6;
-            }
-            at += put_utf8(to + at, u);
-            continue;
-        }
-        for (size_t k = 0; k + 1 < sizeof plain - 1; k += 2)
-            if (c == plain[k]) {
-                c = plain[k + 1];
-                break;
-            }
-        to[at++] = c;
+/* One character or escape at s[*i], which is moved behind it; its one to four bytes go to `to`. */
+static size_t decode_one(const char *s, size_t n, size_t *i, char *to) {
+    static const char plain[] = "n\nt\tr\rb\bf\f"; /* pairs: the letter, its byte */
+    if (s[*i] != '\\' || *i + 1 == n) {
+        to[0] = s[(*i)++];
+        return 1;
     }
+    char c = s[*i + 1];
+    *i += 2;
+    int32_t u = c == 'u' ? hex4(s + *i, n - *i) : -1, low;
+    if (u >= 0) {
+        *i += 4;
+        if (is_high(u) && (low = low_half(s, n, *i)) >= 0) {
+            u = 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00);
+            *i += 6;
+        }
+        return put_utf8(to, u);
+    }
+    for (size_t k = 0; k + 1 < sizeof plain - 1; k += 2)
+        if (c == plain[k]) {
+            c = plain[k + 1];
+            break;
+        }
+    to[0] = c;
+    return 1;
+}
+
+size_t json_unescape(const char *s, size_t n, char *to) {
+    size_t at = 0;
+    for (size_t i = 0; i < n;) at += decode_one(s, n, &i, to + at);
     return at;
+}
+
+/* Whether the written key is `key` to those who see C strings: escapes resolved, and ended by a NUL character. Both sides of a look-up, in
+ * the tree and in the text, must agree, or one member's type would be taken for another's. */
+static bool same_key(const char *s, size_t n, const char *key) {
+    for (size_t i = 0; i < n;) {
+        char c[4];
+        size_t len = decode_one(s, n, &i, c);
+        if (len == 1 && !c[0]) break;
+        if (strncmp(key, c, len)) return false;
+        key += len;
+    }
+    return !*key;
+}
+
+bool json_span(const char *s, size_t n, const char *key, const char **value, size_t *value_bytes) {
+    size_t i = skip_blanks(s, n, 0);
+    bool found = false;
+    if (i >= n || s[i] != '{') return false;
+    for (i++; i < n;) {
+        size_t name = skip_blanks(s, n, i);
+        if (name >= n || s[name] != '"') break;
+        size_t name_end = skip_string(s, n, name), colon = skip_blanks(s, n, name_end);
+        if (name_end < name + 2 || colon >= n || s[colon] != ':') break;
+        size_t start = skip_blanks(s, n, colon + 1), end = skip_value(s, n, start);
+        if (same_key(s + name + 1, name_end - name - 2, key)) {
+            found = true;
+            *value = s + start;
+            *value_bytes = end - start;
+        }
+        i = skip_blanks(s, n, end);
+        if (i >= n || s[i] != ',') break;
+        i++;
+    }
+    return found;
 }
 
 int64_t json_mend(char *s, size_t n) {

@@ -150,8 +150,12 @@ status_t tensor_read_rows(const tensor_t *t, int64_t row0, int64_t n, float *out
         return status_fail(ST_INPUT, "tensor %s: rows of %lld values are no whole number of %s blocks; download the file again", t->name,
                            (long long)cols, enc_name(t->enc));
     const uint8_t *p = t->data + (size_t)row0 * row_bytes;
-    if (t->enc == ENC_F32) {
+    if (t->enc == ENC_F32) { /* the plain ones without a call for each value */
         if (n && row_bytes) memcpy(out, p, (size_t)n * row_bytes);
+        return ST_OK;
+    }
+    if (t->enc == ENC_BF16) {
+        for (int64_t i = 0; i < n * cols; i++) out[i] = bf16_to_f32(load_u16(p + 2 * i));
         return ST_OK;
     }
     int64_t blocks = n * (cols / encs[t->enc].values);

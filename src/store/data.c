@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -138,17 +139,10 @@ static status_t segment_commit(data_out_t *d, const store_segment_t *s) {
     return st;
 }
 
-static status_t segment_remember(store_file_t *f, const store_segment_t *s, int64_t bytes) {
-    f->segments[f->n_segment++] = *s;
-    f->end += bytes;
-    return ST_OK;
-}
-
 /* Back to what was committed. The index first: a line must never outlive its data. */
 static void roll_back(data_out_t *d) {
     char why[1024];
-    strncpy(why, status_message(), sizeof why - 1);
-    why[sizeof why - 1] = 0;
+    snprintf(why, sizeof why, "%s", status_message());
     if (!disk_cut(d->index_fd, d->index_path, d->index_end)) disk_cut(d->fd, d->path, d->file.end);
     status_fail(ST_FAIL, "%s", why);
 }
@@ -179,19 +173,14 @@ status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *o
     segment_place(&size, &s);
     st = segment_write(d, item, &size, &s.checksum);
     if (!st) st = segment_commit(d, &s);
-    if (!st) st = segment_remember(&d->file, &s, size.total);
-    if (st) roll_back(d);
-    if (!st && out) *out = s;
-    return st;
-}
-
-status_t data_take_back(data_out_t *d) {
-    char line[INDEX_LINE_MAX];
-    const store_segment_t *last = &d->file.segments[--d->file.n_segment];
-    d->index_end -= (int64_t)index_segment_line(d->p, last, line);
-    d->file.end = last->tokens_offset;
-    status_t st = disk_cut(d->index_fd, d->index_path, d->index_end);
-    return st ? st : disk_cut(d->fd, d->path, d->file.end);
+    if (st) {
+        roll_back(d);
+        return st;
+    }
+    d->file.segments[d->file.n_segment++] = s;
+    d->file.end += size.total;
+    if (out) *out = s;
+    return ST_OK;
 }
 
 /* ---- the end of a file -------------------------------------------------------------------------------------------- */

@@ -24,8 +24,6 @@ status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, in
 /* Writes and commits a segment; begins a new file when the present one is full. After a failure the files hold what was committed before.
  */
 status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *out);
-/* Takes back the last segment committed. */
-status_t data_take_back(data_out_t *d);
 /* Completes the open file, if any. */
 status_t data_finish(data_out_t *d);
 void data_end(data_out_t *d); /* frees; an open file stays as it is */

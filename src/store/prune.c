@@ -62,9 +62,9 @@ status_t store_prune(const char *dir, int64_t *n_removed, int64_t *freed_bytes) 
     store_t *s;
     wanted_t wanted = {0};
     int64_t n = 0, before = 0, after = 0;
-    status_t st = store_open(dir, false, &s);
+    status_t st = store_check_idle(dir, IDLE_WAIT_S);
+    if (!st) st = store_open(dir, false, &s);
     if (st) return st;
-    if ((st = folder_check_idle(&s->folder))) goto out;
     if (s->n_segment && !s->documents.n) {
         st = status_fail(ST_INPUT,
                          "%s has segments and no documents: pruning would remove all of it; finish encoding first, or remove the folder",

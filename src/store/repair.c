@@ -119,9 +119,7 @@ status_t store_prepare(const char *dir, const store_profile_t *p, int64_t *n_rep
     int64_t n = 0;
     status_t st = profile_check(p, dir);
     if (!st) st = file_make_dirs(dir);
-    if (!st) st = folder_list(dir, &folder);
-    if (!st) st = folder_check_idle(&folder);
-    folder_free(&folder);
+    if (!st) st = store_check_idle(dir, IDLE_WAIT_S);
     if (!st) st = profile_prepare(dir, p, &n);
     if (!st) st = folder_load(dir, p, &found, &folder);
     for (int i = 0; !st && i < folder.n_file; i++) st = file_repair(&folder, i, p, &n);
@@ -158,8 +156,8 @@ status_t store_drop(const char *dir, const hash_t *addresses, int64_t n) {
     folder_t folder = {0};
     status_t st = profile_need(dir, &p);
     if (st) return st;
-    st = folder_load(dir, &p, &quiet, &folder);
-    if (!st) st = folder_check_idle(&folder);
+    st = store_check_idle(dir, IDLE_WAIT_S);
+    if (!st) st = folder_load(dir, &p, &quiet, &folder);
     for (int i = 0; !st && i < folder.n_file; i++)
         if (!folder.files[i].foreign) st = file_drop(&folder, i, &p, addresses, n);
     folder_free(&folder);

@@ -7,24 +7,40 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "store/profile.h"
 #include "store/repair.h"
 
-status_t folder_check_idle(const folder_t *folder) {
-    char path[FOLDER_PATH];
-    status_t st = ST_OK;
-    for (int i = 0; !st && i < folder->n_file; i++) {
-        const store_file_t *f = &folder->files[i];
-        if (!f->has_index || !f->part) continue;
-        if ((st = folder_file_path(folder->dir, f, NAME_INDEX, path))) return st;
-        int fd = open(path, O_RDWR | O_CLOEXEC);
-        if (fd < 0) continue;
-        if (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-            st = status_fail(ST_FAIL, "%s is being written by another run; wait until it is done, or stop it", path);
-        close(fd);
+static bool is_locked(const char *index) {
+    int fd = open(index, O_RDWR | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool locked = flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK;
+    close(fd);
+    return locked;
+}
+
+static status_t lock_wait(const char *index, double until) {
+    while (is_locked(index)) {
+        if (clock_s() >= until) return status_fail(ST_FAIL, "%s is being written by another run; wait until it is done, or stop it", index);
+        usleep(20000);
     }
+    return ST_OK;
+}
+
+status_t store_check_idle(const char *dir, double wait_s) {
+    char path[FOLDER_PATH];
+    folder_t folder;
+    double until = clock_s() + wait_s;
+    status_t st = folder_list(dir, &folder);
+    if (st) return st;
+    for (int i = 0; !st && i < folder.n_file; i++) {
+        const store_file_t *f = &folder.files[i];
+        st = folder_file_path(dir, f, NAME_INDEX, path);
+        if (!st && f->has_index && f->part) st = lock_wait(path, until);
+    }
+    folder_free(&folder);
     return st;
 }
 

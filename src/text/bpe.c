@@ -11,7 +11,7 @@
 
 #include "base/mem.h"
 
-enum { SHORT = 64 };
+enum { SHORT = 64, BIG = 1 << 20 }; /* symbols; buffers grow with some room up to BIG, then without */
 
 void bpe_work_free(bpe_work_t *w) {
     mem_free(w->ids);
@@ -84,7 +84,7 @@ static bool candidate_of(const vocabulary_t *v, const symbol_t *s, int32_t left,
 
 static status_t reserve(void *pp, size_t *cap, size_t want, size_t size) {
     if (want <= *cap) return ST_OK;
-    size_t to = want + want / 2;
+    size_t to = want < BIG ? want + want / 2 : want;
     status_t st = mem_grow(pp, to, size, "merging a long piece of text");
     if (!st) *cap = to;
     return st;

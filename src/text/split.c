@@ -15,7 +15,9 @@ const char SPLIT_QWEN2[] =
 const char SPLIT_DIGIT[] = "\\p{N}";
 const char SPLIT_DIGITS[] = "\\p{N}+";
 
-enum { MATCH_LIMIT = 10 * 1000 * 1000 }; /* a pattern that tries more than this on one text is refused; families' own need a few dozen */
+/* Steps that one match may take: some for each byte of the text, as a run of blanks is gone through a few times from end to end. A pattern
+ * that takes more is one that tries all ways, and would take hours. */
+enum { STEPS_LEAST = 1000 * 1000, STEPS_PER_BYTE = 8 };
 
 /* The library allocates through us, so that its memory is counted and can be made to fail. */
 static void *take(size_t n, void *unused) {
@@ -77,9 +79,7 @@ status_t split_work_create(split_work_t **out) {
     if (!st) {
         (*out)->match = pcre2_match_data_create(1, memory);
         (*out)->limits = pcre2_match_context_create(memory);
-        if ((*out)->match && (*out)->limits) {
-            pcre2_set_match_limit((*out)->limits, MATCH_LIMIT);
-        } else {
+        if (!(*out)->match || !(*out)->limits) {
             split_work_free(*out);
             *out = NULL;
             st = ST_FAIL;
@@ -142,5 +142,7 @@ static status_t step_run(const run_t *r, int step, const uint8_t *p, size_t n) {
 }
 
 status_t split_run(const split_t *s, split_work_t *w, const char *text, size_t n, split_fn fn, void *ctx) {
+    size_t steps = n < (UINT32_MAX - STEPS_LEAST) / STEPS_PER_BYTE ? STEPS_LEAST + STEPS_PER_BYTE * n : UINT32_MAX;
+    pcre2_set_match_limit(w->limits, (uint32_t)steps);
     return step_run(&(run_t){s, w, fn, ctx}, 0, (const uint8_t *)text, n);
 }

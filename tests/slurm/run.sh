@@ -70,10 +70,20 @@ SITE
 export SITE_ENV=$dir/site.env
 
 # A text of a few dozen segments: the licence, twice with different beginnings.
-{ cat "$root/LICENSE"; echo; echo "The same again."; tac "$root/LICENSE"; } | head -c "${SLURM_TEST_BYTES:-16000}" >"$dir/text.txt"
-encode_args=(--model "$model" --segment 128 "$dir/text.txt")
+{ cat "$root/LICENSE"; echo; echo "The same again."; tac "$root/LICENSE"; } | head -c "${SLURM_TEST_BYTES:-14000}" >"$dir/text.txt"
+encode_args=(--model "$model" --segment 128 --batch 128 "$dir/text.txt")
 one_cpu=(--cpus-per-task=1 --time=5)
 digest() { "$precis" store digest "$1" 2>>"$dir/digest.log" | cut -d' ' -f1; }
+# job_wait JOB SECONDS: its last description in $state; 0 when it completed. (`sbatch --wait` looks too seldom.)
+job_wait() {
+    local end=$((SECONDS + $2))
+    while [ $SECONDS -lt $end ]; do
+        state=$(scontrol show job "$1" 2>/dev/null)
+        ! grep -Eq 'JobState=(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|OUT_OF_MEMORY)' <<<"$state" || break
+        sleep 0.1
+    done
+    grep -q 'JobState=COMPLETED' <<<"$state"
+}
 committed() { cat "$1"/*.index 2>/dev/null | wc -l; } # a line is a committed segment
 
 if [ -n "$parallel" ]; then
@@ -82,12 +92,13 @@ if [ -n "$parallel" ]; then
 fi
 
 # The store to compare with: one process, no Slurm, no MPI.
-OMP_NUM_THREADS=2 "$precis" encode --store "$dir/plain" "${encode_args[@]}" >"$dir/plain.log" 2>&1
+OMP_NUM_THREADS=1 "$precis" encode --store "$dir/plain" "${encode_args[@]}" >"$dir/plain.log" 2>&1
 check "encode without Slurm" $? "$(tail -1 "$dir/plain.log")"
 want=$(digest "$dir/plain")
 
 # ---- encode on 4 nodes ----
-timeout -k 5 60 sbatch --wait "${one_cpu[@]}" --output=encode.log "$root/jobs/encode.sbatch" --store "$dir/four" "${encode_args[@]}" >/dev/null
+job=$(sbatch --parsable "${one_cpu[@]}" --output=encode.log "$root/jobs/encode.sbatch" --store "$dir/four" "${encode_args[@]}")
+job_wait "$job" 120
 check "encode.sbatch on 4 nodes" $? "$(tail -1 encode.log)"
 same "$(digest "$dir/four")" "$want"; check "its store equals the one made without Slurm" $? "$(digest "$dir/four") / $want"
 
@@ -98,9 +109,10 @@ cat >prompts.jsonl <<'PROMPTS'
 PROMPTS
 query_args=(--model "$model" --store "$dir/four" --prompts "$dir/prompts.jsonl" --max-tokens 8 --temperature 0 --format jsonl)
 ids() { grep -o '"tokens": *\[[^]]*\]' "$1" | tr -d ' '; }
-ANSWERS=$dir/answers.jsonl timeout -k 5 60 sbatch --wait "${one_cpu[@]}" --output=query.log "$root/jobs/query.sbatch" "${query_args[@]}" >/dev/null
+job=$(ANSWERS=$dir/answers.jsonl sbatch --parsable "${one_cpu[@]}" --output=query.log "$root/jobs/query.sbatch" "${query_args[@]}")
+job_wait "$job" 60
 check "query.sbatch on 2 nodes" $? "$(tail -1 query.log)"
-OMP_NUM_THREADS=2 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
+OMP_NUM_THREADS=1 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
 [ "$(ids answers.jsonl | wc -l)" -eq 2 ] && same "$(ids answers.jsonl)" "$(ids plain.jsonl)"; check "its answers equal those of one process" $?
 
 # ---- a job that is warned of its time limit: 75, requeue, and the rest on the second try ----
@@ -113,13 +125,7 @@ for _ in $(seq 1 600); do ! grep -q 'queueing again' requeue.log 2>/dev/null || 
 grep -q 'queueing again (restart 1)' requeue.log; check "the warned job stops with 75 and queues itself again" $? "$(tail -1 requeue.log)"
 before=$(committed "$dir/twice") total=$(committed "$dir/plain")
 [ "$before" -ge 2 ] && [ "$before" -lt "$total" ]; check "it stopped in the middle with its work saved" $? "$before of $total segments"
-state=
-for _ in $(seq 1 $((400 + 1400 * real_limit))); do
-    state=$(scontrol show job "$job" 2>/dev/null)
-    ! grep -Eq 'JobState=(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)' <<<"$state" || break
-    sleep 0.1
-done
-grep -q 'JobState=COMPLETED' <<<"$state"; check "it finishes" $? "$(grep -o 'JobState=[A-Z]*' <<<"$state") $(tail -1 requeue.log)"
+job_wait "$job" $((40 + 140 * real_limit)); check "it finishes" $? "$(grep -o 'JobState=[A-Z]*' <<<"$state") $(tail -1 requeue.log)"
 grep -q "Restarts=$([ $real_limit -eq 1 ] && echo '[1-9]' || echo 1) " <<<"$state"; check "on its second try" $? "$(grep -o 'Restarts=[0-9]*' <<<"$state")"
 same "$(digest "$dir/twice")" "$want"; check "its store equals the one made in one go" $? "$(digest "$dir/twice") / $want"
 "$precis" store check "$dir/twice" >>digest.log 2>&1; check "and checks clean" $? "$(tail -1 digest.log)"

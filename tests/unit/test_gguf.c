@@ -97,7 +97,7 @@ static void test_reads(void) {
     CU_ASSERT(gguf_array_str(g, "words", 1, &s, &n) && n == 0);
     CU_ASSERT(!gguf_array_str(g, "words", 3, &s, &n) && !gguf_array_str(g, "words", -1, &s, &n) && !gguf_array_str(g, "ints", 0, &s, &n));
     CU_ASSERT(gguf_array_i64(g, "ints", 1, &i) && i == -1);
-    CU_ASSERT(!gguf_array_f64(g, "ints", 1, &d));
+    CU_ASSERT(!gguf_array_f64(g, "ints", 1, &d) && !gguf_array_f64(g, "words", 1, &d) && !gguf_array_i64(g, "words", 1, &i));
     const tensor_t *w = gguf_find(g, "w"), *v = gguf_find(g, "v");
     CU_ASSERT_FATAL(w && v && !gguf_find(g, "x") && gguf_count(g) == 2 && gguf_at(g, 0) == w && !gguf_at(g, 2));
     CU_ASSERT(w->n_dim == 2 && w->dims[0] == 2 && w->dims[1] == 4 && w->bytes == 32 && w->data[0] == 64);

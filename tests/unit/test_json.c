@@ -26,6 +26,10 @@ static void test_parse(void) {
         {"\"\\ud800\"", "not valid JSON"},
         {"\"\\x\"", "not valid JSON"},
         {"]]]]", "byte 0"},
+        {"[\x10]", "byte 1: not valid JSON: control character 0x10"},
+        {"[\"\\u12g4\"]", "byte 2: not valid JSON: \\u without"},
+        {"\"\\u123", "byte 1: not valid JSON: \\u without"},
+        {"\"\\", "not valid JSON"},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         cJSON *v;
@@ -190,6 +194,9 @@ static void test_span(void) {
         {"{\"b\":[1,{\"a\":2}],\"a\":3e5}", "a", "3e5"},
         {"{\"a\":{\"a\":1},\"a\":null}", "a", "null"},
         {"{\"b\":1}", "a", NULL},
+        {"{\"a\":\"s\",\"\\u0061\":1}", "a", "1"},
+        {"{\"a\":\"s\",\"a\\u0000b\":2}", "a", "2"},
+        {"{\"ab\":1,\"\":2}", "a", NULL},
         {"[\"a\"]", "a", NULL},
         {"{}", "a", NULL},
     };

@@ -64,6 +64,28 @@ static void cuts(const char *pattern, bool matches_only, const char *text, const
     split_free(&s);
 }
 
+/* A pattern that tries all ways is given up soon, and long runs do not count as such. */
+static void test_costly(void) {
+    enum { LONG = 12 << 20 };
+    static const char costly[] = "(?:a+)+[bc]";
+    split_t s = {0};
+    split_work_t *w = NULL;
+    char got[512] = "", *text = malloc(LONG);
+    memset(text, 'a', LONG);
+    CU_ASSERT_EQUAL_FATAL(split_add(&s, costly, strlen(costly), false, "t"), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(split_work_create(&w), ST_OK);
+    CU_ASSERT_EQUAL(split_run(&s, w, text, 3000, note_piece, got), ST_INPUT);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "limit"));
+    split_free(&s);
+    memset(text, ' ', LONG);
+    text[LONG - 1] = 'a';
+    CU_ASSERT_EQUAL_FATAL(split_add(&s, SPLIT_QWEN2, strlen(SPLIT_QWEN2), false, "t"), ST_OK);
+    CU_ASSERT_EQUAL(split_run(&s, w, text, LONG, note_piece, got), ST_OK);
+    split_work_free(w);
+    split_free(&s);
+    free(text);
+}
+
 static void test_cuts(void) {
     cuts(SPLIT_GPT2, false, "I'll go  home\n\n", "[I]['ll][ go][ ][ home][\n\n]");
     cuts(SPLIT_LLAMA3, false, "x=12345;\n\n  y", "[x][=][123][45][;\n\n][ ][ y]");
@@ -117,4 +139,4 @@ static void test_merges(void) {
     tokenizer_free(t);
 }
 
-UNIT_MAIN("pieces", {"nfc", test_nfc}, {"cuts", test_cuts}, {"merges", test_merges})
+UNIT_MAIN("pieces", {"nfc", test_nfc}, {"cuts", test_cuts}, {"costly", test_costly}, {"merges", test_merges})

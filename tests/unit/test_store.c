@@ -1,3 +1,6 @@
+#include <pthread.h>
+
+#include "store/repair.h"
 #include "store_fixture.h"
 
 static bool near(float a, float b) { return a - b < 0.01f * (b < 0 ? -b : b) + 1e-6f && b - a < 0.01f * (b < 0 ? -b : b) + 1e-6f; }
@@ -295,23 +298,76 @@ static void test_prune(void) {
     fix_remove(dir), fix_remove(small);
 }
 
-/* A second run beside a live writer is told so. */
+static void *close_later(void *w) {
+    usleep(100000);
+    CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
+    return NULL;
+}
+
+/* A second run beside a live writer is told so, after it has waited a little. */
 static void test_busy(void) {
     static fix_segment_t s;
     char dir[FIX_PATH];
     store_profile_t p = fix_profile();
     store_writer_t *w;
+    pthread_t thread;
+    int64_t repaired = 9;
     fix_dir(dir);
     CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
     CU_ASSERT_EQUAL(store_writer_open(dir, &p, 0, &w), ST_OK);
     fix_segment(&p, 1, &s);
     CU_ASSERT_EQUAL(store_append(w, &s.item), ST_OK);
     CU_ASSERT_EQUAL(store_writer_wait(w), ST_OK);
-    CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_FAIL);
-    CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "another run"));
-    CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
-    CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
+    CU_ASSERT_EQUAL(store_check_idle(dir, 0), ST_FAIL);
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "rank0000-000001.index is being written by another run"));
+    CU_ASSERT_EQUAL(pthread_create(&thread, NULL, close_later, w), 0);
+    CU_ASSERT_EQUAL(store_prepare(dir, &p, &repaired), ST_OK); /* waits for it */
+    CU_ASSERT_EQUAL(repaired, 0);
+    pthread_join(thread, NULL);
     fix_remove(dir);
+}
+
+static pid_t writer_start(const char *dir, const store_profile_t *p, int writer, int64_t n) {
+    pid_t child = fork();
+    if (child) return child;
+    static fix_segment_t s[2];
+    store_writer_t *w;
+    if (store_writer_open(dir, p, writer, &w)) _exit(1);
+    for (int64_t i = writer; i < n; i += 2) {
+        fix_segment(p, i, &s[i / 2 % 2]); /* the next is made while one is written */
+        if (store_append(w, &s[i / 2 % 2].item)) _exit(1);
+    }
+    _exit(store_writer_close(w));
+}
+
+/* Two processes write; a third opens, verifies and checks all the while and never finds fault. */
+static void test_side_by_side(void) {
+    char dir[FIX_PATH], alone[FIX_PATH];
+    store_profile_t p = fix_profile();
+    store_t *s;
+    int64_t last = 0;
+    int status, looks = 0, left = 2;
+    fix_dir(dir), fix_dir(alone);
+    p.n_layer = 16;
+    CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
+    writer_start(dir, &p, 0, 600), writer_start(dir, &p, 1, 600);
+    while (left) {
+        if (waitpid(-1, &status, WNOHANG) > 0) {
+            left--;
+            CU_ASSERT_EQUAL(status, 0);
+        }
+        CU_ASSERT_EQUAL_FATAL(store_open(dir, false, &s), ST_OK);
+        CU_ASSERT(store_n_segment(s) >= last);
+        last = store_n_segment(s);
+        for (int64_t i = 0; i < last; i += 7) CU_ASSERT_EQUAL(store_verify(s, store_segment(s, i)), ST_OK);
+        store_close(s);
+        CU_ASSERT(fix_clean(dir, "side by side"));
+        looks++;
+    }
+    CU_ASSERT_EQUAL(fix_encode(alone, &p, 600, 1), ST_OK);
+    CU_ASSERT(hash_equal(fix_digest(dir), fix_digest(alone)));
+    printf("store: looked %d times beside two writers\n", looks);
+    fix_remove(dir), fix_remove(alone);
 }
 
 /* Every allocation fails in turn: a clean refusal, nothing lost, nothing leaked. */
@@ -336,4 +392,4 @@ static void test_torture(void) {
 
 UNIT_MAIN("store", {"address", test_address}, {"round_trip", test_round_trip}, {"digest", test_digest}, {"again", test_again},
           {"rotation", test_rotation}, {"wrong_profile", test_wrong_profile}, {"documents", test_documents}, {"prune", test_prune},
-          {"busy", test_busy}, {"torture", test_torture})
+          {"busy", test_busy}, {"side_by_side", test_side_by_side}, {"torture", test_torture})

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "io/corpus.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -207,7 +208,7 @@ static void test_repairs(void) {
 
 static void test_long_runs(void) {
     enum { LONG = 1000000 };
-    static const char *const unit[] = {"a", " ", "\n", "ab", "the", "=", "\u00e9", "e\u0301\u0323", "9", "\U0001f600"};
+    static const char *const unit[] = {"a", " ", "\n", "ab", "the", "=", "\u00e9", "e\u0301\u0323", "\u0323\u0301", "9", "\U0001f600"};
     char *s = malloc(LONG + 16);
     for (int f = 0; f < FAMILIES; f++) {
         tokenizer_t *t = load(FAMILY[f]);
@@ -498,6 +499,30 @@ static void test_gguf_refuses(void) {
     CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "unknown type 9"));
 }
 
+static void test_gguf_mutated(void) {
+    static const char text[] = "the caf\u00e9 <|im_end|> 12";
+    static image_t good, m;
+    rng_t r = {11};
+    int loaded = 0;
+    image_of(&good, "smollm", "smollm", 1);
+    for (int round = 0; round < 400; round++) {
+        gguf_t *g = NULL;
+        tokenizer_t *t = NULL;
+        ids_t ids = {0};
+        memcpy(m.b, good.b, m.n = good.n);
+        for (int i = 0; i < 1 + round % 4; i++) m.b[24 + rng_below(&r, (int64_t)m.n - 24)] = (uint8_t)rng_next(&r);
+        status_t st = gguf_parse(m.b, m.n, "t.gguf", &g);
+        if (!st) st = tokenizer_from_gguf(g, "t.gguf", &t);
+        if (!st) st = tokenizer_encode(t, text, sizeof text - 1, true, &ids);
+        CU_ASSERT(st == ST_OK || (st == ST_INPUT && *status_message()));
+        loaded += st == ST_OK;
+        ids_free(&ids);
+        tokenizer_free(t);
+        gguf_close(g);
+    }
+    CU_ASSERT(loaded > 0 && loaded < 400);
+}
+
 /* ---- every allocation fails in turn ---- */
 
 static void test_torture(void) {
@@ -529,4 +554,4 @@ static void test_torture(void) {
 
 UNIT_MAIN("tokenizer", {"golden", test_golden}, {"threads", test_threads}, {"describes", test_describes}, {"repairs", test_repairs},
           {"long_runs", test_long_runs}, {"chat", test_chat}, {"refuses", test_refuses}, {"config", test_config}, {"gguf", test_gguf},
-          {"gguf_refuses", test_gguf_refuses}, {"torture", test_torture})
+          {"gguf_refuses", test_gguf_refuses}, {"gguf_mutated", test_gguf_mutated}, {"torture", test_torture})

@@ -1,0 +1,67 @@
+// The work list of an attention call, made on the host from runs and spans, and kept for the next layer.
+//
+//   item = up to `tile_rows` consecutive rows of a run, one block, a slice of that block's spans; every item is done once per K/V head
+//
+// The query heads that share a K/V head stand side by side in a tile: row m of a tile of 128 is (row m / group, head m % group). Key blocks are aligned
+// to multiples of KEY_BLOCK in the pool, never to the tile, so that the sums of a row run in the same order whichever tile the row is in.
+//
+// Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at multiples of a chunk that depends on the pool's size
+// alone, every chunk gives a partial result, and these are merged in order. Results in the type of activations (encoding) are summed in one go.
+#ifndef CUDA_ATTENTION_PLAN_CUH
+#define CUDA_ATTENTION_PLAN_CUH
+
+#include "common.cuh"
+
+enum { TILE_M = 128, KEY_BLOCK = 128, CHUNK_MIN = 512, MAX_SLAB = 64 };
+
+typedef struct { // a span in 32 bits; i + add is never negative
+    int pool, begin, end;
+    int lo_div, lo_mul, lo_add, lo_off;
+    int hi_div, hi_mul, hi_add, hi_off;
+} dspan_t;
+typedef struct {
+    int row, n, index;  // rows of q, and the pool index of the first
+    int span, n_span;
+    int partial;        // 1: results go to the partial buffers
+    int64_t out;        // row of the output arrays for the item's first row ([..][n_head])
+} ditem_t;
+typedef struct { // rows row.. of block `block`: n_part partial results of n rows each, from partial row `part` on
+    int64_t out, part;
+    int n, n_part;
+} dmerge_t;
+typedef struct {
+    int item, n_item, merge, n_merge;
+    int64_t part_rows;
+} dslab_t;
+typedef struct {
+    const ditem_t *items; // device
+    const dspan_t *spans;
+    const dmerge_t *merges;
+    int n_slab;
+    dslab_t slab[MAX_SLAB]; // steps, so that partial results fit in a bounded scratch
+} attn_plan_t;
+
+// *ok = false: the call does not fit the fast kernels (sizes beyond 32 bits).
+status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok);
+// Tensor maps of the pools (K of pool p at 2p, V at 2p + 1) on the device; *ok = false when a pool does not suit the copy engine.
+status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok);
+bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims, const uint64_t *strides_bytes, const uint32_t *box);
+
+typedef struct { // partial results, as the outputs are laid out
+    float *o, *lse, *m, *top;
+} attn_part_t;
+status_t attn_part_alloc(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, attn_part_t *out);
+status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part);
+status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done);
+status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done);
+
+#ifdef __CUDACC__
+__device__ __forceinline__ int dedge(int div, int mul, int add, int off, int i) {
+    unsigned q = (unsigned)(i + add);
+    if (div != 1) q /= (unsigned)div;
+    return (int)q * mul + off;
+}
+__device__ __forceinline__ int dspan_lo(const dspan_t &s, int i) { return min(max(dedge(s.lo_div, s.lo_mul, s.lo_add, s.lo_off, i), s.begin), s.end); }
+__device__ __forceinline__ int dspan_hi(const dspan_t &s, int i) { return min(max(dedge(s.hi_div, s.hi_mul, s.hi_add, s.hi_off, i), s.begin), s.end); }
+#endif
+#endif

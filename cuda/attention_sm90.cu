@@ -1,0 +1,400 @@
+// The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two consumer warpgroups, persistent blocks.
+//
+//   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
+//   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of stages
+//   consumer 0, 1         64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while the other consumer does its
+//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle
+//
+// Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the last, and
+// only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the registers. Rows of V
+// that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
+#include <cuda.h>
+
+#include "attention_tile.cuh"
+#include "hopper.cuh"
+
+enum { CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1), SHOWN = 4, SHOWN_SPANS = 4 };
+#ifndef SM90_TURNS
+#define SM90_TURNS 1 // consumers take turns at the tensor cores
+#endif
+#ifndef SM90_LAZY
+#define SM90_LAZY 1 // O is rescaled only when a maximum of the warp's rows moved
+#endif
+
+struct sm90_args {
+    CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
+    const ditem_t *items;
+    const dspan_t *spans;
+    const CUtensorMap *maps;
+    int n_work, n_head, n_kv, group, q_bytes, layer;
+    float scale, scale_log2;
+    void *o;
+    float *lse, *m, *top;
+    attn_part_t part;
+    unsigned *counter;
+};
+
+template <int D> struct shape_t {
+    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8;
+    static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K, V and Q alike
+    static constexpr int SMEM = (2 + STAGES) * TILE_BYTES + 1024; // and room to align
+};
+struct shown_t { // what the scheduler tells the others about an item
+    ditem_t it;
+    int head; // -1: no more work
+    dspan_t span[SHOWN_SPANS];
+};
+
+// ---- matrix products -----------------------------------------------------------------------------------------------------------------------------
+template <int D> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
+    uint64_t dq = smem_desc(q, 16), dk = smem_desc(k, 16);
+#pragma unroll
+    for (int e = 0; e < D / 16; e++) {
+        uint64_t step = (uint64_t)((e / 4) * (shape_t<D>::HALF_BYTES >> 4) + (e % 4) * 2);
+        wgmma_qk(s, dq + step, dk + step, e != 0);
+    }
+    wgmma_commit();
+}
+template <int D> __device__ __forceinline__ void product_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v, bool first) {
+    uint64_t dv = smem_desc(v, shape_t<D>::HALF_BYTES);
+#pragma unroll
+    for (int e = 0; e < KEY_BLOCK / 16; e++) wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != 0 || !first);
+    wgmma_commit();
+}
+
+// Clears the rows of a V tile outside [lo, hi). Both consumers may do so: they write the same.
+template <int D> __device__ __forceinline__ void clear_rows(uint32_t v, int lo, int hi, int wg) {
+    int t = threadIdx.x & 127;
+    for (int at = t; at < KEY_BLOCK * 8; at += 128) {
+        int r = at >> 3;
+        if (r >= lo && r < hi) continue;
+#pragma unroll
+        for (int h = 0; h < shape_t<D>::HALVES; h++)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(v + h * shape_t<D>::HALF_BYTES + at * 16), "r"(0) : "memory");
+    }
+    fence_async();
+    bar_sync(4 + wg, 128);
+}
+
+// ---- roles ---------------------------------------------------------------------------------------------------------------------------------------
+struct bars_t {
+    uint32_t q_full, q_empty, full, empty; // arrays of 8-byte barriers: two query tiles, the ring
+    uint32_t told, go;                     // an item is described in shown[]; the producer began an item
+};
+template <int STAGES> struct ring_t { // position in a ring of stages
+    int at = 0, phase = 0;
+    __device__ __forceinline__ void step() {
+        if (++at == STAGES) at = 0, phase ^= 1;
+    }
+};
+
+// Every block begins with the item of its own number and takes the following ones from a counter; the last taker sets that back to 0.
+__device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, const bars_t &bar) {
+    ring_t<SHOWN> r;
+    for (unsigned w = blockIdx.x, n = (unsigned)a.n_work, turn = 0;; turn ^= 1) {
+        shown_t &sh = shown[r.at];
+        if (w < n) {
+            const ditem_t it = a.items[w / (unsigned)a.n_kv];
+            sh.it = it;
+            sh.head = (int)(w % (unsigned)a.n_kv);
+            for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
+        } else {
+            sh.head = -1;
+        }
+        mbar_arrive(bar.told + 8 * r.at);
+        if (w >= n) return;
+        r.step();
+        mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
+        w = gridDim.x + atomicInc(a.counter, n - 1);
+    }
+}
+
+template <int D> __device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D>::STAGES> &r, const CUtensorMap *map, int row, int head, int layer) {
+    mbar_wait(bar.empty + 8 * r.at, r.phase ^ 1);
+    uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D>::TILE_BYTES;
+    mbar_expect(full, shape_t<D>::TILE_BYTES);
+#pragma unroll
+    for (int h = 0; h < shape_t<D>::HALVES; h++) tma_load_4d(dst + h * shape_t<D>::HALF_BYTES, map, full, h * 64, row, head, layer);
+    r.step();
+}
+
+template <int D> __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
+    ring_t<2> qr;
+    ring_t<SHOWN> tr;
+    ring_t<shape_t<D>::STAGES> r;
+    int last_pool = -1;
+    for (;;) {
+        mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
+        mbar_wait(bar.told + 8 * tr.at, tr.phase);
+        const shown_t &sh = shown[tr.at];
+        int head = sh.head, n_span = sh.it.n_span;
+        if (head < 0) {
+            mbar_arrive(bar.q_full + 8 * qr.at);
+            return;
+        }
+        mbar_arrive(bar.go);
+        mbar_expect(bar.q_full + 8 * qr.at, a.q_bytes);
+#pragma unroll
+        for (int h = 0; h < shape_t<D>::HALVES; h++)
+            tma_load_3d(q + qr.at * shape_t<D>::TILE_BYTES + h * shape_t<D>::HALF_BYTES, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, sh.it.row);
+        qr.step();
+        tr.step();
+        const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next: that is the order of use
+        int v_row = 0;
+        for (int s = 0; s < n_span; s++) {
+            const dspan_t *sp = s < SHOWN_SPANS ? &sh.span[s] : &a.spans[sh.it.span + s];
+            int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
+            if (lo >= hi) continue;
+            const CUtensorMap *kmap = a.maps + 2 * pool;
+            if (pool != last_pool) {
+                tma_map_acquire(kmap);
+                tma_map_acquire(kmap + 1);
+                last_pool = pool;
+            }
+            for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
+                load_tile<D>(kv, bar, r, kmap, kb, head, a.layer);
+                if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
+                vmap = kmap + 1;
+                v_row = kb;
+            }
+        }
+        if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
+    }
+}
+
+// Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
+template <int D, bool F32, bool STATS>
+__device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2], row_t<STATS> (&row)[2]) {
+    int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
+    bool part = F32 && it.partial;
+    attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int m = m0 + 8 * r, t = m / a.group;
+        bool live = t < it.n;
+        int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
+        float inv = row_out<STATS>(to, row[r], at, live);
+        if constexpr (F32) {
+            float *out = (part ? a.part.o : (float *)a.o) + at * D + 2 * (lane % 4);
+#pragma unroll
+            for (int j = 0; j < D / 8; j++)
+                if (live) *(float2 *)(out + 8 * j) = make_float2(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv);
+        } else {
+#pragma unroll
+            for (int j = 0; j < D / 8; j++) {
+                uint32_t dst = q + (j / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(dst), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv)) : "memory");
+            }
+        }
+    }
+    if constexpr (!F32) {
+        __syncwarp(); // a warp reads back what it wrote itself: its own 16 rows
+        int w16 = wg * 64 + (threadIdx.x / 32 % 4) * 16;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            int at = i * 32 + lane, m = w16 + at / (D / 8), c = at % (D / 8), t = m / a.group;
+            uint4 x;
+            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                         : "r"(q + (c / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((c % 8) ^ (m & 7)) << 4))
+                         : "memory");
+            if (t < it.n) *(uint4 *)((bf16 *)a.o + ((it.out + t) * a.n_head + head * a.group + (m - t * a.group)) * D + c * 8) = x;
+        }
+        fence_async();
+    }
+}
+
+__device__ __forceinline__ void release(uint32_t empty, int at) {
+    if ((threadIdx.x & 31) == 0) mbar_arrive(empty + 8 * at);
+}
+
+template <int D, bool F32, bool STATS>
+__device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
+    constexpr int TILE = shape_t<D>::TILE_BYTES;
+    const int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4, t0 = m0 / a.group, t1 = (m0 + 8) / a.group;
+    ring_t<2> qr;
+    ring_t<SHOWN> tr;
+    ring_t<shape_t<D>::STAGES> r;
+    float s[64], o[D / 2];
+    uint32_t p[32];
+    row_t<STATS> row[2];
+    if (SM90_TURNS && wg == 1) bar_arrive(2, 256); // consumer 0 begins
+    for (;;) {
+        mbar_wait(bar.q_full + 8 * qr.at, qr.phase);
+        const shown_t &sh = shown[tr.at];
+        if (sh.head < 0) return;
+        walk_t<KEY_BLOCK> w;
+        w.near_by = sh.span;
+        w.n_near = SHOWN_SPANS;
+        w.far = a.spans + sh.it.span;
+        w.begin(sh.it, t0, t1);
+        uint32_t q = q0 + qr.at * TILE;
+        row_begin<STATS>(row[0]);
+        row_begin<STATS>(row[1]);
+        if (w.next()) {
+            mbar_wait(bar.full + 8 * r.at, r.phase);
+            wgmma_fence();
+            product_qk<D>(s, q + wg * 64 * 128, kv + r.at * TILE);
+            wgmma_wait<0>();
+            release(bar.empty, r.at);
+            r.step();
+            if (w.edge()) mask_block<STATS, 16>(s, w);
+            softmax_row<0, STATS, 16>(s, row[0], a.scale_log2);
+            softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
+#pragma unroll
+            for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
+            bool first = true, ragged = w.ragged();
+            int v_lo = w.lo - w.kb, v_hi = w.hi - w.kb;
+            while (w.next()) {
+                int k_at = r.at;
+                mbar_wait(bar.full + 8 * r.at, r.phase);
+                if (SM90_TURNS) bar_sync(2 + wg, 256);
+                wgmma_fence();
+                product_qk<D>(s, q + wg * 64 * 128, kv + k_at * TILE);
+                r.step();
+                mbar_wait(bar.full + 8 * r.at, r.phase);
+                if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
+                product_pv<D>(o, p, kv + r.at * TILE, first);
+                if (SM90_TURNS) bar_arrive(3 - wg, 256);
+                wgmma_wait<1>();
+                release(bar.empty, k_at);
+                if (w.edge()) mask_block<STATS, 16>(s, w);
+                float alpha0 = softmax_row<0, STATS, 16>(s, row[0], a.scale_log2), alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
+                wgmma_wait<0>();
+                release(bar.empty, r.at);
+                r.step();
+                if (!SM90_LAZY || __any_sync(~0u, alpha0 != 1.f || alpha1 != 1.f)) {
+#pragma unroll
+                    for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
+                }
+#pragma unroll
+                for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
+                first = false;
+                ragged = w.ragged();
+                v_lo = w.lo - w.kb;
+                v_hi = w.hi - w.kb;
+            }
+            mbar_wait(bar.full + 8 * r.at, r.phase);
+            if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
+            wgmma_fence();
+            product_pv<D>(o, p, kv + r.at * TILE, first);
+            wgmma_wait<0>();
+            release(bar.empty, r.at);
+            r.step();
+        } else {
+#pragma unroll
+            for (int j = 0; j < D / 2; j++) o[j] = 0;
+        }
+        write_out<D, F32, STATS>(a, sh.it, sh.head, wg, q, o, row);
+        __syncwarp();
+        release(bar.q_empty, qr.at);
+        qr.step();
+        tr.step();
+    }
+}
+
+template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
+    constexpr int STAGES = shape_t<D>::STAGES;
+    extern __shared__ char smem[];
+    __shared__ __align__(8) uint64_t bars[5 + SHOWN + 2 * STAGES];
+    __shared__ shown_t shown[SHOWN];
+    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, kv = q + 2 * shape_t<D>::TILE_BYTES, b0 = smem_addr(bars);
+    bars_t bar = {b0, b0 + 16, b0 + 32, b0 + 32 + 8 * STAGES, b0 + 32 + 16 * STAGES, b0 + 32 + 16 * STAGES + 8 * SHOWN};
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; i++) {
+            mbar_init(bar.q_full + 8 * i, 1);
+            mbar_init(bar.q_empty + 8 * i, 4 * CONSUMERS); // one arrival per warp
+        }
+        for (int i = 0; i < STAGES; i++) {
+            mbar_init(bar.full + 8 * i, 1);
+            mbar_init(bar.empty + 8 * i, 4 * CONSUMERS);
+        }
+        for (int i = 0; i < SHOWN; i++) mbar_init(bar.told + 8 * i, 1);
+        mbar_init(bar.go, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    int wg = (int)threadIdx.x / 128;
+    if (wg == 0) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (threadIdx.x == 0) produce<D>(a, shown, q, kv, bar);
+        if (threadIdx.x == 32) schedule(a, shown, bar);
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        consume<D, F32, STATS>(a, shown, q, kv, bar, wg - 1);
+    }
+#else
+    (void)a;
+#endif
+}
+__global__ void built_kernel(unsigned *flag) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    *flag = 1;
+#else
+    *flag = 0;
+#endif
+}
+
+// ---- host ----------------------------------------------------------------------------------------------------------------------------------------
+bool attention_sm90_built(cuda_backend_t *b) {
+    unsigned flag = 0;
+    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + 1);
+    if (cudaMemcpyAsync(&flag, b->counter + 1, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
+    return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
+}
+
+template <int D, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
+    static bool ready; // per kernel; one device per process
+    if (!ready) CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape_t<D>::SMEM));
+    ready = true;
+    int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
+    attention_sm90_kernel<D, F32, STATS><<<grid, THREADS, shape_t<D>::SMEM, b->stream>>>(a);
+    CUDA_LAUNCHED("attention (wgmma)");
+    return ST_OK;
+}
+template <int D> static status_t launch_d(cuda_backend_t *b, const sm90_args &a, bool f32, bool stats) {
+    if (stats) return f32 ? launch<D, true, true>(b, a) : launch<D, false, true>(b, a);
+    return f32 ? launch<D, true, false>(b, a) : launch<D, false, false>(b, a);
+}
+
+status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
+    const attn_plan_t *plan;
+    int group = x->n_head / x->n_kv_head, rows = TILE_M / group;
+    bool ok;
+    sm90_args a;
+    *done = false;
+    if ((x->d_head != 64 && x->d_head != 128) || group > 64 || (uintptr_t)x->q % 16 || (uintptr_t)x->o % 16) return ST_OK;
+    ST_TRY(attn_plan(b, x, rows, &plan, &ok));
+    if (!ok) return ST_OK;
+    ST_TRY(attn_maps(b, x, (const void **)&a.maps, &ok));
+    if (!ok) return ST_OK;
+    uint64_t dims[3] = {(uint64_t)x->d_head, (uint64_t)x->n_head, (uint64_t)x->n_row};
+    uint64_t strides[2] = {(uint64_t)x->d_head * 2, (uint64_t)x->d_head * 2 * (uint64_t)x->n_head};
+    uint32_t box[3] = {64, (uint32_t)group, (uint32_t)rows};
+    if (!tensor_map_make(&a.q_map, x->q, 3, dims, strides, box)) return ST_OK;
+    a.n_head = x->n_head;
+    a.n_kv = x->n_kv_head;
+    a.group = group;
+    a.q_bytes = group * rows * x->d_head * 2;
+    a.layer = x->layer;
+    a.scale = x->scale;
+    a.scale_log2 = x->scale * 1.4426950408889634f;
+    a.o = x->o;
+    a.lse = x->lse;
+    a.m = x->m;
+    a.top = x->top;
+    a.counter = b->counter;
+    a.spans = plan->spans;
+    ST_TRY(attn_part_alloc(b, x, plan, &a.part));
+    for (int s = 0; s < plan->n_slab; s++) {
+        if (!plan->slab[s].n_item) continue;
+        a.items = plan->items + plan->slab[s].item;
+        a.n_work = plan->slab[s].n_item * x->n_kv_head;
+        bool f32 = x->o_type == DT_F32, stats = x->m || x->top;
+        ST_TRY(x->d_head == 64 ? launch_d<64>(b, a, f32, stats) : launch_d<128>(b, a, f32, stats));
+        ST_TRY(attn_merge_parts(b, x, plan, s, a.part));
+    }
+    *done = true;
+    return ST_OK;
+}

@@ -1,0 +1,174 @@
+// What the tiled attention kernels share: the walk over an item's key blocks, masks, the running softmax of a row, what is written at its end.
+//
+// A warp holds 16 rows. Thread t has rows t/4 and t/4 + 8 of them and, of a block of 8 * J keys, columns 8*j + 2*(t%4) + {0, 1}: s[4*j + 2*R + {0, 1}] for
+// its row R. That is how the matrix units of sm_80 and of sm_90 both leave their results.
+#ifndef CUDA_ATTENTION_TILE_CUH
+#define CUDA_ATTENTION_TILE_CUH
+
+#include "attention_plan.cuh"
+
+// ---- walk over the key blocks of an item ---------------------------------------------------------------------------------------------------------
+template <int KEYS> struct walk_t { // KEYS: keys of a block
+    const dspan_t *near_by, *far;   // the item's spans; the first n_near of them lie near by as well
+    int n_near, s, n_span, kb, lo, hi; // present span and key block; what the tile sees of the span
+    int a, b, i0, i1;          // first and last row of the tile, this thread's two rows (pool indices)
+    int lo0, hi0, lo1, hi1;    // what these two see
+    int in_lo, in_hi;          // what every row of the warp sees
+
+    // Rows of the tile are t-th of the item's n rows, the first of which has pool index `index`; this thread has rows t0 and t1.
+    __device__ __forceinline__ void begin(const ditem_t &it, int t0, int t1) {
+        s = -1;
+        n_span = it.n_span;
+        kb = hi = 0;
+        a = it.index;
+        b = a + it.n - 1;
+        i0 = min(a + t0, b);
+        i1 = min(a + t1, b);
+    }
+    __device__ __forceinline__ bool next() {
+        kb += KEYS;
+        while (kb >= hi) {
+            if (++s >= n_span) return false;
+            const dspan_t &sp = s < n_near ? near_by[s] : far[s];
+            lo = dspan_lo(sp, a);
+            hi = dspan_hi(sp, b);
+            if (lo >= hi) {
+                kb = hi = 0;
+                continue;
+            }
+            kb = lo & ~(KEYS - 1);
+            lo0 = dspan_lo(sp, i0);
+            hi0 = dspan_hi(sp, i0);
+            lo1 = dspan_lo(sp, i1);
+            hi1 = dspan_hi(sp, i1);
+            in_lo = __shfl_sync(~0u, lo1, 31);
+            in_hi = __shfl_sync(~0u, hi0, 0);
+        }
+        return true;
+    }
+    __device__ __forceinline__ bool ragged() const { return kb < lo || kb + KEYS > hi; }
+    __device__ __forceinline__ bool edge() const { return kb < in_lo || kb + KEYS > in_hi; }
+};
+
+// ---- softmax of a block, two rows per thread -----------------------------------------------------------------------------------------------------
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float quad_max(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float quad_sum(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+template <bool STATS> struct row_t {
+    float mx, sum;
+};
+template <> struct row_t<true> {
+    float mx, sum, ml, top[ATTN_TOP]; // ml: sum of p * log2(p)
+};
+
+__device__ __forceinline__ void top_insert(float (&top)[ATTN_TOP], float v) {
+#pragma unroll
+    for (int e = 0; e < ATTN_TOP; e++) {
+        float hi = fmaxf(top[e], v);
+        v = fminf(top[e], v);
+        top[e] = hi;
+    }
+}
+
+// What masked logits become. With statistics it is finite, so that p * log2(p) needs no care; no real logit is so small.
+template <bool STATS> __device__ __forceinline__ float masked() { return STATS ? -1e30f : -INFINITY; }
+
+// Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before: exactly 1 when
+// the maximum stays, so that a block of which the row sees nothing leaves no trace.
+template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row(float (&s)[4 * J], row_t<STATS> &row, float scale_log2) {
+    float mx = fmaxf(s[2 * R], s[2 * R + 1]);
+#pragma unroll
+    for (int j = 1; j < J; j++) mx = fmaxf(mx, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
+    if constexpr (STATS)
+        if (mx > row.top[ATTN_TOP - 1]) {
+#pragma unroll
+            for (int j = 0; j < J; j++)
+#pragma unroll
+                for (int c = 0; c < 2; c++)
+                    if (s[4 * j + 2 * R + c] > row.top[ATTN_TOP - 1]) top_insert(row.top, s[4 * j + 2 * R + c]);
+        }
+    mx = fmaxf(row.mx, quad_max(mx));
+    float zero = mx <= masked<STATS>() ? 0.f : mx, base = zero * scale_log2, moved = (row.mx - zero) * scale_log2, alpha = exp2_fast(moved);
+    if constexpr (STATS) row.ml = row.sum > 0 ? (row.ml + moved * row.sum) * alpha : 0.f;
+    row.mx = mx;
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < J; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            float x = fmaf(s[4 * j + 2 * R + c], scale_log2, -base), p = exp2_fast(x);
+            if constexpr (STATS) row.ml = fmaf(p, x, row.ml);
+            s[4 * j + 2 * R + c] = p;
+            sum += p;
+        }
+    row.sum = row.sum * alpha + sum;
+    return alpha;
+}
+
+template <bool STATS, int J> __device__ __forceinline__ void mask_block(float (&s)[4 * J], const walk_t<8 * J> &w) {
+    int c0 = 2 * (threadIdx.x & 3);
+    int lo0 = w.lo0 - w.kb - c0, lo1 = w.lo1 - w.kb - c0, n0 = w.hi0 - w.lo0, n1 = w.hi1 - w.lo1;
+    n0 = max(n0, 0);
+    n1 = max(n1, 0);
+#pragma unroll
+    for (int j = 0; j < J; j++)
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            if ((unsigned)(8 * j + c - lo0) >= (unsigned)n0) s[4 * j + c] = masked<STATS>();
+            if ((unsigned)(8 * j + c - lo1) >= (unsigned)n1) s[4 * j + 2 + c] = masked<STATS>();
+        }
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
+    __nv_bfloat162 v = __floats2bfloat162_rn(a, b);
+    return *(uint32_t *)&v;
+}
+
+// lse and statistics of a row whose four threads are complete; returns 1 / sum. `at`: its place in the outputs; live: it is a row of the item.
+struct attn_out_t {
+    float scale, scale_log2, *lse, *m, *top;
+};
+template <bool STATS> __device__ __forceinline__ float row_out(const attn_out_t &to, row_t<STATS> &row, int64_t at, bool live) {
+    bool writes = live && (threadIdx.x & 3) == 0;
+    float sum = quad_sum(row.sum), inv = sum > 0 ? 1.f / sum : 0.f;
+    if (writes && to.lse) to.lse[at] = sum > 0 ? row.mx * to.scale + logf(sum) : -INFINITY;
+    if constexpr (STATS) {
+        float ml = quad_sum(row.ml);
+        if (writes && to.m) to.m[at] = sum > 0 ? (ml * inv + row.mx * to.scale_log2) * 0.6931471805599453f : 0.f;
+#pragma unroll
+        for (int x = 1; x < 4; x *= 2) {
+            float other[ATTN_TOP];
+#pragma unroll
+            for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, row.top[e], x);
+#pragma unroll
+            for (int e = 0; e < ATTN_TOP; e++) top_insert(row.top, other[e]);
+        }
+        if (writes && to.top)
+#pragma unroll
+            for (int e = 0; e < ATTN_TOP; e++) to.top[at * ATTN_TOP + e] = row.top[e] > masked<true>() ? row.top[e] * to.scale : -INFINITY;
+    }
+    return inv;
+}
+
+template <bool STATS> __device__ __forceinline__ void row_begin(row_t<STATS> &row) {
+    row.mx = -INFINITY;
+    row.sum = 0;
+    if constexpr (STATS) {
+        row.ml = 0;
+#pragma unroll
+        for (int e = 0; e < ATTN_TOP; e++) row.top[e] = -INFINITY;
+    }
+}
+
+#endif

@@ -1,0 +1,190 @@
+// Life of the backend: device, stream, memory, copies, and the table of operations.
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common.cuh"
+#include "cuda_backend.h"
+
+enum { RING_BYTES = 8 << 20 };
+static const size_t WORK_BYTES = (size_t)32 << 20;
+
+status_t cuda_failed(cudaError_t e, const char *what) {
+    return status_fail(ST_FAIL, "GPU: %s: %s; run with PRECIS_CUDA_ATTENTION=ref or --backend cpu to see whether the GPU is at fault", what,
+                       cudaGetErrorString(e));
+}
+
+static status_t alloc_cuda(backend_t *bb, size_t bytes, const char *what, void *out_pp) {
+    size_t free_bytes = 0, total = 0;
+    void *p = NULL;
+    (void)bb;
+    if (bytes) {
+        cudaError_t e = cudaMalloc(&p, bytes);
+        if (e != cudaSuccess) {
+            cudaGetLastError();
+            cudaMemGetInfo(&free_bytes, &total);
+            return status_fail(ST_FAIL, "GPU: no memory for %s: %.2f GiB wanted, %.2f of %.2f GiB free; use shorter segments, smaller batches or more GPUs",
+                               what, (double)bytes / 0x1p30, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
+        }
+    }
+    *(void **)out_pp = p;
+    return ST_OK;
+}
+static void free_cuda(backend_t *, void *p) {
+    if (p) cudaFree(p); // waits for what is under way
+}
+static status_t copy_in_cuda(backend_t *bb, void *dst, const void *src, size_t bytes) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!bytes) return ST_OK;
+    if (bytes <= RING_BYTES / 8) { // small: staged, so that neither side waits
+        void *staged = NULL;
+        ST_TRY(cuda_upload(b, src, bytes, &staged));
+        CUDA_TRY(cudaMemcpyAsync(dst, staged, bytes, cudaMemcpyDeviceToDevice, b->stream));
+        return ST_OK;
+    }
+    CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, b->stream));
+    CUDA_TRY(cudaStreamSynchronize(b->stream));
+    return ST_OK;
+}
+static status_t copy_out_cuda(backend_t *bb, void *dst, const void *src, size_t bytes) {
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(bb)->stream));
+    CUDA_TRY(cudaStreamSynchronize(cuda_of(bb)->stream));
+    return ST_OK;
+}
+static status_t sync_cuda(backend_t *bb) {
+    CUDA_TRY(cudaStreamSynchronize(cuda_of(bb)->stream));
+    return ST_OK;
+}
+
+// ---- small host arrays on their way to the device -----------------------------------------------------------------------------------------------
+static void ring_free(char **host, char **dev) {
+    if (*host) cudaFreeHost(*host);
+    cudaFree(*dev);
+    *host = *dev = NULL;
+}
+static status_t ring_make(cuda_backend_t *b, size_t bytes) {
+    if (b->ring_host) CUDA_TRY(cudaStreamSynchronize(b->stream));
+    ring_free(&b->old_host, &b->old_dev);
+    b->old_host = b->ring_host;
+    b->old_dev = b->ring_dev;
+    b->ring_host = b->ring_dev = NULL;
+    CUDA_TRY(cudaMallocHost((void **)&b->ring_host, bytes));
+    ST_TRY(alloc_cuda(&b->base, bytes, "uploads", &b->ring_dev));
+    b->ring_bytes = bytes;
+    b->ring_at = 0;
+    return ST_OK;
+}
+
+status_t cuda_upload(cuda_backend_t *b, const void *src, size_t bytes, void *out_pp) {
+    size_t take = size_round_up(bytes, 256);
+    if (take > b->ring_bytes / 4) ST_TRY(ring_make(b, take * 8));
+    if (b->ring_at + take > b->ring_bytes) { // once around: what was uploaded before may still be read
+        CUDA_TRY(cudaStreamSynchronize(b->stream));
+        b->ring_at = 0;
+    }
+    if (bytes) {
+        memcpy(b->ring_host + b->ring_at, src, bytes);
+        CUDA_TRY(cudaMemcpyAsync(b->ring_dev + b->ring_at, b->ring_host + b->ring_at, bytes, cudaMemcpyHostToDevice, b->stream));
+    }
+    *(void **)out_pp = b->ring_dev + b->ring_at;
+    b->ring_at += take;
+    return ST_OK;
+}
+
+status_t cuda_scratch(cuda_backend_t *b, size_t bytes, void *out_pp) {
+    if (bytes > b->scratch_bytes) {
+        if (b->scratch) cudaFree(b->scratch);
+        b->scratch = NULL;
+        b->scratch_bytes = 0;
+        ST_TRY(alloc_cuda(&b->base, bytes, "scratch", &b->scratch));
+        b->scratch_bytes = bytes;
+    }
+    *(void **)out_pp = b->scratch;
+    return ST_OK;
+}
+
+// ---- life ----------------------------------------------------------------------------------------------------------------------------------------
+static void destroy_cuda(backend_t *bb) {
+    if (!bb) return;
+    cuda_backend_t *b = cuda_of(bb);
+    if (b->stream) cudaStreamSynchronize(b->stream);
+    attention_free_cache(b);
+    linear_free_plans(b);
+    if (b->lt) cublasLtDestroy(b->lt);
+    cudaFree(b->work);
+    cudaFree(b->scratch);
+    ring_free(&b->ring_host, &b->ring_dev);
+    ring_free(&b->old_host, &b->old_dev);
+    cudaFree(b->counter);
+    if (b->stream) cudaStreamDestroy(b->stream);
+    mem_free(b);
+}
+
+static const backend_ops_t ops_cuda = {
+    "cuda",           alloc_cuda,      free_cuda,        copy_in_cuda, copy_out_cuda, sync_cuda,    linear_bytes_cuda, linear_pack_cuda,
+    linear_open_cuda, linear_close_cuda, linear_cuda,    embed_cuda,   rmsnorm_cuda,  silu_mul_cuda, qkv_cuda,         attention_cuda,
+    merge_cuda,       gather_rows_cuda, convert_cuda,    destroy_cuda,
+};
+
+static status_t choose_family(cuda_backend_t *b) {
+    const char *wish = getenv("PRECIS_CUDA_ATTENTION");
+    bool hopper = b->cc == 90 && attention_sm90_built(b);
+    b->attn_family = hopper ? 90 : b->cc >= 80 ? 80 : 0;
+    if (!wish || !*wish) return ST_OK;
+    int f = !strcmp(wish, "ref") ? 0 : !strcmp(wish, "sm80") ? 80 : !strcmp(wish, "sm90") ? 90 : -1;
+    if (f < 0) return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: ref, sm80 and sm90 are known; set one of these, or none", wish);
+    if (f > b->cc || (f == 90 && !hopper))
+        return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: not for compute capability %d.%d, or not built in (CUDA_ARCH); unset it", wish, b->cc / 10, b->cc % 10);
+    b->attn_family = f;
+    return ST_OK;
+}
+
+static status_t setup(cuda_backend_t *b) {
+    cudaDeviceProp prop;
+    CUDA_TRY(cudaSetDevice(b->device));
+    CUDA_TRY(cudaGetDeviceProperties(&prop, b->device));
+    b->cc = prop.major * 10 + prop.minor;
+    b->n_sm = prop.multiProcessorCount;
+    b->l2_bytes = (size_t)prop.l2CacheSize;
+    if (b->base.act == DT_BF16 && b->cc < 80)
+        return status_fail(ST_FAIL, "GPU %d (%s) has no bf16 matrix units; use --dtype f32 or another GPU", b->device, prop.name);
+    CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    cublasStatus_t s = cublasLtCreate(&b->lt);
+    if (s) return status_fail(ST_FAIL, "cuBLASLt does not start: %s; check driver and library versions", cublasLtGetStatusString(s));
+    ST_TRY(alloc_cuda(&b->base, WORK_BYTES, "the GEMM workspace", &b->work));
+    b->work_bytes = WORK_BYTES;
+    ST_TRY(alloc_cuda(&b->base, 256, "work counters", &b->counter));
+    CUDA_TRY(cudaMemset(b->counter, 0, 256));
+    ST_TRY(ring_make(b, RING_BYTES));
+    ST_TRY(choose_family(b));
+    snprintf(b->base.detail, sizeof b->base.detail, "cuda, %s, device %d: %.60s, %d multiprocessors, attention %s", dtype_name(b->base.act), b->device,
+             prop.name, b->n_sm, b->base.act == DT_F32 || !b->attn_family ? "plain" : b->attn_family == 90 ? "wgmma" : "mma.sync");
+    return ST_OK;
+}
+
+int backend_cuda_devices(void) {
+    int n = 0;
+    if (cudaGetDeviceCount(&n) == cudaSuccess) return n;
+    cudaGetLastError();
+    return 0;
+}
+
+status_t backend_create_cuda(dtype_t act, int device, backend_t **out) {
+    cuda_backend_t *b;
+    int n = backend_cuda_devices();
+    *out = NULL;
+    if (!n) return status_fail(ST_FAIL, "no usable GPU: no driver, or no device is visible; use --backend cpu");
+    if (device < 0 || device >= n) return status_fail(ST_USAGE, "GPU %d does not exist, there are %d; choose one of 0..%d", device, n, n - 1);
+    ST_TRY(mem_zalloc(&b, 1, sizeof *b, "the GPU backend"));
+    b->base.ops = &ops_cuda;
+    b->base.act = act;
+    b->base.n_threads = 1;
+    b->device = device;
+    status_t st = setup(b);
+    if (st) {
+        destroy_cuda(&b->base);
+        return st;
+    }
+    *out = &b->base;
+    return ST_OK;
+}

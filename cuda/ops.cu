@@ -1,0 +1,244 @@
+// Everything of a decoder block that is neither a matrix product nor attention. All of it is bound by memory: 16-byte accesses where the shape
+// allows, one pass. A row is reduced by one thread block in a fixed order, so its bits depend on nothing but the row.
+#include "common.cuh"
+
+enum { THREADS = 256 };
+static unsigned grid_for(int64_t n, int per) { return (unsigned)((n + per - 1) / per); }
+
+// ---- embed, gather -------------------------------------------------------------------------------------------------------------------------------
+template <class T> __global__ void embed_kernel(int64_t d, const int32_t *tokens, const T *table, float *x) {
+    const T *from = table + (int64_t)tokens[blockIdx.x] * d;
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) x[blockIdx.x * d + j] = to_f32<T>(from[j]);
+}
+
+status_t embed_cuda(backend_t *bb, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t type, const void *table, float *x) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!n_row) return ST_OK;
+    int32_t *t;
+    ST_TRY(cuda_upload(b, tokens, sizeof *tokens * (size_t)n_row, &t));
+    if (type == DT_F32) embed_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const float *)table, x);
+    else embed_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const bf16 *)table, x);
+    CUDA_LAUNCHED("embed");
+    return ST_OK;
+}
+
+__global__ void gather_kernel(int64_t d, const int64_t *idx, const float *src, float *dst) {
+    const float *from = src + idx[blockIdx.x] * d;
+    for (int64_t j = threadIdx.x; j < d; j += blockDim.x) dst[blockIdx.x * d + j] = from[j];
+}
+
+status_t gather_rows_cuda(backend_t *bb, int64_t n, int64_t d, const int64_t *idx, const float *src, float *dst) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!n) return ST_OK;
+    int64_t *at;
+    ST_TRY(cuda_upload(b, idx, sizeof *idx * (size_t)n, &at));
+    gather_kernel<<<(unsigned)n, THREADS, 0, b->stream>>>(d, at, src, dst);
+    CUDA_LAUNCHED("gather_rows");
+    return ST_OK;
+}
+
+// ---- rmsnorm -------------------------------------------------------------------------------------------------------------------------------------
+template <class T> __device__ __forceinline__ void store4(T *y, float4 v);
+template <> __device__ __forceinline__ void store4(float *y, float4 v) { *(float4 *)y = v; }
+template <> __device__ __forceinline__ void store4(bf16 *y, float4 v) {
+    __nv_bfloat162 p[2] = {__floats2bfloat162_rn(v.x, v.y), __floats2bfloat162_rn(v.z, v.w)};
+    *(uint2 *)y = *(uint2 *)p;
+}
+
+__device__ float block_sum(float s) {
+    __shared__ float part[THREADS / 32];
+    s = warp_sum(s);
+    if (!(threadIdx.x & 31)) part[threadIdx.x >> 5] = s;
+    __syncthreads();
+    s = 0;
+    for (int w = 0; w < THREADS / 32; w++) s += part[w];
+    return s;
+}
+
+template <class T> __global__ void __launch_bounds__(THREADS) rmsnorm_kernel(int64_t d, const float *x, const float *w, float eps, T *y) {
+    x += blockIdx.x * d;
+    y += blockIdx.x * d;
+    float s = 0;
+    if (d % 4 == 0) {
+        for (int64_t j = threadIdx.x * 4; j < d; j += THREADS * 4) {
+            float4 v = *(const float4 *)(x + j);
+            s += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        }
+    } else {
+        for (int64_t j = threadIdx.x; j < d; j += THREADS) s += x[j] * x[j];
+    }
+    float r = rsqrtf(block_sum(s) / (float)d + eps);
+    if (d % 4 == 0) {
+        for (int64_t j = threadIdx.x * 4; j < d; j += THREADS * 4) {
+            float4 v = *(const float4 *)(x + j), g = *(const float4 *)(w + j); // the second read of x comes from the L1 or L2 cache
+            store4<T>(y + j, make_float4(g.x * (v.x * r), g.y * (v.y * r), g.z * (v.z * r), g.w * (v.w * r)));
+        }
+    } else {
+        for (int64_t j = threadIdx.x; j < d; j += THREADS) y[j] = from_f32<T>(w[j] * (x[j] * r));
+    }
+}
+
+status_t rmsnorm_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!n_row) return ST_OK;
+    if (b->base.act == DT_F32) rmsnorm_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (float *)y);
+    else rmsnorm_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (bf16 *)y);
+    CUDA_LAUNCHED("rmsnorm");
+    return ST_OK;
+}
+
+// ---- silu_mul ------------------------------------------------------------------------------------------------------------------------------------
+__device__ __forceinline__ float silu(float g, float u) { return g / (1.f + __expf(-g)) * u; }
+
+template <class T> __global__ void silu_mul_kernel(int64_t n, int64_t d, const float *gu, T *y) {
+    int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
+    if (at >= n) return;
+    int64_t row = at / d, j = at - row * d;
+    const float *g = gu + row * 2 * d + j;
+    if (d % 4 == 0) {
+        float4 a = *(const float4 *)g, u = *(const float4 *)(g + d);
+        store4<T>(y + at, make_float4(silu(a.x, u.x), silu(a.y, u.y), silu(a.z, u.z), silu(a.w, u.w)));
+        return;
+    }
+    for (int64_t e = at; e < n && e < at + 4; e++) {
+        row = e / d;
+        g = gu + row * 2 * d + (e - row * d);
+        y[e] = from_f32<T>(silu(g[0], g[d]));
+    }
+}
+
+status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu, void *y) {
+    cuda_backend_t *b = cuda_of(bb);
+    int64_t n = n_row * d;
+    if (!n) return ST_OK;
+    if (b->base.act == DT_F32) silu_mul_kernel<float><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (float *)y);
+    else silu_mul_kernel<bf16><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (bf16 *)y);
+    CUDA_LAUNCHED("silu_mul");
+    return ST_OK;
+}
+
+// ---- qkv: bias, norms, rotation, rows into their pools ------------------------------------------------------------------------------------------
+// One thread block per row, one warp per head in turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
+enum { QKV_WARPS = 8, QKV_MAX_D = 256 };
+
+template <class T> __global__ void qkv_kernel(qkv_args_t a) {
+    __shared__ float head[QKV_WARPS][QKV_MAX_D];
+    __shared__ int run_at;
+    int64_t row = blockIdx.x;
+    int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
+    if (threadIdx.x == 0) run_at = -1;
+    __syncthreads();
+    for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
+        if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;
+    __syncthreads();
+    int pool = run_at < 0 ? -1 : a.runs[run_at].pool, n_all = a.n_head + 2 * a.n_kv_head;
+    float *x = head[threadIdx.x >> 5];
+    const float *cs = a.cos_sin + row * a.d_rot;
+    for (int h = threadIdx.x >> 5; h < n_all; h += QKV_WARPS) {
+        bool is_q = h < a.n_head, is_k = !is_q && h < a.n_head + a.n_kv_head;
+        if (!is_q && pool < 0) continue;
+        const float *from = a.qkv + (row * n_all + h) * d;
+        float s = 0;
+        for (int j = lane; j < d; j += 32) {
+            float v = from[j] + (a.bias ? a.bias[h * d + j] : 0.f);
+            x[j] = v;
+            s += v * v;
+        }
+        const float *w = is_q ? a.q_norm : is_k ? a.k_norm : NULL;
+        float r = w ? rsqrtf(warp_sum(s) / (float)d + a.norm_eps) : 1.f;
+        if (w)
+            for (int j = lane; j < d; j += 32) x[j] = w[j] * (x[j] * r);
+        __syncwarp();
+        T *q = NULL;
+        void *to = NULL;
+        bool to_f32_pool = false;
+        if (is_q) q = (T *)a.q + (row * a.n_head + h) * d;
+        else {
+            const kv_pool_t &p = a.pools[pool];
+            int kv = h - a.n_head - (is_k ? 0 : a.n_kv_head);
+            int64_t at = a.layer * p.layer_stride + kv * p.head_stride + (a.runs[run_at].index + row - a.runs[run_at].row) * p.row_stride;
+            to_f32_pool = p.type == DT_F32;
+            to = (char *)(is_k ? p.k : p.v) + at * (to_f32_pool ? 4 : 2);
+        }
+        for (int j = lane; j < d; j += 32) {
+            float v = x[j];
+            if ((is_q || is_k) && j < 2 * half) v = j < half ? v * cs[j] - x[j + half] * cs[half + j] : v * cs[j - half] + x[j - half] * cs[j];
+            if (q) q[j] = from_f32<T>(v);
+            else if (to_f32_pool) ((float *)to)[j] = v;
+            else ((bf16 *)to)[j] = __float2bfloat16_rn(v);
+        }
+        __syncwarp();
+    }
+}
+
+status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!x->n_row) return ST_OK;
+    if (x->d_head > QKV_MAX_D) return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
+    qkv_args_t a = *x;
+    ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
+    ST_TRY(cuda_upload(b, x->runs, sizeof *x->runs * (size_t)x->n_run, &a.runs));
+    if (b->base.act == DT_F32) qkv_kernel<float><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
+    else qkv_kernel<bf16><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
+    CUDA_LAUNCHED("qkv");
+    return ST_OK;
+}
+
+// ---- merge of partial results --------------------------------------------------------------------------------------------------------------------
+template <class T> __global__ void merge_kernel(merge_args_t a) {
+    int lane = threadIdx.x & 31;
+    int64_t n = a.n_row * a.n_head, at = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (at >= n) return;
+    float mx = -INFINITY, sum = 0;
+    for (int k = 0; k < a.n_block; k++)
+        if (!a.keep || a.keep[k * n + at]) mx = fmaxf(mx, a.lse[k * n + at]);
+    bool none = mx == -INFINITY;
+    for (int k = 0; !none && k < a.n_block; k++)
+        if (!a.keep || a.keep[k * n + at]) sum += expf(a.lse[k * n + at] - mx);
+    float lse = none ? -INFINITY : mx + logf(sum), m = 0;
+    for (int j = lane; j < a.d_head; j += 32) {
+        float o = 0;
+        for (int k = 0; !none && k < a.n_block; k++) {
+            float l = a.lse[k * n + at];
+            if ((a.keep && !a.keep[k * n + at]) || l == -INFINITY) continue;
+            o += expf(l - lse) * a.o[(k * n + at) * a.d_head + j];
+        }
+        ((T *)a.o_out)[at * a.d_head + j] = from_f32<T>(o);
+    }
+    if (lane) return;
+    for (int k = 0; a.m && !none && k < a.n_block; k++)
+        if ((!a.keep || a.keep[k * n + at]) && a.lse[k * n + at] != -INFINITY) m += expf(a.lse[k * n + at] - lse) * a.m[k * n + at];
+    if (a.lse_out) a.lse_out[at] = lse;
+    if (a.m_out) a.m_out[at] = m;
+}
+
+status_t merge_cuda(backend_t *bb, const merge_args_t *a) {
+    cuda_backend_t *b = cuda_of(bb);
+    int64_t n = a->n_row * a->n_head;
+    if (!n) return ST_OK;
+    if (a->o_out_type == DT_F32) merge_kernel<float><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
+    else merge_kernel<bf16><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
+    CUDA_LAUNCHED("merge");
+    return ST_OK;
+}
+
+// ---- convert -------------------------------------------------------------------------------------------------------------------------------------
+template <class D, class S> __global__ void convert_kernel(size_t n, D *dst, const S *src) {
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) dst[i] = from_f32<D>(to_f32<S>(src[i]));
+}
+template <class D> static void convert_from(cuda_backend_t *b, size_t n, D *dst, dtype_t type, const void *src) {
+    unsigned grid = (unsigned)(n / 1024 + 1 < 4096 ? n / 1024 + 1 : 4096);
+    if (type == DT_F32) convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const float *)src);
+    else if (type == DT_BF16) convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const bf16 *)src);
+    else convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const __half *)src);
+}
+
+status_t convert_cuda(backend_t *bb, size_t n, dtype_t dst_type, void *dst, dtype_t src_type, const void *src) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (!n) return ST_OK;
+    if (dst_type == DT_F32) convert_from(b, n, (float *)dst, src_type, src);
+    else if (dst_type == DT_BF16) convert_from(b, n, (bf16 *)dst, src_type, src);
+    else convert_from(b, n, (__half *)dst, src_type, src);
+    CUDA_LAUNCHED("convert");
+    return ST_OK;
+}

@@ -141,8 +141,9 @@ const command_t cmd_eval_ppl = {
          .examples =
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
-         .keys = "model! input! window score pieces sink bos select aggregate select-by align reserve limit mask dtype backend threads batch "
-                 "format quiet verbose progress config print-config",
+         .keys =
+             "model! input! window score pieces sink bos select aggregate select-by align reserve limit mask dtype backend threads batch "
+             "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},
     .ranks = true,

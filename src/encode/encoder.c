@@ -17,9 +17,9 @@ struct encoder {
     kv_pool_t sink_pool;
     forward_ws_t *ws;
     layout_t layout;
-    int32_t *tokens;   /* [max_row] of the pass being put together */
-    double *positions; /* [max_row] */
-    kv_pool_t *pools;  /* [cap_pool]: the sink's and those of the pass's pieces */
+    int32_t *tokens;     /* [max_row] of the pass being put together */
+    double *positions;   /* [max_row] */
+    kv_pool_t *pools;    /* [cap_pool]: the sink's and those of the pass's pieces */
     rule_pool_t *places; /* [cap_pool] where the pools stand, for the reference switch */
     int n_pool, cap_pool;
 };

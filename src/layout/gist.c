@@ -26,7 +26,7 @@ static status_t raw_run(layout_t *l, const gist_spec_t *g, int32_t raw_pool, int
     int64_t r = g->ratio;
     span_t raw = span_causal(raw_pool, 0, from + n, 0);
     span_t gist = {.pool = gist_pool, .end = n_gist, .lo = edge_const(0), .hi = edge_step(i64_max(r, 1), 1, 0, 0)};
-    if (r && g->window >= 0) raw.lo = edge_step(r, r, 0, -g->window);
+    if (r && g->window >= 0 && !g->at_end) raw.lo = edge_step(r, r, 0, -g->window);
     status_t st = layout_add_run(l, raw_pool, from, n);
     if (!st) st = add_shared(l, shared, shared_rows, n_shared);
     if (!st) st = layout_add_span(l, raw);

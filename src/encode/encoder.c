@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "layout/rule.h"
 
 enum { SINK_POOL = 0, FIRST_POOL = 1 };
 
@@ -16,9 +17,10 @@ struct encoder {
     kv_pool_t sink_pool;
     forward_ws_t *ws;
     layout_t layout;
-    int32_t *tokens;   /* [max_row] of the pass being put together */
-    double *positions; /* [max_row] */
-    kv_pool_t *pools;  /* [cap_pool]: the sink's and those of the pass's pieces */
+    int32_t *tokens;     /* [max_row] of the pass being put together */
+    double *positions;   /* [max_row] */
+    kv_pool_t *pools;    /* [cap_pool]: the sink's and those of the pass's pieces */
+    rule_pool_t *places; /* [cap_pool] where the pools stand, for the reference switch */
     int n_pool, cap_pool;
 };
 
@@ -44,14 +46,16 @@ static status_t pass_run(encoder_t *e) {
     return st;
 }
 
-/* Gives the pass one more pool. */
-static status_t pass_pool(encoder_t *e, const kv_pool_t *pool, int32_t *index) {
+/* Gives the pass one more pool; `n_row` of its rows exist when the pass ends. */
+static status_t pass_pool(encoder_t *e, const kv_pool_t *pool, int64_t piece, int64_t order, int64_t n_row, int32_t *index) {
     if (e->n_pool == e->cap_pool) {
         status_t st = mem_grow(&e->pools, 2 * (size_t)e->cap_pool, sizeof *e->pools, "pools of a pass");
+        if (!st) st = mem_grow(&e->places, 2 * (size_t)e->cap_pool, sizeof *e->places, "pools of a pass");
         if (st) return st;
         e->cap_pool *= 2;
     }
     e->pools[e->n_pool] = *pool;
+    e->places[e->n_pool] = (rule_pool_t){.set = SET_PIECES, .piece = piece, .order = order, .n_row = n_row, .pool = e->n_pool};
     *index = e->n_pool++;
     return ST_OK;
 }
@@ -97,6 +101,8 @@ static status_t encoder_setup(encoder_t *e, const encoder_spec_t *spec) {
     e->cap_pool = 64;
     e->n_pool = FIRST_POOL;
     if ((st = mem_alloc(&e->pools, (size_t)e->cap_pool, sizeof *e->pools, "pools of a pass"))) return st;
+    if ((st = mem_alloc(&e->places, (size_t)e->cap_pool, sizeof *e->places, "pools of a pass"))) return st;
+    e->places[SINK_POOL] = (rule_pool_t){.set = SET_PREFIX, .n_row = spec->n_sink, .pool = SINK_POOL};
     if ((st = forward_ws_create(e->model, spec->max_row, &e->ws))) return st;
     if (!spec->n_sink) return ST_OK;
     if ((st = mem_alloc(&e->sink, (size_t)spec->n_sink, sizeof *e->sink, "the sink's tokens"))) return st;
@@ -135,29 +141,34 @@ void encoder_free(encoder_t *e) {
     mem_free(e->tokens);
     mem_free(e->positions);
     mem_free(e->pools);
+    mem_free(e->places);
     mem_free(e);
 }
 
 const kv_pool_t *encoder_sink(const encoder_t *e) { return &e->sink_pool; }
 forward_ws_t *encoder_workspace(encoder_t *e) { return e->ws; }
 
-/* Rows from .. from+n-1 of a piece join the pass. */
-static status_t pass_add(encoder_t *e, const piece_t *p, int64_t from, int64_t n) {
+/* Rows from .. from+n-1 of piece number p join the pass. */
+static status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t from, int64_t n) {
     const encoder_spec_t *s = &e->spec;
-    int64_t row = e->layout.n_row;
-    int32_t pool, earlier;
+    int64_t row = e->layout.n_row, order = s->n_sink, window = e->config->window;
+    int32_t pool, earlier, first = e->n_pool;
+    status_t st = ST_OK;
     for (int64_t i = 0; i < n; i++) {
         e->tokens[row + i] = p->tokens[from + i];
         e->positions[row + i] = (double)layout_position(s->align, s->n_sink, from + i, p->n, s->reserve, p->before);
     }
-    status_t st = pass_pool(e, &p->pool, &pool);
-    if (!st) st = layout_add_run(&e->layout, pool, from, n);
-    if (!st && s->n_sink) st = layout_add_span(&e->layout, span_all(SINK_POOL, 0, s->n_sink));
     for (int i = 0; !st && i < p->n_chain; i++) {
-        st = pass_pool(e, &p->chain[i], &earlier);
-        if (!st) st = layout_add_span(&e->layout, span_all(earlier, 0, p->chain[i].n_row));
+        st = pass_pool(e, &p->chain[i], number, order, p->chain[i].n_row, &earlier);
+        order += p->chain[i].n_row;
     }
-    return st ? st : layout_add_span(&e->layout, span_causal(pool, 0, from + n, e->config->window));
+    if (!st) st = pass_pool(e, &p->pool, number, order, from + n, &pool);
+    if (st) return st;
+    if (s->by_rule) return layout_by_rule(&e->layout, &e->places[pool], from, n, e->places, e->n_pool, window);
+    st = layout_add_run(&e->layout, pool, from, n);
+    if (!st && s->n_sink) st = layout_add_span(&e->layout, span_all(SINK_POOL, 0, s->n_sink));
+    for (int i = 0; !st && i < p->n_chain; i++) st = layout_add_span(&e->layout, span_all(first + i, 0, p->chain[i].n_row));
+    return st ? st : layout_add_span(&e->layout, span_causal(pool, 0, from + n, window));
 }
 
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
@@ -168,7 +179,7 @@ status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
     for (int p = 0; p < n_piece && !st; p++) {
         for (int64_t from = 0; from < pieces[p].n && !st;) {
             int64_t n = i64_min(pieces[p].n - from, e->spec.max_row - e->layout.n_row);
-            st = pass_add(e, &pieces[p], from, n);
+            st = pass_add(e, &pieces[p], p, from, n);
             from += n;
             if (!st && e->layout.n_row == e->spec.max_row) st = pass_run(e);
         }

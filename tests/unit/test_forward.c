@@ -179,6 +179,8 @@ static void test_sizes(void) {
         size_t took = mem_now_bytes() - before;
         CU_ASSERT(took >= want && took <= want + 2048); /* alignment, and the handle */
         forward_ws_free(ws);
+        forward_ws_free(t.ws);
+        t.ws = NULL;
         model_free(t.model);
         before = mem_now_bytes();
         want = model_file_packed_bytes(t.file, t.be);
@@ -186,8 +188,6 @@ static void test_sizes(void) {
         CU_ASSERT_EQUAL(model_load(t.file, t.be, t.comm, &t.model), ST_OK);
         took = mem_now_bytes() - before;
         CU_ASSERT(took >= want && took <= want + 8192);
-        forward_ws_free(t.ws);
-        t.ws = NULL;
         tiny_close(&t);
     }
 }

@@ -20,12 +20,16 @@ static bool spans_see(const layout_t *l, const run_t *run, int64_t i, int32_t po
 static void check_segment(rng_t *rnd) {
     int64_t r = 1 + rng_below(rnd, 7), n = 1 + rng_below(rnd, 60), n_sink = rng_below(rnd, 4), covered_raw = 0, covered_gist = 0;
     gist_spec_t g = {.ratio = r, .window = rng_below(rnd, 3) ? rng_below(rnd, 5) * r : -1, .at_end = rng_below(rnd, 4) == 0};
-    int32_t shared[1] = {SINK};
+    int32_t sink_pool = SINK;
+    shared_t shared = {&sink_pool, &n_sink, 1};
     layout_t l = {0};
-    for (int64_t from = 0; from < n;) {
-        int64_t step = i64_min(n - from, (1 + rng_below(rnd, 4)) * r);
-        CU_ASSERT_EQUAL(layout_gist_segment(&l, &g, RAW, GIST, from, step, n, shared, &n_sink, 1), ST_OK);
-        from += step;
+    int64_t raw = 0, gist = 0, raw_n, gist_n, space = r + 1 + rng_below(rnd, 20);
+    while (gist_step(&g, n, raw, gist, space, &raw_n, &gist_n)) {
+        CU_ASSERT(raw_n + gist_n <= space);
+        if (raw_n) CU_ASSERT_EQUAL(layout_gist_raw(&l, &g, RAW, GIST, raw, raw_n, gist + gist_n, &shared), ST_OK);
+        if (gist_n) CU_ASSERT_EQUAL(layout_gist_rows(&l, &g, RAW, GIST, gist, gist + gist_n, n, &shared), ST_OK);
+        raw += raw_n;
+        gist += gist_n;
     }
     for (int k = 0; k < l.n_run; k++)
         for (int64_t t = 0; t < l.runs[k].n; t++) {

@@ -76,8 +76,8 @@ static int tiles_list(const attn_job_t *j, attn_tile_t *out) {
             for (int kv = 0; kv < a->n_kv_head; kv++)
                 for (int h = 0; h < group; h += ATTN_LINES, n++)
                     if (out)
-                        out[n] =
-                            (attn_tile_t){&a->runs[r], first, (int)(end - first), kv, kv * group + h, (int)i64_min(ATTN_LINES, group - h)};
+                        out[n] = (attn_tile_t){
+                            &a->runs[r], first, (int)(end - first), kv, kv * group + h, (int)i64_min(ATTN_LINES, group - h), 0};
             end = first;
         }
     return n;
@@ -88,7 +88,8 @@ static int64_t parts_list(const call_t *c, part_t *out, float *states, size_t *b
     const attn_args_t *a = c->job.a;
     int64_t n = 0;
     for (int i = 0; i < c->n_tile; i++) {
-        const attn_tile_t *t = &c->tiles[i];
+        attn_tile_t *t = &c->tiles[i];
+        t->first_part = n;
         size_t floats = attn_state_floats(&c->job, t->rows * t->heads);
         cursor_t cur = {t->run->span, INT64_MIN};
         for (int b = 0; b < a->n_block; b++)
@@ -152,15 +153,15 @@ static void tile_run(const call_t *c, const cpu_kernels_t *k, const attn_tile_t 
     }
 }
 
-/* Folds the computed parts of a tile; `p` is the index of its first. */
-static int64_t tile_fold(const call_t *c, const cpu_kernels_t *k, int tile, int64_t p, float *acc) {
+/* Folds the computed parts of a tile. */
+static void tile_fold(const call_t *c, const cpu_kernels_t *k, int tile, float *acc) {
     const attn_tile_t *t = &c->tiles[tile];
+    int64_t p = t->first_part;
     for (int b = 0; b < c->job.a->n_block; b++) {
         k->attn_clear(&c->job, t, acc);
         for (; p < c->n_part && c->parts[p].tile == tile && c->parts[p].block == b; p++) k->attn_fold(&c->job, t, acc, c->parts[p].state);
         k->attn_finish(&c->job, t, b, acc);
     }
-    return p;
 }
 
 /* The dot product instruction flushes denormals; flush everywhere, so that where it is used does not show. */
@@ -208,11 +209,8 @@ static void run_parts(const call_t *c, const cpu_kernels_t *k) {
             loaded = p->tile;
             k->attn_part(&c->job, &c->tiles[p->tile], &w, p->span, p->begin, p->end, p->state);
         }
-#pragma omp single
-        {
-            int64_t p = 0;
-            for (int i = 0; i < c->n_tile; i++) p = tile_fold(c, k, i, p, w.acc);
-        }
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < c->n_tile; i++) tile_fold(c, k, i, w.acc);
         flush_restore(csr);
     }
 }

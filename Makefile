@@ -2,7 +2,7 @@
 #
 #   make            build/precis
 #   make test       sets up what is missing, then all suites; the last line is `N passed, N failed, N skipped`
-#   make lint       format, arrows between the rooms, file lengths
+#   make lint       format, arrows between the rooms, file lengths; make format mends the first
 #   make demo       the whole line on a real book with a real model; MODEL=path for another model
 #   make deps       installs what is missing (as root on Debian or Ubuntu; otherwise says what to install or load)
 #   make install    DESTDIR= PREFIX=/usr/local
@@ -124,7 +124,8 @@ $(BUILD)/tests/%: tests/%.c $(HELPERS) $(LIB)
 	@echo "  link  $@"
 	$(Q)$(CC) $(CPPFLAGS) -Itests $(CFLAGS) $(if $(findstring parallel,$<),$(MPI_CFLAGS)) $(LDFLAGS) -MMD -MP -MF $@.d $< $(if $(findstring tests/fuzz,$<),$(HELPERS)) $(LINK) -lcunit -o $@
 
-.PHONY: programs unit fuzz-replay test test-run lint demo deps bench install
+
+.PHONY: programs unit fuzz-replay test test-run lint format demo deps bench install
 programs: all $(UNIT) $(PARALLEL) $(FUZZ)
 unit: $(UNIT)
 	@tests/run.sh $(UNIT)
@@ -146,6 +147,8 @@ test-run: programs asan-programs
 
 lint:
 	@tests/lint.sh
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
 deps:
 	@configs/deps.sh
 demo: deps

@@ -1,4 +1,5 @@
-/* SIGTERM, SIGUSR1 and SIGINT mean "stop at the next consistent point": the handler sets a flag, the loops look at it. A second SIGINT ends the process at once. */
+/* SIGTERM, SIGUSR1 and SIGINT mean "stop at the next consistent point": the handler sets a flag, the loops look at it. A second SIGINT ends
+ * the process at once. */
 #ifndef BASE_STOP_H
 #define BASE_STOP_H
 

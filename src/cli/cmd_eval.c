@@ -117,7 +117,8 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
                        .attend = {.select = opt_int(o, "select"),
                                   .aggregate = job_aggregate(o, AGG_NONE),
                                   .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
-                                  .want_entropy = true},
+                                  .want_entropy = true,
+                                  .by_rule = opt_flag(o, "mask")},
                        .max_row = opt_given(o, "batch") ? opt_int(o, "batch") : 512,
                        .progress = context_progress(c)};
     st = rows_run(o, c, &spec, &tokens, n_window);
@@ -140,8 +141,9 @@ const command_t cmd_eval_ppl = {
          .examples =
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
-         .keys = "model! input! window score pieces sink bos select aggregate select-by align reserve limit dtype backend threads batch "
-                 "format quiet verbose progress config print-config",
+         .keys =
+             "model! input! window score pieces sink bos select aggregate select-by align reserve limit mask dtype backend threads batch "
+             "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},
     .ranks = true,

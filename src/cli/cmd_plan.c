@@ -50,8 +50,9 @@ static void line(const char *what, double bytes, const char *note) {
 
 static void print_text(const options_t *o, const encode_plan_in_t *in, const encode_plan_t *p) {
     int nodes = (in->n_rank + in->ranks_per_node - 1) / in->ranks_per_node;
-    printf("corpus: %lld documents, %lld tokens, %lld segments of at most %lld; layout %s, sink of %lld tokens\n", (long long)in->n_document, (long long)in->n_token, (long long)in->n_segment,
-           (long long)in->segment, opt_text(o, "layout"), (long long)in->n_sink);
+    printf("corpus: %lld documents, %lld tokens, %lld segments of at most %lld; layout %s, sink of %lld tokens\n",
+           (long long)in->n_document, (long long)in->n_token, (long long)in->n_segment, (long long)in->segment, opt_text(o, "layout"),
+           (long long)in->n_sink);
     printf("work: %.3g floating-point operations, %.3g on each of %d ranks\n", p->flops, p->flops / in->n_rank, in->n_rank);
     puts("memory");
     line("weights, per node", (double)p->weights_node, "shared by its ranks");
@@ -98,7 +99,9 @@ static status_t run_plan(const options_t *o, context_t *c) {
                            .segment = opt_int(o, "segment"),
                            .chained = !strcmp(opt_text(o, "layout"), "full"),
                            .act = c->dtype,
-                           .kv_type = !strcmp(kv, "f32") ? DT_F32 : !strcmp(kv, "f16") ? DT_F16 : DT_BF16};
+                           .kv_type = !strcmp(kv, "f32")   ? DT_F32
+                                      : !strcmp(kv, "f16") ? DT_F16
+                                                           : DT_BF16};
     encode_plan_t plan;
     status_t st = context_open_file(c);
     if (!st) st = context_open_backend(c);
@@ -110,12 +113,15 @@ static status_t run_plan(const options_t *o, context_t *c) {
     in.max_row = job_rows(o, in.segment);
     in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
     encode_plan(model_file_config(c->file), &in, &plan);
-    if (format && !strncmp(format, "json", 4)) print_json(&in, &plan);
-    else print_text(o, &in, &plan);
+    if (format && !strncmp(format, "json", 4))
+        print_json(&in, &plan);
+    else
+        print_text(o, &in, &plan);
     int64_t have = opt_given(o, "max-bytes") ? opt_int(o, "max-bytes") : memory_bytes() / in.ranks_per_node;
     if ((int64_t)plan.rank_total > have)
-        st = status_fail(ST_FAIL, "does not fit: a rank needs %.2f GiB and has %.2f GiB; use a smaller --segment or --batch, fewer ranks per node%s", (double)plan.rank_total / 0x1p30,
-                         (double)have / 0x1p30, in.chained ? ", or --layout pce" : "");
+        st = status_fail(ST_FAIL,
+                         "does not fit: a rank needs %.2f GiB and has %.2f GiB; use a smaller --segment or --batch, fewer ranks per node%s",
+                         (double)plan.rank_total / 0x1p30, (double)have / 0x1p30, in.chained ? ", or --layout pce" : "");
 out:
     ids_free(&sink);
     return st;
@@ -125,11 +131,13 @@ const command_t cmd_plan = {
     .spec = {.name = "plan",
              .summary = "bytes and work of an encoding before it runs",
              .usage = "precis plan --model M [options] (INPUT... | --corpus-tokens N)",
-             .text = "Prints what encode with the same options would take on --ranks ranks: memory per node and rank, the store's size, bytes on the wire and a job header. Exit code 1 with\n"
+             .text = "Prints what encode with the same options would take on --ranks ranks: memory per node and rank, the store's size, "
+                     "bytes on the wire and a job header. Exit code 1 with\n"
                      "the numbers when a rank's memory (--max-bytes; else this machine's, shared by --ranks-per-node) is too small.",
              .examples = "  precis plan --model M.gguf --ranks 16 --ranks-per-node 4 --segment 4K corpus.jsonl.zst\n"
                          "  precis plan --model M.gguf --ranks 4096 --corpus-tokens 100G --max-bytes 16GiB --format json\n",
-             .keys = "model! layout segment sink bos kv-dtype dtype backend threads batch ranks ranks-per-node corpus-tokens max-bytes format quiet verbose config print-config",
+             .keys = "model! layout segment sink bos kv-dtype dtype backend threads batch ranks ranks-per-node corpus-tokens max-bytes "
+                     "format quiet verbose config print-config",
              .min_args = 0,
              .max_args = -1},
     .ranks = false,

@@ -1,6 +1,7 @@
 /* One round after another:
  *
- *   rank 0: read, tokenise, cut, address  ->  all: the round  ->  each: encode own segments, append  ->  all: committed?  ->  rank 0: record documents
+ *   rank 0: read, tokenise, cut, address  ->  all: the round  ->  each: encode own segments, append  ->  all: committed?  ->  rank 0:
+ * record documents
  *
  * While encoding nothing is on the wire but notes: progress to rank 0, and a request to stop, which rank 0 passes on.
  */
@@ -28,13 +29,13 @@ typedef struct {
     encode_report_t *report;
     encoder_t *encoder;
     store_writer_t *writer;
-    store_t *before;     /* rank 0: what the store held at the start */
-    hash_t *added;       /* rank 0: sorted addresses that this run has met */
+    store_t *before; /* rank 0: what the store held at the start */
+    hash_t *added;   /* rank 0: sorted addresses that this run has met */
     int64_t n_added, cap_added;
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
     int turn;
-    char *host[2];       /* host copies of K/V when the backend's memory is not ours */
+    char *host[2]; /* host copies of K/V when the backend's memory is not ours */
     progress_t progress;
     bool stopping, failed_elsewhere;
     int64_t done_ranks, tokens_done;
@@ -54,7 +55,9 @@ static status_t mark_known(job_t *j, round_t *r) {
     int64_t fresh = 0;
     for (int64_t i = 0; i < r->n_item; i++) {
         round_item_t *it = &r->items[i];
-        if (store_find(j->before, it->address) || (j->n_added && bsearch(&it->address, j->added, (size_t)j->n_added, sizeof(hash_t), by_address))) it->todo = 0;
+        if (store_find(j->before, it->address) ||
+            (j->n_added && bsearch(&it->address, j->added, (size_t)j->n_added, sizeof(hash_t), by_address)))
+            it->todo = 0;
         fresh += it->todo;
     }
     if (!fresh) return ST_OK;
@@ -119,8 +122,10 @@ static status_t notes_take(job_t *j) {
 }
 
 static status_t report_tokens(job_t *j, int64_t n) {
-    if (j->comm->rank == 0) j->tokens_done += n;
-    else return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = n});
+    if (j->comm->rank == 0)
+        j->tokens_done += n;
+    else
+        return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = n});
     return ST_OK;
 }
 
@@ -143,7 +148,7 @@ static status_t notes_settle(job_t *j) {
 static status_t buffer_fit(job_t *j, int64_t rows) {
     if (rows <= j->buffer_rows) return ST_OK;
     status_t st = j->writer ? store_writer_wait(j->writer) : ST_OK; /* the writer may still read the old one */
-    int n = j->spec->layout == LAYOUT_FULL ? 1 : 2; /* a chain is written before the next one begins */
+    int n = j->spec->layout == LAYOUT_FULL ? 1 : 2;                 /* a chain is written before the next one begins */
     for (int i = 0; i < n && !st; i++) {
         kv_free(j->be, &j->buffer[i]);
         mem_free(j->host[i]);
@@ -174,7 +179,14 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
     }
     int64_t pos = layout_position(j->spec->align, j->spec->profile.n_sink, 0, it->n, j->spec->profile.segment, it->before);
     if (it->slice) pos = j->spec->profile.n_sink + it->before;
-    store_item_t item = {.address = it->address, .n_token = it->n, .n_row = it->n, .first_pos = pos, .tokens = r->tokens.ids + it->begin, .type = pool->type, .k = k, .v = v};
+    store_item_t item = {.address = it->address,
+                         .n_token = it->n,
+                         .n_row = it->n,
+                         .first_pos = pos,
+                         .tokens = r->tokens.ids + it->begin,
+                         .type = pool->type,
+                         .k = k,
+                         .v = v};
     return store_append(j->writer, &item);
 }
 
@@ -208,7 +220,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     for (int64_t s = 0; s < n_slice && !st && !j->stopping; s++) {
         const round_item_t *it = &r->items[first + s];
         pools[s] = buffer_piece(j, 0, at, it->n);
-        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .pool = pools[s], .chain = pools, .n_chain = (int)s};
+        piece_t piece = {
+            .tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .pool = pools[s], .chain = pools, .n_chain = (int)s};
         st = encoder_run(j->encoder, &piece, 1);
         if (!st && it->todo) st = append(j, r, it, &pools[s], 0);
         if (!st) st = report_tokens(j, it->n);
@@ -255,7 +268,10 @@ static status_t encode_share(job_t *j, const round_t *r, const int64_t *mine, in
 /* Units of assignment: a segment, or under full attention a whole document with anything to do. Fills unit -> first item and its cost. */
 static status_t units_make(const job_t *j, const round_t *r, int64_t **units, double **costs, int64_t *n_unit) {
     const model_config_t *c = j->config;
-    assign_cost_t cost = {.row = model_flops_row(c) / 2, .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head), .n_sink = j->spec->profile.n_sink, .window = c->window};
+    assign_cost_t cost = {.row = model_flops_row(c) / 2,
+                          .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head),
+                          .n_sink = j->spec->profile.n_sink,
+                          .window = c->window};
     bool chained = j->spec->layout == LAYOUT_FULL;
     status_t st = mem_alloc(units, (size_t)r->n_item, sizeof **units, "a round's plan");
     if (!st) st = mem_alloc(costs, (size_t)r->n_item, sizeof **costs, "a round's plan");
@@ -276,8 +292,8 @@ static status_t units_make(const job_t *j, const round_t *r, int64_t **units, do
     return st;
 }
 
-/* A round that ran to its end has all its segments committed: its documents are recorded. After a stop or a failure they are not; the next run finds the segments
- * that did make it, encodes the rest and records them then. */
+/* A round that ran to its end has all its segments committed: its documents are recorded. After a stop or a failure they are not; the next
+ * run finds the segments that did make it, encodes the rest and records them then. */
 static status_t record_documents(job_t *j, const round_t *r) {
     if (j->comm->rank || !r->n_doc) return ST_OK;
     return store_add_documents(j->spec->store_dir, r->docs, r->n_doc);
@@ -362,9 +378,15 @@ static status_t job_open(job_t *j) {
     if (!st && j->comm->rank == 0) st = store_open(s->store_dir, false, &j->before);
     st = comm_agree(j->comm, st);
     j->report->n_repaired = repaired + bad;
-    if (!st && j->report->n_repaired) log_warn("%s: %lld leftovers or damaged segments repaired; what is missing is encoded again", s->store_dir, (long long)j->report->n_repaired);
+    if (!st && j->report->n_repaired)
+        log_warn("%s: %lld leftovers or damaged segments repaired; what is missing is encoded again", s->store_dir,
+                 (long long)j->report->n_repaired);
     if (st) return st;
-    encoder_spec_t e = {.sink = s->profile.sink, .n_sink = s->profile.n_sink, .align = s->layout == LAYOUT_FULL ? ALIGN_SEQUENTIAL : s->align, .reserve = s->profile.segment, .max_row = s->max_row};
+    encoder_spec_t e = {.sink = s->profile.sink,
+                        .n_sink = s->profile.n_sink,
+                        .align = s->layout == LAYOUT_FULL ? ALIGN_SEQUENTIAL : s->align,
+                        .reserve = s->profile.segment,
+                        .max_row = s->max_row};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
     return comm_agree(j->comm, store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer));
 }
@@ -415,8 +437,10 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
         strncpy(message, status_message(), sizeof message - 1);
         message[sizeof message - 1] = 0;
         status_t closed = store_writer_close(j.writer);
-        if (st) status_fail(st, "%s", message);
-        else st = closed;
+        if (st)
+            status_fail(st, "%s", message);
+        else
+            st = closed;
     }
     st = comm_agree(comm, st);
     encoder_free(j.encoder);
@@ -428,6 +452,8 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     mem_free(j.added);
     corpus_close(corpus);
     round_free(&round);
-    if (!st && j.stopping) st = status_fail(ST_STOPPED, "stopped at a segment's end (%s); everything encoded is in %s: run the same command again to go on", *stop_reason() ? stop_reason() : "asked by another rank", spec->store_dir);
+    if (!st && j.stopping)
+        st = status_fail(ST_STOPPED, "stopped at a segment's end (%s); everything encoded is in %s: run the same command again to go on",
+                         *stop_reason() ? stop_reason() : "asked by another rank", spec->store_dir);
     return st;
 }

@@ -1,4 +1,5 @@
-/* The encoding job: a corpus into a store, over any number of ranks. Collective; the store is the progress, so the same call again resumes. */
+/* The encoding job: a corpus into a store, over any number of ranks. Collective; the store is the progress, so the same call again resumes.
+ */
 #ifndef ENCODE_ENCODE_H
 #define ENCODE_ENCODE_H
 
@@ -14,16 +15,16 @@ typedef struct {
     align_t align;
     split_t split;
     bool parse_special;
-    bool verify;             /* check the bytes of what is in the store already */
-    int64_t max_row;         /* rows per forward pass */
-    int64_t round_tokens;    /* budget of a round; 0: chosen from ranks and segment */
+    bool verify;          /* check the bytes of what is in the store already */
+    int64_t max_row;      /* rows per forward pass */
+    int64_t round_tokens; /* budget of a round; 0: chosen from ranks and segment */
     bool progress;
 } encode_spec_t;
 
 typedef struct {
     int64_t n_document, n_segment, n_reused, n_encoded, n_repaired;
     int64_t tokens_encoded, tokens_total, bytes_written; /* over all ranks; bytes of K/V as stored */
-    double seconds;      /* wall time of the rounds */
+    double seconds;                                      /* wall time of the rounds */
     bool stopped;
 } encode_report_t;
 

@@ -8,9 +8,13 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     int64_t rows = in->chained ? in->longest_document : i64_max(in->segment, in->max_row), buffers = in->chained ? 1 : 2;
     int64_t budget = i64_min(encode_round_tokens(in->n_rank, in->segment), i64_max(in->n_token, 1)) + in->longest_document;
     int64_t groups = i64_min(in->n_segment, MAX_GROUPS);
-    size_t round_bytes = (size_t)budget * sizeof(int32_t) + (size_t)i64_ceil_div(budget, in->segment) * (sizeof(round_item_t) + sizeof(hash_t));
+    size_t round_bytes =
+        (size_t)budget * sizeof(int32_t) + (size_t)i64_ceil_div(budget, in->segment) * (sizeof(round_item_t) + sizeof(hash_t));
     size_t sink = 2 * kv_bytes(c, in->act, in->n_sink);
-    assign_cost_t cost = {.row = model_flops_row(c) / 2, .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head), .n_sink = in->n_sink, .window = c->window};
+    assign_cost_t cost = {.row = model_flops_row(c) / 2,
+                          .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head),
+                          .n_sink = in->n_sink,
+                          .window = c->window};
     int64_t each = in->chained ? in->n_document : in->n_segment, mean = each ? in->n_token / each : 0;
 
     *out = (encode_plan_t){.weights_node = in->packed_bytes, .round = round_bytes};

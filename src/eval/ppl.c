@@ -7,7 +7,9 @@
 #include "base/progress.h"
 #include "encode/encoder.h"
 
-typedef struct { double nll, entropy; } window_result_t;
+typedef struct {
+    double nll, entropy;
+} window_result_t;
 
 /* What one number of pieces needs, made once. */
 typedef struct {
@@ -41,14 +43,16 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
     int64_t n_query = s->score + 1, first = s->window - n_query;
     *out = (window_result_t){0, 0};
     for (int64_t at = 0; at < n_query;) {
-        int64_t n = i64_min(n_query - at, s->max_row), scored = i64_min(n, s->score - at); /* the last row predicts what is outside the window */
+        int64_t n = i64_min(n_query - at, s->max_row),
+                scored = i64_min(n, s->score - at); /* the last row predicts what is outside the window */
         for (int64_t i = 0; i < n; i++) {
             j->tokens[i] = window[first + at + i];
             j->positions[i] = (double)(j->ctx.query_position + at + i);
             j->out_rows[i] = i;
         }
         attend_query_t q = {.n = n, .own = j->own, .index = at};
-        status_t st = attend_forward(j->attend, encoder_workspace(j->encoder), &q, 1, j->tokens, j->positions, scored, j->out_rows, j->logits);
+        status_t st =
+            attend_forward(j->attend, encoder_workspace(j->encoder), &q, 1, j->tokens, j->positions, scored, j->out_rows, j->logits);
         if (st) return st;
         double nll = 0;
 #pragma omp parallel for schedule(static) ordered
@@ -89,7 +93,8 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
         total = end;
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
-    encoder_spec_t e = {.sink = s->sink, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row};
+    encoder_spec_t e = {
+        .sink = s->sink, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
     mem_free(rows);
@@ -146,7 +151,8 @@ static status_t sum_up(comm_t *comm, const ppl_spec_t *spec, const window_result
     return st;
 }
 
-status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t *tokens, int64_t n_window, int64_t pieces, ppl_row_t *row) {
+status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t *tokens, int64_t n_window, int64_t pieces,
+                 ppl_row_t *row) {
     ppl_job_t j = {.model = m, .config = model_config(m), .be = model_backend(m), .spec = spec};
     int64_t n_mine = (n_window - comm->rank + comm->size - 1) / comm->size;
     window_result_t *mine = NULL;

@@ -1,7 +1,8 @@
 /* Perplexity and attention entropy of parallel context encoding (methods.md section 3).
  *
- * A window of W tokens: the last `score` are scored, one more is kept with the query, the rest is cut into P pieces of ceil((W - score - 1) / P). Every full window of
- * every document counts. Windows are dealt over the ranks; sums run in window order, so figures do not depend on the number of ranks.
+ * A window of W tokens: the last `score` are scored, one more is kept with the query, the rest is cut into P pieces of ceil((W - score - 1)
+ * / P). Every full window of every document counts. Windows are dealt over the ranks; sums run in window order, so figures do not depend on
+ * the number of ranks.
  */
 #ifndef EVAL_PPL_H
 #define EVAL_PPL_H
@@ -18,15 +19,15 @@ typedef struct {
     align_t align;
     reserve_t reserve;
     attend_spec_t attend;
-    int64_t max_row;     /* rows per forward pass */
+    int64_t max_row; /* rows per forward pass */
     bool progress;
 } ppl_spec_t;
 
 typedef struct {
     int64_t pieces, n_window, n_token; /* n_token: scored */
-    double nll;     /* sum over scored tokens, nats */
-    double ppl;     /* exp(nll / n_token) */
-    double entropy; /* nats, mean over query rows and heads, layers, windows */
+    double nll;                        /* sum over scored tokens, nats */
+    double ppl;                        /* exp(nll / n_token) */
+    double entropy;                    /* nats, mean over query rows and heads, layers, windows */
     double seconds;
 } ppl_row_t;
 

@@ -5,10 +5,14 @@
 
 int64_t layout_position(align_t align, int64_t n_sink, int64_t i, int64_t length, int64_t reserve, int64_t before) {
     switch (align) {
-    case ALIGN_EVEN: return (int64_t)((double)n_sink + (double)i * (double)reserve / (double)length); /* truncated, as the authors do */
-    case ALIGN_RIGHT: return n_sink + reserve - length + i;
-    case ALIGN_SEQUENTIAL: return n_sink + before + i;
-    case ALIGN_LEFT: break;
+    case ALIGN_EVEN:
+        return (int64_t)((double)n_sink + (double)i * (double)reserve / (double)length); /* truncated, as the authors do */
+    case ALIGN_RIGHT:
+        return n_sink + reserve - length + i;
+    case ALIGN_SEQUENTIAL:
+        return n_sink + before + i;
+    case ALIGN_LEFT:
+        break;
     }
     return n_sink + i;
 }

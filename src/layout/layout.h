@@ -1,7 +1,8 @@
-/* Layouts: a method is which rows there are, their positions, who sees whom, and which K/V rows are kept (methods.md section 1). Pure arithmetic.
+/* Layouts: a method is which rows there are, their positions, who sees whom, and which K/V rows are kept (methods.md section 1). Pure
+ * arithmetic.
  *
- * A builder fills a row plan for one segment (or the sink, or a query) as runs and spans over numbered pools. Its row-by-row predicate, written from the
- * paper's rule and sharing no code with the spans, is the oracle in the tests.
+ * A builder fills a row plan for one segment (or the sink, or a query) as runs and spans over numbered pools. Its row-by-row predicate,
+ * written from the paper's rule and sharing no code with the spans, is the oracle in the tests.
  */
 #ifndef LAYOUT_LAYOUT_H
 #define LAYOUT_LAYOUT_H

@@ -1,4 +1,5 @@
-/* Pools of K/V rows for a model: contiguous [n_layer][n_kv_head][n_row][d_head], K and V apart. The shape in memory, in the store and on the wire is the same. */
+/* Pools of K/V rows for a model: contiguous [n_layer][n_kv_head][n_row][d_head], K and V apart. The shape in memory, in the store and on
+ * the wire is the same. */
 #ifndef MODEL_KV_H
 #define MODEL_KV_H
 

@@ -1,7 +1,8 @@
 /* Partial results live in two places:
  *
- *   part   [n_hold][rows][heads](d)    one block per local segment of the chunk at hand (all local segments under SEL, which chooses before it merges)
- *   sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g. A rank fills its own groups, the gather fills the rest, the last merge reads all.
+ *   part   [n_hold][rows][heads](d)    one block per local segment of the chunk at hand (all local segments under SEL, which chooses before
+ * it merges) sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g. A rank fills its own groups, the gather fills the
+ * rest, the last merge reads all.
  */
 #include "query/attend.h"
 
@@ -9,10 +10,13 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "layout/rule.h"
 
 enum { SINK_POOL = 0, PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
 
-typedef struct { float *o, *lse, *m, *top; } partial_t; /* [B] */
+typedef struct {
+    float *o, *lse, *m, *top;
+} partial_t; /* [B] */
 
 struct attend {
     model_t *model;
@@ -24,17 +28,17 @@ struct attend {
     int64_t max_row, n_hold;
     int max_query;
     partial_t part, sums;
-    uint8_t *keep_dev;             /* [B] [n_local][rows][heads] */
-    uint8_t *keep;                 /* [n_segment][rows][heads] */
-    float *score, *score_all;      /* [n_local], [n_segment] x [2][rows][heads]: score and lse */
-    float *lse_local;              /* [n_local][rows][heads] */
-    float *total, *total_m;        /* [rows][heads]: L and m of the merged rows */
-    float *total_dev, *total_m_dev;/* [B] */
-    float *scratch;                /* [2 * n_segment] */
+    uint8_t *keep_dev;              /* [B] [n_local][rows][heads] */
+    uint8_t *keep;                  /* [n_segment][rows][heads] */
+    float *score, *score_all;       /* [n_local], [n_segment] x [2][rows][heads]: score and lse */
+    float *lse_local;               /* [n_local][rows][heads] */
+    float *total, *total_m;         /* [rows][heads]: L and m of the merged rows */
+    float *total_dev, *total_m_dev; /* [B] */
+    float *scratch;                 /* [2 * n_segment] */
     char *wire_send, *wire_recv;
     int64_t *bytes_each;
     layout_t base, segments;
-    kv_pool_t *pools;              /* [1 + max_query] for the base, then [n_hold] for segments */
+    kv_pool_t *pools; /* [1 + max_query] for the base, then [n_hold] for segments */
     /* the pass at hand */
     attend_query_t *queries;
     int n_query;
@@ -102,7 +106,8 @@ static status_t attend_setup(attend_t *a) {
     return st;
 }
 
-status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const attend_spec_t *spec, int64_t max_row, int max_query, attend_t **out) {
+status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const attend_spec_t *spec, int64_t max_row, int max_query,
+                       attend_t **out) {
     attend_t *a;
     status_t st = mem_zalloc(&a, 1, sizeof *a, "the query's attention");
     *out = NULL;
@@ -118,8 +123,10 @@ status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const 
     a->max_query = max_query;
     a->n_hold = hold_count(a->config, ctx, &a->spec, ctx->n_local, max_row);
     st = comm_agree(comm, attend_setup(a));
-    if (st) attend_free(a);
-    else *out = a;
+    if (st)
+        attend_free(a);
+    else
+        *out = a;
     return st;
 }
 
@@ -207,7 +214,8 @@ static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
     const context_kv_t *ctx = a->ctx;
     int64_t cells = plane(a), d = a->config->d_head;
     for (int64_t at = first; at < first + n;) {
-        int64_t g = (ctx->first + at) / ctx->group, end = i64_min(context_group_end(ctx, g) - ctx->first, first + n), p = at - first, slot = 1 + g;
+        int64_t g = (ctx->first + at) / ctx->group, end = i64_min(context_group_end(ctx, g) - ctx->first, first + n), p = at - first,
+                slot = 1 + g;
         merge_args_t args = {.n_row = a->n_row,
                              .n_head = (int)a->config->n_head,
                              .d_head = (int)d,
@@ -267,7 +275,8 @@ static status_t choose(attend_t *a) {
     if ((st = mem_alloc(&packed, (size_t)(P * cells), sizeof(float), "scores"))) goto out;
     for (int64_t g = 0; g < P; g++) memcpy(packed + g * cells, all + 2 * g * cells, cell_bytes);
     for (int q = 0; q < a->n_query; q++)
-        select_pieces(a->spec.aggregate, a->spec.select, P, a->n_row, (int)a->config->n_head, a->queries[q].row, a->queries[q].n, packed, a->total, a->keep, a->scratch);
+        select_pieces(a->spec.aggregate, a->spec.select, P, a->n_row, (int)a->config->n_head, a->queries[q].row, a->queries[q].n, packed,
+                      a->total, a->keep, a->scratch);
     mem_free(packed);
     if (ctx->n_local) st = a->be->ops->copy_in(a->be, a->keep_dev, a->keep + ctx->first * cells, (size_t)(ctx->n_local * cells));
 out:
@@ -283,7 +292,8 @@ static status_t share_groups(attend_t *a) {
     size_t cell_bytes = (size_t)plane(a) * sizeof(float), each = cell_bytes * (size_t)(d + 2);
     int64_t first = ctx->first_group[rank], mine = ctx->first_group[rank + 1] - first;
     backend_t *be = a->be;
-    const float *part[3] = {a->sums.o + (1 + first) * plane(a) * d, a->sums.lse + (1 + first) * plane(a), a->sums.m + (1 + first) * plane(a)};
+    const float *part[3] = {a->sums.o + (1 + first) * plane(a) * d, a->sums.lse + (1 + first) * plane(a),
+                            a->sums.m + (1 + first) * plane(a)};
     const size_t size[3] = {cell_bytes * (size_t)d, cell_bytes, cell_bytes};
     status_t st = ST_OK;
     char *to = a->wire_send;
@@ -368,8 +378,17 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     return st;
 }
 
-status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions, int64_t n_out,
-                        const int64_t *out_rows, float *logits) {
+/* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
+static status_t base_by_rule(attend_t *a, int i) {
+    const attend_query_t *q = &a->queries[i];
+    int64_t after = a->ctx->query_position; /* any order behind the sink will do */
+    rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
+                            {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+}
+
+status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions,
+                        int64_t n_out, const int64_t *out_rows, float *logits) {
     const context_kv_t *ctx = a->ctx;
     kv_pool_t *pools = a->pools;
     status_t st = ST_OK;
@@ -381,7 +400,8 @@ status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, 
         queries[i].row = a->base.n_row;
         queries[i].entropy = 0;
         pools[1 + i] = queries[i].own;
-        st = layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
+        st = a->spec.by_rule ? base_by_rule(a, i)
+                             : layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
     }
     if (st) return st;
     a->n_row = a->base.n_row;

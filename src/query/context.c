@@ -33,7 +33,8 @@ void context_free(context_kv_t *c) {
 /* A CPU backend reads bf16 and f32 rows where they lie in the map; everything else is converted or uploaded once. */
 static bool readable_in_place(const backend_t *be, dtype_t type) { return be->host_memory && (type == DT_BF16 || type == be->act); }
 
-static status_t pool_copy(backend_t *be, const model_config_t *config, dtype_t type, int64_t n_row, const void *k, const void *v, kv_pool_t *out) {
+static status_t pool_copy(backend_t *be, const model_config_t *config, dtype_t type, int64_t n_row, const void *k, const void *v,
+                          kv_pool_t *out) {
     size_t n = kv_bytes(config, DT_U8, n_row), bytes = kv_bytes(config, be->act, n_row);
     void *host = NULL;
     status_t st = kv_alloc(be, config, be->act, n_row, "a segment's K/V", out);
@@ -66,7 +67,8 @@ static status_t verify_local(store_t *store, const store_segment_t *const *segme
     return st ? status_fail(st, "%s", message) : ST_OK;
 }
 
-static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments, context_kv_t *c) {
+static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments,
+                          context_kv_t *c) {
     dtype_t type = store_profile(store)->kv_type;
     for (int64_t i = 0; i < c->n_local; i++) {
         const int32_t *tokens;
@@ -84,8 +86,8 @@ static status_t map_local(backend_t *be, const model_config_t *config, store_t *
     return ST_OK;
 }
 
-status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store, const store_segment_t *const *segments, int64_t n, bool verify,
-                            context_kv_t *out) {
+status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
+                            const store_segment_t *const *segments, int64_t n, bool verify, context_kv_t *out) {
     int64_t *rows = NULL;
     status_t st = mem_alloc(&rows, (size_t)n, sizeof *rows, "segment sizes");
     for (int64_t i = 0; !st && i < n; i++) rows[i] = segments[i]->n_row;

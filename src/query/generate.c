@@ -1,4 +1,5 @@
-/* Slots: each active prompt has one, with K/V rows of its own. A free slot takes the next prompt and runs it through; then all active slots decode one token per pass. */
+/* Slots: each active prompt has one, with K/V rows of its own. A free slot takes the next prompt and runs it through; then all active slots
+ * decode one token per pass. */
 #include "query/generate.h"
 
 #include <string.h>
@@ -10,8 +11,8 @@
 typedef struct {
     generation_t *g; /* NULL: free */
     kv_pool_t own;
-    int64_t n_own;   /* rows in own so far */
-    int32_t next;    /* token to feed */
+    int64_t n_own; /* rows in own so far */
+    int32_t next;  /* token to feed */
     rng_t rng;
     double begin_s;
 } slot_t;
@@ -32,8 +33,8 @@ typedef struct {
     int *who;                /* [n_slot] slot of each query of a pass */
     int32_t *tokens;         /* [max_row] */
     double *positions;
-    int64_t *out_rows;       /* [n_slot] */
-    float *logits;           /* [n_slot][n_vocab] */
+    int64_t *out_rows; /* [n_slot] */
+    float *logits;     /* [n_slot][n_vocab] */
     float *prob;
     int32_t *order;
 } generator_t;
@@ -186,9 +187,10 @@ static void generator_teardown(generator_t *r) {
     mem_free(r->order);
 }
 
-status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const generate_spec_t *spec, const int32_t *tokens_end, int n_end, generation_t *all, int64_t n,
-                  generated_fn done, void *done_ctx) {
-    generator_t r = {.model = m, .be = model_backend(m), .config = model_config(m), .ctx = ctx, .spec = spec, .end = tokens_end, .n_end = n_end};
+status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const generate_spec_t *spec, const int32_t *tokens_end, int n_end,
+                  generation_t *all, int64_t n, generated_fn done, void *done_ctx) {
+    generator_t r = {
+        .model = m, .be = model_backend(m), .config = model_config(m), .ctx = ctx, .spec = spec, .end = tokens_end, .n_end = n_end};
     r.n_slot = (int)i64_max(1, i64_min(i64_min(spec->batch, n), spec->max_row));
     status_t st = comm_agree(comm, generator_setup(&r));
     if (!st) st = attend_create(m, comm, ctx, &spec->attend, spec->max_row, r.n_slot, &r.attend);

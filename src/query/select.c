@@ -13,7 +13,9 @@ float select_log_sum(const float *logits, int n) {
 }
 
 /* The 5 largest of a stream of values, falling. */
-typedef struct { float v[SELECT_TOP]; } top_t;
+typedef struct {
+    float v[SELECT_TOP];
+} top_t;
 
 static void top_clear(top_t *t) {
     for (int i = 0; i < SELECT_TOP; i++) t->v[i] = 0;

@@ -1,4 +1,5 @@
-/* SEL, selective attention: which pieces a query keeps (methods.md section 3). Pure arithmetic on the scores that the attention operator gives.
+/* SEL, selective attention: which pieces a query keeps (methods.md section 3). Pure arithmetic on the scores that the attention operator
+ * gives.
  *
  * The score of piece g for row t and head h is the sum of its 5 largest attention probabilities (or the mean probability over the piece):
  *     s[g][t][h] = exp(score[g][t][h] - L[t][h]),    score = log sum of exp of the 5 largest logits, or lse_g - log n_g

@@ -24,7 +24,8 @@ static status_t list_check(const store_t *store, const char *dir, const char *do
     for (const char *at = docs; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
         size_t n = strcspn(at, ",");
         if (!document_find(store, at, n))
-            return status_fail(ST_INPUT, "--docs: %s has no document \"%.*s\"; precis store ls %s lists them", dir, (int)(n < 200 ? n : 200), at, dir);
+            return status_fail(ST_INPUT, "--docs: %s has no document \"%.*s\"; precis store ls %s lists them", dir,
+                               (int)(n < 200 ? n : 200), at, dir);
     }
     return ST_OK;
 }
@@ -49,7 +50,8 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
         for (int64_t k = 0; k < d->n_segment && !st; k++) {
             const store_segment_t *seg = store_find(store, d->segments[k]);
             if (!seg) {
-                st = status_fail(ST_INPUT, "%s: document \"%s\" lacks segment %lld of %lld; run the same precis encode command again", dir, d->id, (long long)k, (long long)d->n_segment);
+                st = status_fail(ST_INPUT, "%s: document \"%s\" lacks segment %lld of %lld; run the same precis encode command again", dir,
+                                 d->id, (long long)k, (long long)d->n_segment);
                 break;
             }
             s->segments[s->n] = seg;
@@ -61,7 +63,9 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
         if (whole) s->reserve = i64_max(s->reserve, d->n_token);
     }
     if (!st && !whole && !left && s->n) s->reserve = p->segment;
-    if (!st && !s->n) st = status_fail(ST_INPUT, "%s: holds no document with text; run precis encode with this --store first (or again, if it was stopped)", dir);
+    if (!st && !s->n)
+        st = status_fail(ST_INPUT,
+                         "%s: holds no document with text; run precis encode with this --store first (or again, if it was stopped)", dir);
     if (st) sources_free(s);
     return st;
 }

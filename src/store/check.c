@@ -62,7 +62,7 @@ static status_t store_walk(const char *dir, problems_t *found, int64_t *n_segmen
         st = file_check(dir, &p, &folder.files[i], found, n_bytes);
         *n_segment += folder.files[i].n_segment;
     }
-    if (!st) st = documents_load(dir, found, &documents);
+    if (!st) st = documents_load(dir, false, found, &documents);
     documents_free(&documents);
     folder_free(&folder);
     profile_free(&p);

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "io/file.h"
+#include "io/json_span.h"
 #include "store/folder.h"
 
 static const size_t DOCUMENTS_BYTES_MAX = (size_t)1 << 36;
@@ -35,10 +36,24 @@ static status_t segments_get(const cJSON *list, record_t *r, bool *good) {
     return ST_OK;
 }
 
+/* The id alone. Lines of this program begin with it, and their seal vouches for the rest. */
+static status_t record_scan(const line_t *line, record_t *r, bool *good) {
+    static const char begin[] = "{\"id\":\"";
+    const char *id = line->text + sizeof begin - 1, *end = line->text + line->body, *quote = id;
+    char *plain;
+    if (line->body < sizeof begin || memcmp(line->text, begin, sizeof begin - 1)) return ST_OK;
+    while (quote < end && *quote != '"') quote += *quote == '\\' ? 2 : 1;
+    if (quote >= end) return ST_OK;
+    status_t st = mem_alloc(&plain, (size_t)(quote - id) + 1, 1, "the id of a document");
+    if (st) return st;
+    r->id = hash_bytes(plain, json_unescape(id, (size_t)(quote - id), plain));
+    mem_free(plain);
+    *good = true;
+    return ST_OK;
+}
+
 static status_t record_parse(const line_t *line, const char *name, record_t *r, bool *good) {
     cJSON *o;
-    *r = (record_t){.seal = line->seal, .line = line->text, .line_bytes = line->bytes};
-    *good = false;
     status_t st = json_parse(line->text, line->bytes, name, &o);
     if (st) return st == ST_INPUT ? ST_OK : st;
     const char *id = json_get_str(o, "id"), *source = json_get_str(o, "source"), *text = json_get_str(o, "text");
@@ -106,9 +121,9 @@ status_t documents_parse(const char *text, size_t bytes, const char *name, probl
             break;
         }
         out->good_bytes = (int64_t)lines.at;
-        if (state == LINE_GOOD) st = record_parse(&line, name, &r, &good);
+        r = (record_t){.seal = line.seal, .line = line.text, .line_bytes = line.bytes, .fresh = !found};
+        if (state == LINE_GOOD) st = out->brief ? record_scan(&line, &r, &good) : record_parse(&line, name, &r, &good);
         if (st) break;
-        r.fresh = !found;
         if (good && (st = record_add(out, &r))) record_free(&r);
         if (good) continue;
         out->n_bad++;
@@ -134,10 +149,11 @@ static int place_compare(const void *a, const void *b) {
 static void group_settle(record_t *records, const place_t *first, const place_t *last) {
     record_t *to = &records[first->i], *from = &records[last->i];
     bool changed = from->fresh && (to->fresh || !hash_equal(to->seal, from->seal));
-    for (const place_t *p = first; p < last; p++) record_free(&records[p->i]);
+    for (const place_t *p = first; p < last; p++) record_free(&records[p->i]), records[p->i].gone = true;
     if (from != to) {
         *to = *from;
         from->doc = (store_document_t){0};
+        from->gone = true;
     }
     to->changed = changed;
 }
@@ -155,15 +171,15 @@ status_t documents_settle(documents_t *d) {
     mem_free(places);
     int64_t n = 0;
     for (int64_t i = 0; i < d->n; i++)
-        if (d->records[i].doc.id) d->records[n++] = d->records[i];
+        if (!d->records[i].gone) d->records[n++] = d->records[i];
     d->n = n;
     return ST_OK;
 }
 
-status_t documents_load(const char *dir, problems_t *found, documents_t *out) {
+status_t documents_load(const char *dir, bool brief, problems_t *found, documents_t *out) {
     char path[FOLDER_PATH];
     size_t bytes;
-    *out = (documents_t){0};
+    *out = (documents_t){.brief = brief};
     status_t st = folder_path(dir, "documents.jsonl", path);
     if (st || !file_exists(path)) return st;
     st = file_read_text(path, DOCUMENTS_BYTES_MAX, &out->text, &bytes);
@@ -237,7 +253,7 @@ status_t store_add_documents(const char *dir, const store_document_t *docs, int6
     documents_t d;
     char *batch = NULL, *text = NULL;
     size_t batch_bytes = 0, bytes = 0;
-    status_t st = documents_load(dir, &quiet, &d);
+    status_t st = documents_load(dir, true, &quiet, &d);
     if (st) return st;
     int64_t keep = d.good_bytes;
     st = batch_write(docs, n, &batch, &batch_bytes);

@@ -53,7 +53,7 @@ status_t store_open(const char *dir, bool tolerate, store_t **out) {
     st = profile_need(dir, &s->profile);
     if (!st) st = folder_load(dir, &s->profile, &found, &s->folder);
     if (!st) st = segments_gather(s);
-    if (!st) st = documents_load(dir, &found, &s->documents);
+    if (!st) st = documents_load(dir, false, &found, &s->documents);
     if (!st) st = mem_zalloc(&s->maps, (size_t)s->folder.n_file, sizeof *s->maps, "the maps of the store");
     s->n_damaged = found.n;
     if (st)

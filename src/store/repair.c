@@ -102,7 +102,7 @@ static status_t file_repair(const folder_t *folder, int i, const store_profile_t
 static status_t documents_repair(const char *dir, int64_t *n_repaired) {
     problems_t found = {.tell = tell_log};
     documents_t d;
-    status_t st = documents_load(dir, &found, &d);
+    status_t st = documents_load(dir, false, &found, &d);
     if (st) return st;
     if (d.n_bad)
         st = documents_rewrite(dir, &d);

@@ -50,7 +50,10 @@ static void try_index(const char *text, size_t bytes) {
 
 static void try_documents(const char *text, size_t bytes) {
     problems_t found = {0};
-    documents_t d = {0};
+    documents_t d = {0}, brief = {.brief = true};
+    FUZZ_CHECK(documents_parse(text, bytes, "fuzz.jsonl", &found, &brief) == ST_OK && documents_settle(&brief) == ST_OK);
+    documents_free(&brief);
+    found.n = 0;
     FUZZ_CHECK(documents_parse(text, bytes, "fuzz.jsonl", &found, &d) == ST_OK);
     int64_t n = d.n;
     FUZZ_CHECK(documents_settle(&d) == ST_OK && d.n <= n && d.n_bad == found.n);

@@ -76,6 +76,8 @@ static inline float ops_load(dtype_t t, const void *p, size_t i) {
     return t == DT_F16 ? f16_to_f32(((const uint16_t *)p)[i]) : bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
+static inline void ops_store(dtype_t t, void *p, size_t i, float x) { dtype_convert(t, (char *)p + i * dtype_bytes(t), DT_F32, &x, 1); }
+
 /* n random numbers of a type, in host memory. */
 static inline void *ops_random(rng_t *r, dtype_t t, size_t n, float scale) {
     float *f = ops_host(n * 4);

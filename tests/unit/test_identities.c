@@ -24,7 +24,8 @@ static void token_fill(int32_t *t, int64_t n, int64_t n_vocab) {
     for (int64_t i = 0; i < n; i++) t[i] = (int32_t)rng_below(&r, n_vocab);
 }
 
-/* Logits [n_query][n_vocab] of the query rows behind sink and pieces (all cut from one token sequence); returns the mean entropy, NaN when something failed. */
+/* Logits [n_query][n_vocab] of the query rows behind sink and pieces (all cut from one token sequence); returns the mean entropy, NaN when
+ * something failed. */
 static double pce(tiny_t *t, const setting_t *s, float *logits) {
     const model_config_t *c = model_config(t->model);
     int32_t tokens[MAX_TOKEN], query[MAX_TOKEN];
@@ -37,15 +38,16 @@ static double pce(tiny_t *t, const setting_t *s, float *logits) {
     context_kv_t ctx = {0};
     token_fill(tokens, MAX_TOKEN, c->n_vocab);
     int64_t reserve = layout_reserve(RESERVE_MAX, s->length, s->n_piece);
-    encoder_spec_t es = {.sink = tokens, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row};
-    status_t st = encoder_create(t->model, t->comm, &es, &e);
+    encoder_spec_t es = {
+        .sink = tokens, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
+    status_t st = encoder_create(t->model, t->own, &es, &e);
     for (int64_t p = 0; p < s->n_piece; p++) {
         int64_t to = s->reversed ? s->n_piece - 1 - p : p;
         pieces[to] = (piece_t){.tokens = tokens + at, .n = s->length[p], .before = at - s->n_sink};
         rows[to] = s->length[p];
         at += s->length[p];
     }
-    if (!st) st = context_deal(t->be, t->comm, rows, s->n_piece, &ctx);
+    if (!st) st = context_deal(t->be, t->own, rows, s->n_piece, &ctx);
     ctx.owns_pools = true;
     for (int64_t p = 0; !st && p < s->n_piece; p++) {
         st = kv_alloc(t->be, c, t->be->act, rows[p], "a piece", &ctx.pools[p]);
@@ -56,7 +58,7 @@ static double pce(tiny_t *t, const setting_t *s, float *logits) {
     if (st) goto out;
     ctx.sink = *encoder_sink(e);
     ctx.query_position = s->n_sink + reserve;
-    st = attend_create(t->model, t->comm, &ctx, &s->attend, s->max_row, 1, &a);
+    st = attend_create(t->model, t->own, &ctx, &s->attend, s->max_row, 1, &a);
     for (int64_t from = 0; from < s->n_query && !st;) {
         int64_t n = i64_min(s->max_row, s->n_query - from);
         for (int64_t i = 0; i < n; i++) {
@@ -109,13 +111,15 @@ static void test_one_piece_is_full(void) {
 
 static void test_select_all_is_naive(void) {
     open_tiny(DT_F32);
-    setting_t s = {.n_sink = 3, .n_piece = 4, .length = {11, 7, 11, 9}, .n_query = 12, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
+    setting_t s = {
+        .n_sink = 3, .n_piece = 4, .length = {11, 7, 11, 9}, .n_query = 12, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
     double h1 = pce(&tiny, &s, one);
     s.attend.select = 4;
     double h2 = pce(&tiny, &s, two);
     CU_ASSERT_EQUAL(memcmp(one, two, sizeof(float) * (size_t)cells(12)), 0);
     CU_ASSERT(h1 == h2);
-    for (int agg = AGG_NONE; agg <= AGG_BOTH; agg++) { /* fewer pieces is another answer, with lower entropy than that over all keys could have */
+    for (int agg = AGG_NONE; agg <= AGG_BOTH;
+         agg++) { /* fewer pieces is another answer, with lower entropy than that over all keys could have */
         s.attend.select = 2;
         s.attend.aggregate = (aggregate_t)agg;
         double h = pce(&tiny, &s, two);
@@ -127,7 +131,8 @@ static void test_select_all_is_naive(void) {
 
 static void test_equal_pieces(void) { /* even = left; and the order of pieces does not matter to naive PCE */
     open_tiny(DT_F32);
-    setting_t s = {.n_sink = 2, .n_piece = 4, .length = {10, 10, 10, 10}, .n_query = 9, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
+    setting_t s = {
+        .n_sink = 2, .n_piece = 4, .length = {10, 10, 10, 10}, .n_query = 9, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
     pce(&tiny, &s, one);
     s.align = ALIGN_LEFT;
     pce(&tiny, &s, two);
@@ -148,7 +153,8 @@ static void test_equal_pieces(void) { /* even = left; and the order of pieces do
 static void test_chunks(void) {
     for (int act = 0; act < 2; act++) {
         open_tiny(act ? DT_BF16 : DT_F32);
-        setting_t s = {.n_sink = 5, .n_piece = 3, .length = {17, 8, 13}, .n_query = 11, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
+        setting_t s = {
+            .n_sink = 5, .n_piece = 3, .length = {17, 8, 13}, .n_query = 11, .align = ALIGN_EVEN, .attend = plain, .max_row = MAX_TOKEN};
         for (int sel = 0; sel < 2; sel++) {
             s.attend.select = sel;
             s.max_row = MAX_TOKEN;
@@ -163,5 +169,20 @@ static void test_chunks(void) {
     }
 }
 
-UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"selecting all is naive", test_select_all_is_naive}, {"equal pieces", test_equal_pieces},
-          {"chunks", test_chunks})
+/* The reference switch: visibility by the rule, key by key, gives what the spans give. */
+static void test_rule(void) {
+    open_tiny(DT_F32);
+    setting_t s = {.n_sink = 4, .n_piece = 4, .length = {9, 12, 1, 5}, .n_query = 10, .align = ALIGN_EVEN, .attend = plain, .max_row = 16};
+    for (int sel = 0; sel < 3; sel += 2) {
+        s.attend.select = sel;
+        s.attend.by_rule = false;
+        double h = pce(&tiny, &s, one);
+        s.attend.by_rule = true;
+        CU_ASSERT_DOUBLE_EQUAL(pce(&tiny, &s, two), h, 1e-5);
+        CU_ASSERT(largest_difference(one, two, cells(10)) < 1e-5);
+    }
+    tiny_close(&tiny);
+}
+
+UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"selecting all is naive", test_select_all_is_naive},
+          {"equal pieces", test_equal_pieces}, {"chunks", test_chunks}, {"rule", test_rule})

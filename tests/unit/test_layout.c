@@ -8,7 +8,10 @@
 
 enum { SINK = 0, OWN = 1, FIRST = 2, MAX_PIECE = 9 };
 
-typedef struct { int set, piece; int64_t order, pool, index; } row_t; /* set: 0 prefix, 1 pieces, 2 query; order: place in the whole sequence */
+typedef struct {
+    int set, piece;
+    int64_t order, pool, index;
+} row_t; /* set: 0 prefix, 1 pieces, 2 query; order: place in the whole sequence */
 
 static bool pce_sees(row_t q, row_t c) { return c.order <= q.order && (q.set != c.set || q.piece == c.piece); }
 
@@ -48,7 +51,8 @@ static void check_pce(rng_t *r) {
             const run_t *run = &l.runs[k];
             row_t q = rows[run->row + t];
             CU_ASSERT(q.pool == run->pool && q.index == run->index + t);
-            for (int c = 0; c < n; c++) CU_ASSERT_EQUAL(spans_see(&l, run, run->index + t, rows[c].pool, rows[c].index), pce_sees(q, rows[c]));
+            for (int c = 0; c < n; c++)
+                CU_ASSERT_EQUAL(spans_see(&l, run, run->index + t, rows[c].pool, rows[c].index), pce_sees(q, rows[c]));
         }
     layout_free(&l);
 }
@@ -68,7 +72,8 @@ static void test_window(void) { /* sliding window: the last w rows of the segmen
     layout_free(&l);
 }
 
-/* The edge forms that gists will need, against the rule of methods.md section 5: c <= q and (kind in {SINK, GIST} or unit(q) - unit(c) <= k). */
+/* The edge forms that gists will need, against the rule of methods.md section 5: c <= q and (kind in {SINK, GIST} or unit(q) - unit(c) <=
+ * k). */
 static void test_unigist_edges(void) {
     rng_t rnd = {7};
     for (int round = 0; round < 200; round++) {
@@ -78,11 +83,13 @@ static void test_unigist_edges(void) {
         span_t gist_raw = {.end = n, .lo = edge_step(1, r, -k, 0), .hi = edge_step(1, r, 1, 0)};
         span_t gist_gist = {.end = U, .lo = edge_const(0), .hi = edge_step(1, 1, 0, 1)};
         for (int64_t q = 0; q < n; q++) {
-            for (int64_t c = 0; c < n; c++) CU_ASSERT_EQUAL(c >= span_lo(&raw_raw, q) && c < span_hi(&raw_raw, q), c <= q && q / r - c / r <= k);
+            for (int64_t c = 0; c < n; c++)
+                CU_ASSERT_EQUAL(c >= span_lo(&raw_raw, q) && c < span_hi(&raw_raw, q), c <= q && q / r - c / r <= k);
             for (int64_t g = 0; g < U; g++) CU_ASSERT_EQUAL(g >= span_lo(&raw_gist, q) && g < span_hi(&raw_gist, q), g < q / r);
         }
         for (int64_t q = 0; q < U; q++) {
-            for (int64_t c = 0; c < n; c++) CU_ASSERT_EQUAL(c >= span_lo(&gist_raw, q) && c < span_hi(&gist_raw, q), c / r <= q && q - c / r <= k);
+            for (int64_t c = 0; c < n; c++)
+                CU_ASSERT_EQUAL(c >= span_lo(&gist_raw, q) && c < span_hi(&gist_raw, q), c / r <= q && q - c / r <= k);
             for (int64_t g = 0; g < U; g++) CU_ASSERT_EQUAL(g >= span_lo(&gist_gist, q) && g < span_hi(&gist_gist, q), g <= q);
         }
     }
@@ -121,4 +128,5 @@ static void test_splits(void) {
     }
 }
 
-UNIT_MAIN("layout", {"pce", test_pce}, {"window", test_window}, {"unigist edges", test_unigist_edges}, {"positions", test_positions}, {"splits", test_splits})
+UNIT_MAIN("layout", {"pce", test_pce}, {"window", test_window}, {"unigist edges", test_unigist_edges}, {"positions", test_positions},
+          {"splits", test_splits})

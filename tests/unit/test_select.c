@@ -46,8 +46,8 @@ static void test_top_five(void) { /* six values along the axis: the smallest doe
     float s[2 * 6], l[6] = {0}, scratch[4];
     uint8_t keep[12];
     for (int i = 0; i < 6; i++) {
-        s[i] = logf(0.10f);                             /* 5 largest sum to .50 */
-        s[6 + i] = logf(i < 4 ? 0.12f : 0.005f);         /* .48 + .005, though with the sixth it is no more */
+        s[i] = logf(0.10f);                      /* 5 largest sum to .50 */
+        s[6 + i] = logf(i < 4 ? 0.12f : 0.005f); /* .48 + .005, though with the sixth it is no more */
     }
     s[5] = logf(0.0001f); /* piece 0: .50 from five */
     select_pieces(AGG_TOKEN, 1, 2, 6, 1, 0, 6, s, l, keep, scratch);
@@ -70,7 +70,8 @@ static void test_sample(void) {
     for (int i = 0; i < 100; i++) count[sample_token(logits, 4, 1, 1e-6, &r, prob, order)]++; /* the smallest nucleus is one token */
     CU_ASSERT_EQUAL(count[1], 100);
     rng_t x = {9}, y = {9};
-    for (int i = 0; i < 50; i++) CU_ASSERT_EQUAL(sample_token(logits, 4, 0.7, 0.95, &x, prob, order), sample_token(logits, 4, 0.7, 0.95, &y, prob, order));
+    for (int i = 0; i < 50; i++)
+        CU_ASSERT_EQUAL(sample_token(logits, 4, 0.7, 0.95, &x, prob, order), sample_token(logits, 4, 0.7, 0.95, &y, prob, order));
 }
 
 UNIT_MAIN("select", {"log sum", test_log_sum}, {"axes", test_axes}, {"top five", test_top_five}, {"sample", test_sample})

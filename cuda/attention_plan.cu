@@ -400,7 +400,7 @@ template <int D> __global__ void __launch_bounds__(256) merge_parts_kernel(const
 status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part) {
     const dslab_t &s = p->slab[slab];
     if (!s.n_merge) return ST_OK;
-    dim3 grid((unsigned)s.n_merge, (unsigned)((TILE_M * x->n_head + 7) / 8)); // a tile never holds more than TILE_M rows
+    dim3 grid((unsigned)s.n_merge, (unsigned)((TILE_M_MAX * x->n_head + 7) / 8)); // a tile never holds more than TILE_M_MAX rows
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
     grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);

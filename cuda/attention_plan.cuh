@@ -12,7 +12,7 @@
 
 #include "common.cuh"
 
-enum { TILE_M = 128, KEY_BLOCK = 128, CHUNK_MIN = 512, MAX_SLAB = 64 };
+enum { TILE_M = 128, TILE_M_MAX = 192, KEY_BLOCK = 128, CHUNK_MIN = 512, MAX_SLAB = 64 };
 
 typedef struct { // a span in 32 bits; i + add is never negative
     int pool, begin, end;

@@ -87,17 +87,23 @@ template <bool STATS> __device__ __forceinline__ float masked() { return STATS ?
 // Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before: exactly 1 when
 // the maximum stays, so that a block of which the row sees nothing leaves no trace.
 template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row(float (&s)[4 * J], row_t<STATS> &row, float scale_log2) {
-    float mx = fmaxf(s[2 * R], s[2 * R + 1]);
+    float mx = -INFINITY, limit = 0;
+    if constexpr (STATS) limit = quad_max(row.top[ATTN_TOP - 1]); // below it nothing is among the row's five largest
 #pragma unroll
-    for (int j = 1; j < J; j++) mx = fmaxf(mx, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
-    if constexpr (STATS)
-        if (mx > row.top[ATTN_TOP - 1]) {
+    for (int g = 0; g < J; g += 4) {
+        float most = fmaxf(s[4 * g + 2 * R], s[4 * g + 2 * R + 1]);
 #pragma unroll
-            for (int j = 0; j < J; j++)
+        for (int j = g + 1; j < g + 4; j++) most = fmaxf(most, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
+        if constexpr (STATS)
+            if (__any_sync(~0u, most > limit)) { // one branch for 8 values of the whole warp: branches cost more than insertions
 #pragma unroll
-                for (int c = 0; c < 2; c++)
-                    if (s[4 * j + 2 * R + c] > row.top[ATTN_TOP - 1]) top_insert(row.top, s[4 * j + 2 * R + c]);
-        }
+                for (int j = g; j < g + 4; j++) {
+                    top_insert(row.top, s[4 * j + 2 * R]);
+                    top_insert(row.top, s[4 * j + 2 * R + 1]);
+                }
+            }
+        mx = fmaxf(mx, most);
+    }
     mx = fmaxf(row.mx, quad_max(mx));
     float zero = mx <= masked<STATS>() ? 0.f : mx, base = zero * scale_log2, moved = (row.mx - zero) * scale_log2, alpha = exp2_fast(moved);
     if constexpr (STATS) row.ml = row.sum > 0 ? (row.ml + moved * row.sum) * alpha : 0.f;

@@ -654,7 +654,14 @@ static void times_all(cuda_backend_t *b, int family, bool brief) {
     time_layout(b, "full causal 8K", lay_full(8192), 32, 8, 128, family);
     time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 128, family);
     time_layout(b, "segments 8 x 4096 behind 128", lay_pce(128, 4096, 8), 32, 8, 128, family);
-    if (brief && family == 90) time_layout(b, "unigist r8 32K", lay_unigist(128, 32768, 8, 128), 32, 8, 128, family);
+    if (brief && family == 90) {
+        time_layout(b, "unigist r8 32K", lay_unigist(128, 32768, 8, 128), 32, 8, 128, family);
+        time_layout(b, "segment-end gists 16 x 2048+256", lay_coarse(4, 2048, 16, 256), 32, 8, 128, family);
+        time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 64, family);
+        time_layout(b, "segments 32 x 4096 behind 128", lay_pce(128, 4096, 32), 9, 3, 64, family);
+        time_query(b, 131072, 8, false, family);
+        time_query(b, 131072, 8, true, family);
+    }
     if (brief) return;
     time_layout(b, "full causal 128K", lay_full(131072), 32, 8, 128, family);
     time_layout(b, "segment-end gists 16 x 2048+256", lay_coarse(4, 2048, 16, 256), 32, 8, 128, family);

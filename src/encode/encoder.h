@@ -8,19 +8,26 @@
 #define ENCODE_ENCODER_H
 
 #include "comm/comm.h"
+#include "layout/gist.h"
 #include "layout/layout.h"
 #include "model/kv.h"
 #include "model/model.h"
 
 typedef struct encoder encoder_t;
 
+/* What a gist row's input is without an adapter. */
+typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN } gist_init_t; /* mean of all embeddings; of its unit's raw tokens; a token's */
+
 typedef struct {
     const int32_t *sink; /* [n_sink]; copied */
     int64_t n_sink;
     align_t align;
-    int64_t reserve; /* positions that the segments' common range holds (ALIGN_EVEN, ALIGN_RIGHT) */
-    int64_t max_row; /* rows per forward pass */
-    bool by_rule;    /* the reference switch of layout/rule.h */
+    int64_t reserve;  /* positions that the segments' common range holds (ALIGN_EVEN, ALIGN_RIGHT) */
+    int64_t max_row;  /* rows per forward pass */
+    gist_spec_t gist; /* ratio 0: no gists. max_row must be at least ratio + 1 */
+    gist_init_t gist_init;
+    int32_t gist_token; /* GIST_TOKEN */
+    bool by_rule;       /* the reference switch of layout/rule.h */
 } encoder_spec_t;
 
 typedef struct {
@@ -30,7 +37,8 @@ typedef struct {
     const kv_pool_t
         *chain; /* [n_chain] K/V of the slices that this one continues, all visible (full attention over a sliced document); NULL: none */
     int n_chain;
-    kv_pool_t pool; /* n_row >= n rows of the backend's act type, in backend memory: where K/V go */
+    kv_pool_t pool;      /* n_row >= n rows of the backend's act type, in backend memory: where K/V of the raw rows go */
+    kv_pool_t gist_pool; /* the same for its gist_count(n) gists */
 } piece_t;
 
 /* Collective over comm. */

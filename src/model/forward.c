@@ -103,7 +103,12 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
                                b->tokens[t], (long long)t, (long long)m->config.n_vocab);
     rope_cos_sin(m->inv_freq, d_rot, b->n_row, b->positions, ws->angles);
     status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
-    return st ? st : m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
+    if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
+    for (int i = 0; i < b->n_given && !st; i++) {
+        const given_t *g = &b->given[i];
+        st = m->be->ops->copy_in(m->be, ws->x + g->row * m->config.d_model, g->input, (size_t)(g->n * m->config.d_model) * sizeof(float));
+    }
+    return st;
 }
 
 /* wide -> q, and K/V into the pools */

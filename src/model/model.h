@@ -53,10 +53,18 @@ void forward_ws_free(forward_ws_t *ws);
  * o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools. */
 typedef status_t (*attend_fn)(void *ctx, int layer, const void *q, void *o);
 
+/* Rows whose input is no token's embedding (gists): their token is then any valid id. */
+typedef struct {
+    int64_t row, n;
+    const float *input; /* host [n][d_model] */
+} given_t;
+
 typedef struct {
     int64_t n_row;          /* <= max_row of the work space */
     const int32_t *tokens;  /* [n_row] */
     const double *positions;/* [n_row] RoPE positions (whole numbers, but linear scaling may make fractions) */
+    int n_given;
+    const given_t *given;
     int n_pool, n_run, n_span;
     const kv_pool_t *pools;
     const run_t *runs;      /* cover every row once */

@@ -12,7 +12,7 @@
 typedef struct {
     model_file_t *file;
     backend_t *be;
-    comm_t *comm;
+    comm_t *own; /* NULL: the caller's is used */
     model_t *model;
     forward_ws_t *ws;
     kv_pool_t pool;
@@ -21,11 +21,14 @@ typedef struct {
 
 typedef status_t (*backend_create_t)(dtype_t, int, backend_t **);
 
-static inline status_t tiny_open(tiny_t *t, const char *path, backend_create_t create, dtype_t act, int n_threads, int64_t max_row) {
+/* comm NULL: one rank of its own. */
+static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
+                                    int64_t max_row) {
     status_t st;
     *t = (tiny_t){0};
-    if ((st = model_file_open(path, &t->file)) || (st = create(act, n_threads, &t->be)) || (st = comm_self_create(&t->comm)) ||
-        (st = model_load(t->file, t->be, t->comm, &t->model)) || (st = forward_ws_create(t->model, max_row, &t->ws)))
+    if (!comm && (st = comm_self_create(&t->own))) return st;
+    if ((st = model_file_open(path, &t->file)) || (st = create(act, n_threads, &t->be)) ||
+        (st = model_load(t->file, t->be, comm ? comm : t->own, &t->model)) || (st = forward_ws_create(t->model, max_row, &t->ws)))
         return st;
     const model_config_t *c = model_config(t->model);
     int64_t row = c->d_head, head = row * max_row, layer = head * c->n_kv_head;
@@ -38,6 +41,10 @@ static inline status_t tiny_open(tiny_t *t, const char *path, backend_create_t c
     return ST_OK;
 }
 
+static inline status_t tiny_open(tiny_t *t, const char *path, backend_create_t create, dtype_t act, int n_threads, int64_t max_row) {
+    return tiny_open_on(t, NULL, path, create, act, n_threads, max_row);
+}
+
 static inline void tiny_close(tiny_t *t) {
     if (t->be) {
         t->be->ops->free(t->be, t->pool.k);
@@ -45,7 +52,7 @@ static inline void tiny_close(tiny_t *t) {
     }
     forward_ws_free(t->ws);
     model_free(t->model);
-    if (t->comm) t->comm->ops->close(t->comm);
+    if (t->own) t->own->ops->close(t->own);
     if (t->be) t->be->ops->destroy(t->be);
     model_file_close(t->file);
 }

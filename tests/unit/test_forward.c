@@ -185,7 +185,7 @@ static void test_sizes(void) {
         before = mem_now_bytes();
         want = model_file_packed_bytes(t.file, t.be);
         CU_ASSERT_EQUAL(mem_now_bytes(), before);
-        CU_ASSERT_EQUAL(model_load(t.file, t.be, t.comm, &t.model), ST_OK);
+        CU_ASSERT_EQUAL(model_load(t.file, t.be, t.own, &t.model), ST_OK);
         took = mem_now_bytes() - before;
         CU_ASSERT(took >= want && took <= want + 8192);
         tiny_close(&t);

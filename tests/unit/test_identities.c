@@ -40,14 +40,14 @@ static double pce(tiny_t *t, const setting_t *s, float *logits) {
     int64_t reserve = layout_reserve(RESERVE_MAX, s->length, s->n_piece);
     encoder_spec_t es = {
         .sink = tokens, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
-    status_t st = encoder_create(t->model, t->comm, &es, &e);
+    status_t st = encoder_create(t->model, t->own, &es, &e);
     for (int64_t p = 0; p < s->n_piece; p++) {
         int64_t to = s->reversed ? s->n_piece - 1 - p : p;
         pieces[to] = (piece_t){.tokens = tokens + at, .n = s->length[p], .before = at - s->n_sink};
         rows[to] = s->length[p];
         at += s->length[p];
     }
-    if (!st) st = context_deal(t->be, t->comm, rows, s->n_piece, &ctx);
+    if (!st) st = context_deal(t->be, t->own, rows, s->n_piece, &ctx);
     ctx.owns_pools = true;
     for (int64_t p = 0; !st && p < s->n_piece; p++) {
         st = kv_alloc(t->be, c, t->be->act, rows[p], "a piece", &ctx.pools[p]);
@@ -58,7 +58,7 @@ static double pce(tiny_t *t, const setting_t *s, float *logits) {
     if (st) goto out;
     ctx.sink = *encoder_sink(e);
     ctx.query_position = s->n_sink + reserve;
-    st = attend_create(t->model, t->comm, &ctx, &s->attend, s->max_row, 1, &a);
+    st = attend_create(t->model, t->own, &ctx, &s->attend, s->max_row, 1, &a);
     for (int64_t from = 0; from < s->n_query && !st;) {
         int64_t n = i64_min(s->max_row, s->n_query - from);
         for (int64_t i = 0; i < n; i++) {

@@ -51,7 +51,7 @@ ifeq ($(USE_CUDA),1)
 CUDA_HOME  ?= $(patsubst %/bin/,%,$(dir $(realpath $(shell command -v $(NVCC)))))
 CUDA_ARCH  ?= 80 90a
 CUDA_NAME  := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
-NCCL       := $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),1)
+NCCL       := $(if $(wildcard mpi/comm_nccl.c),$(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),1))
 GENCODE    := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(firstword $(CUDA_ARCH)),code=compute_$(firstword $(CUDA_ARCH))
 NVCCFLAGS  := -std=c++17 -O3 -lineinfo $(GENCODE) -Xcompiler -Wall,-Wextra,-Wno-unused-parameter $(if $(DEBUG),,-DNDEBUG)
 CPPFLAGS   += $(if $(NCCL),-DHAVE_NCCL)
@@ -143,7 +143,7 @@ test-run: programs asan-programs
 	@MODEL=$${MODEL:-$$(configs/fetch_model.sh || true)} tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
 	  $(foreach f,$(FUZZ) $(FUZZ:$(BUILD)/%=$(ASAN)/%),"$(f) tests/fuzz/corpus/$(patsubst fuzz_%,%,$(notdir $(f)))") \
 	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
-	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh)),"$(s) $(BUILD)/precis")
+	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh) $(if $(USE_MPI),tests/parallel/bits.sh)),"$(s) $(BUILD)/precis")
 
 lint:
 	@tests/lint.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs parallel test programs under mpirun at 1, 2, 3, 4 and 7 ranks.   usage: tests/parallel/run.sh PROGRAM...
 # Each prints `suite x N: P passed, F failed`; one that dies or hangs counts as a failure. Exit 1 when anything failed.
-# Where build/precis stands beside the programs, bits.sh runs too. SIZES="1 2" and TIMEOUT=60 (seconds per run) can be set from outside.
+# SIZES="1 2" and TIMEOUT=60 (seconds per run) can be set from outside.
 set -u
 here=$(dirname "$0")
 . "$here/env.sh"
@@ -24,6 +24,4 @@ for program in "$@"; do
     timeout -k 5 30 mpirun -n 3 "$program" abort >/dev/null 2>&1; rc=$?
     if [ $rc -eq 3 ]; then echo "$suite abort: 1 passed, 0 failed"; else echo "$suite abort: 0 passed, 1 failed (exit $rc, not 3)"; fail=1; fi
 done
-precis=$(dirname "$1")/../../precis
-[ ! -x "$precis" ] || "$here/bits.sh" "$precis" || fail=1
 exit $fail

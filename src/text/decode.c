@@ -86,7 +86,9 @@ static status_t feed(tokenizer_stream_t *d, int32_t id) {
     if (!v->textual) return (st = hold(d, v->blob + p.at, p.n)) ? st : show_held(d, false);
     if (v->shows_bytes && vocabulary_byte_of(v->blob + k.at, k.n) >= 0) return hold(d, v->blob + p.at, p.n);
     if ((st = show_run(d))) return st;
-    return first && d->tokenizer->decode.bare_first ? show_bare(d, v->blob + k.at, k.n) : show(d, v->blob + p.at, p.n);
+    if (!first || !d->tokenizer->decode.bare_first) return show(d, v->blob + p.at, p.n);
+    const added_token_t *a = d->tokenizer->added_of[id];
+    return a ? show_bare(d, a->text, a->n) : show_bare(d, v->blob + k.at, k.n);
 }
 
 static status_t finish(tokenizer_stream_t *d) {

@@ -134,6 +134,7 @@ static status_t read_added(tokenizer_t *t, const cJSON *x, const char *name) {
     status_t st = place_added(&t->vocabulary, &a);
     if (!st && a.normalized && utf8_valid_bytes(a.text, a.n) == a.n) /* it is looked for in normalised text */
         st = normal_run(&t->normal, &work, &a.text, &a.n);
+    if (!st && a.text != text) st = vocabulary_show_as(&t->vocabulary, a.id, a.text, a.n); /* and HF shows it so */
     if (!st) st = added_put(a.normalized ? &t->added_normalized : &t->added_raw, &a, name);
     normal_work_free(&work);
     return st;

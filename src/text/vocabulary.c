@@ -43,8 +43,7 @@ status_t vocabulary_create(vocabulary_t *v, const vocabulary_t *like, int64_t n_
     v->token_mask = (uint32_t)(tokens - 1);
     status_t st;
     if ((st = mem_zalloc(&v->piece, (size_t)n_id, sizeof *v->piece, "the vocabulary"))) goto out;
-    v->key = v->piece;
-    if (v->textual && (st = mem_zalloc(&v->key, (size_t)n_id, sizeof *v->key, "the vocabulary"))) goto out;
+    if ((st = mem_zalloc(&v->key, (size_t)n_id, sizeof *v->key, "the vocabulary"))) goto out;
     if ((st = mem_zalloc(&v->whole, (size_t)n_id, sizeof *v->whole, "the vocabulary"))) goto out;
     if ((st = mem_alloc(&v->token, tokens, sizeof *v->token, "the table of tokens"))) goto out;
     for (uint64_t i = 0; i < tokens; i++) v->token[i] = (token_slot_t){0, -1};
@@ -57,7 +56,7 @@ out:
 }
 
 void vocabulary_free(vocabulary_t *v) {
-    if (v->key != v->piece) mem_free(v->key);
+    mem_free(v->key);
     mem_free(v->piece);
     mem_free(v->blob);
     mem_free(v->token);
@@ -145,19 +144,28 @@ status_t vocabulary_set(vocabulary_t *v, int64_t id, const char *written, size_t
     if (v->key[id].n)
         return status_fail(ST_INPUT, "%s: id %lld is given to two tokens, the second is \"%.*s\"; get the file again", v->name,
                            (long long)id, shown(n), written);
-    status_t st = blob_reserve(v, 2 * n);
+    status_t st = blob_reserve(v, n);
     if (st) return st;
     char *key = v->blob + v->blob_n;
-    size_t k = 0, m;
+    size_t k = 0;
     /* HF's decoder shows byte-level tokens that are not of the alphabet as they are written; no text becomes one */
     bool of_text = vocabulary_key(v, written, n, key, &k);
     if (of_text && reachable && k && (st = index_token(v, id, written, n, k))) return st;
-    v->key[id] = (piece_t){(uint32_t)v->blob_n, (uint32_t)k};
+    v->piece[id] = v->key[id] = (piece_t){(uint32_t)v->blob_n, (uint32_t)k};
     v->blob_n += k;
-    if (!v->textual) return ST_OK;
-    m = show(v, key, k, key + k);
-    v->piece[id] = (piece_t){(uint32_t)v->blob_n, (uint32_t)m};
-    v->blob_n += m;
+    return v->textual ? vocabulary_show_as(v, (int32_t)id, written, n) : ST_OK;
+}
+
+status_t vocabulary_show_as(vocabulary_t *v, int32_t id, const char *written, size_t n) {
+    status_t st = blob_reserve(v, n);
+    size_t k = n;
+    if (st) return st;
+    if (v->textual)
+        k = show(v, written, n, v->blob + v->blob_n);
+    else
+        vocabulary_key(v, written, n, v->blob + v->blob_n, &k);
+    v->piece[id] = (piece_t){(uint32_t)v->blob_n, (uint32_t)k};
+    v->blob_n += k;
     return ST_OK;
 }
 

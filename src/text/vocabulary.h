@@ -43,7 +43,7 @@ typedef struct {
     bool shows_blank; /* textual: a piece has blanks where its key has U+2581 */
     bool shows_bytes; /* textual: the piece of "<0xHH>" is that byte */
     piece_t *piece;   /* [n] what an id shows */
-    piece_t *key;     /* [n] what text must be to become it; the same memory when byte-level */
+    piece_t *key;     /* [n] what text must be to become it */
     char *blob;
     size_t blob_n, blob_cap;
     token_slot_t *token; /* [token_mask + 1] */
@@ -66,6 +66,8 @@ void vocabulary_free(vocabulary_t *v); /* takes a zeroed one */
 /* id is written so in the file. reachable: text may become this token (false for those that only appear by being named). ST_INPUT for a
  * second meaning of an id, a second id of a reachable token, too long a token. */
 status_t vocabulary_set(vocabulary_t *v, int64_t id, const char *written, size_t n, bool reachable);
+/* id is shown as the token that is written so; text still becomes it as before. */
+status_t vocabulary_show_as(vocabulary_t *v, int32_t id, const char *written, size_t n);
 /* After all tokens: the rank-th merge joins `left` and `right` (as written). */
 status_t vocabulary_merge(vocabulary_t *v, int64_t rank, const char *left, size_t left_n, const char *right, size_t right_n);
 /* The same from "left right". */

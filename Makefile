@@ -51,7 +51,7 @@ ifeq ($(USE_CUDA),1)
 CUDA_HOME  ?= $(patsubst %/bin/,%,$(dir $(realpath $(shell command -v $(NVCC)))))
 CUDA_ARCH  ?= 80 90a
 CUDA_NAME  := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
-NCCL       := $(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),1)
+NCCL       := $(if $(wildcard mpi/comm_nccl.c),$(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),1))
 GENCODE    := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(firstword $(CUDA_ARCH)),code=compute_$(firstword $(CUDA_ARCH))
 NVCCFLAGS  := -std=c++17 -O3 -lineinfo $(GENCODE) -Xcompiler -Wall,-Wextra,-Wno-unused-parameter $(if $(DEBUG),,-DNDEBUG)
 CPPFLAGS   += $(if $(NCCL),-DHAVE_NCCL)
@@ -61,7 +61,7 @@ endif
 
 # ---- sources ----------------------------------------------------------------
 MPI_SRC := $(wildcard mpi/comm_mpi.c mpi/launch.c) $(if $(NCCL),$(wildcard mpi/comm_nccl.c))
-SRC  := $(filter-out src/cli/main.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
+SRC  := $(filter-out src/cli/main.c src/cli/spin.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
 OBJ  := $(SRC:%.c=$(BUILD)/%.o) $(if $(USE_CUDA),$(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu)))
 LIB  := $(BUILD)/libprecis.a
 LINK  = $(LIB) $(LIBS) $(MPI_LIBS) $(CUDA_LIBS)
@@ -109,9 +109,9 @@ $(LIB): $(OBJ)
 	@echo "  ar    $@"
 	$(Q)ar rcs $@ $(OBJ)
 
-$(BUILD)/precis: $(BUILD)/src/cli/main.o $(LIB)
+$(BUILD)/precis: $(BUILD)/src/cli/main.o $(BUILD)/src/cli/spin.o $(LIB)
 	@echo "  link  $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $< $(LINK) -o $@
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(filter %.o,$^) $(LINK) -o $@
 
 # ---- tests: every test_*.c is a program of its own, every fuzz_*.c a parser with its corpus ------
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c))
@@ -143,7 +143,7 @@ test-run: programs asan-programs
 	@MODEL=$${MODEL:-$$(configs/fetch_model.sh || true)} tests/run.sh $(UNIT) $(UNIT:$(BUILD)/%=$(ASAN)/%) \
 	  $(foreach f,$(FUZZ) $(FUZZ:$(BUILD)/%=$(ASAN)/%),"$(f) tests/fuzz/corpus/$(patsubst fuzz_%,%,$(notdir $(f)))") \
 	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
-	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh)),"$(s) $(BUILD)/precis")
+	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh) $(if $(USE_MPI),tests/parallel/bits.sh)),"$(s) $(BUILD)/precis")
 
 lint:
 	@tests/lint.sh

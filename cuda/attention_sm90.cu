@@ -1,9 +1,10 @@
-// The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two consumer warpgroups, persistent blocks.
+// The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two or three consumer warpgroups, persistent blocks.
 //
 //   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
 //   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of stages
-//   consumer 0, 1         64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while the other consumer does its
-//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle
+//   consumers             64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while another consumer does its
+//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The first block of the next
+//                         item counts as block n, so that items follow each other without a gap
 //
 // Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the last, and
 // only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the registers. Rows of V
@@ -13,20 +14,15 @@
 #include "attention_tile.cuh"
 #include "hopper.cuh"
 
-enum { CONSUMERS = 2, THREADS = 128 * (CONSUMERS + 1), SHOWN = 4, SHOWN_SPANS = 4 };
-#ifndef SM90_TURNS
-#define SM90_TURNS 1 // consumers take turns at the tensor cores
-#endif
-#ifndef SM90_LAZY
-#define SM90_LAZY 1 // O is rescaled only when a maximum of the warp's rows moved
-#endif
+enum { SHOWN = 4, SHOWN_SPANS = 4 };
+enum { BAR_TURN = 1, BAR_CLEAR = 4 }; // named barriers, one per consumer each
 
 struct sm90_args {
     CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
     const ditem_t *items;
     const dspan_t *spans;
     const CUtensorMap *maps;
-    int n_work, n_head, n_kv, group, q_bytes, layer;
+    int n_item, n_work, n_map, heads, n_head, n_kv, group, group_inv, q_bytes, layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
     float scale, scale_log2;
     void *o;
     float *lse, *m, *top;
@@ -34,10 +30,13 @@ struct sm90_args {
     unsigned *counter;
 };
 
-template <int D> struct shape_t {
-    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8;
-    static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K, V and Q alike
-    static constexpr int SMEM = (2 + STAGES) * TILE_BYTES + 1024; // and room to align
+// C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice.
+template <int D, int C> struct shape_t {
+    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8, ROWS = 64 * C, THREADS = 128 * (C + 1);
+    static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K and V
+    static constexpr int Q_HALF = ROWS * 128, Q_BYTES = HALVES * Q_HALF;
+    static constexpr int SMEM = 2 * Q_BYTES + STAGES * TILE_BYTES + 1024; // and room to align
+    static constexpr int REGS_PRODUCER = C == 2 ? 24 : 32, REGS_CONSUMER = C == 2 ? 240 : 160;
 };
 struct shown_t { // what the scheduler tells the others about an item
     ditem_t it;
@@ -46,34 +45,33 @@ struct shown_t { // what the scheduler tells the others about an item
 };
 
 // ---- matrix products -----------------------------------------------------------------------------------------------------------------------------
-template <int D> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
+template <int D, int C> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
     uint64_t dq = smem_desc(q, 16), dk = smem_desc(k, 16);
 #pragma unroll
-    for (int e = 0; e < D / 16; e++) {
-        uint64_t step = (uint64_t)((e / 4) * (shape_t<D>::HALF_BYTES >> 4) + (e % 4) * 2);
-        wgmma_qk(s, dq + step, dk + step, e != 0);
-    }
+    for (int e = 0; e < D / 16; e++)
+        wgmma_qk(s, dq + (uint64_t)((e / 4) * (shape_t<D, C>::Q_HALF >> 4) + (e % 4) * 2), dk + (uint64_t)((e / 4) * (shape_t<D, C>::HALF_BYTES >> 4) + (e % 4) * 2),
+                 e != 0);
     wgmma_commit();
 }
-template <int D> __device__ __forceinline__ void product_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v, bool first) {
-    uint64_t dv = smem_desc(v, shape_t<D>::HALF_BYTES);
+template <int D, int C> __device__ __forceinline__ void product_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v, bool first) {
+    uint64_t dv = smem_desc(v, shape_t<D, C>::HALF_BYTES);
 #pragma unroll
     for (int e = 0; e < KEY_BLOCK / 16; e++) wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != 0 || !first);
     wgmma_commit();
 }
 
-// Clears the rows of a V tile outside [lo, hi). Both consumers may do so: they write the same.
-template <int D> __device__ __forceinline__ void clear_rows(uint32_t v, int lo, int hi, int wg) {
+// Clears the rows of a V tile outside [lo, hi). Every consumer may do so: all write the same.
+template <int D, int C> __device__ __forceinline__ void clear_rows(uint32_t v, int lo, int hi, int wg) {
     int t = threadIdx.x & 127;
     for (int at = t; at < KEY_BLOCK * 8; at += 128) {
         int r = at >> 3;
         if (r >= lo && r < hi) continue;
 #pragma unroll
-        for (int h = 0; h < shape_t<D>::HALVES; h++)
-            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(v + h * shape_t<D>::HALF_BYTES + at * 16), "r"(0) : "memory");
+        for (int h = 0; h < shape_t<D, C>::HALVES; h++)
+            asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(v + h * shape_t<D, C>::HALF_BYTES + at * 16), "r"(0) : "memory");
     }
     fence_async();
-    bar_sync(4 + wg, 128);
+    bar_sync(BAR_CLEAR + wg, 128);
 }
 
 // ---- roles ---------------------------------------------------------------------------------------------------------------------------------------
@@ -94,9 +92,11 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
     for (unsigned w = blockIdx.x, n = (unsigned)a.n_work, turn = 0;; turn ^= 1) {
         shown_t &sh = shown[r.at];
         if (w < n) {
-            const ditem_t it = a.items[w / (unsigned)a.n_kv];
+            // `heads` K/V heads at a time, so that what the items share stays in the L2 cache.
+            unsigned side = (unsigned)(a.n_item * a.heads), in = w % side;
+            const ditem_t it = a.items[in / (unsigned)a.heads];
             sh.it = it;
-            sh.head = (int)(w % (unsigned)a.n_kv);
+            sh.head = (int)(w / side * (unsigned)a.heads + in % (unsigned)a.heads);
             for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
         } else {
             sh.head = -1;
@@ -109,68 +109,70 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
     }
 }
 
-template <int D> __device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D>::STAGES> &r, const CUtensorMap *map, int row, int head, int layer) {
+template <int D, int C>
+__device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D, C>::STAGES> &r, const CUtensorMap *map, int row, int head, int layer) {
     mbar_wait(bar.empty + 8 * r.at, r.phase ^ 1);
-    uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D>::TILE_BYTES;
-    mbar_expect(full, shape_t<D>::TILE_BYTES);
+    uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D, C>::TILE_BYTES;
+    mbar_expect(full, shape_t<D, C>::TILE_BYTES);
 #pragma unroll
-    for (int h = 0; h < shape_t<D>::HALVES; h++) tma_load_4d(dst + h * shape_t<D>::HALF_BYTES, map, full, h * 64, row, head, layer);
+    for (int h = 0; h < shape_t<D, C>::HALVES; h++) tma_load_4d(dst + h * shape_t<D, C>::HALF_BYTES, map, full, h * 64, row, head, layer);
     r.step();
 }
 
-template <int D> __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
+template <int D, int C> __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
     ring_t<2> qr;
     ring_t<SHOWN> tr;
-    ring_t<shape_t<D>::STAGES> r;
-    int last_pool = -1;
+    ring_t<shape_t<D, C>::STAGES> r;
+    int v_row = 0, v_head = 0;
+    const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next, be it the next item's: that is the order of use
     for (;;) {
         mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
         mbar_wait(bar.told + 8 * tr.at, tr.phase);
         const shown_t &sh = shown[tr.at];
         int head = sh.head, n_span = sh.it.n_span;
+        bool empty = true;
         if (head < 0) {
+            if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
             mbar_arrive(bar.q_full + 8 * qr.at);
             return;
         }
         mbar_arrive(bar.go);
         mbar_expect(bar.q_full + 8 * qr.at, a.q_bytes);
 #pragma unroll
-        for (int h = 0; h < shape_t<D>::HALVES; h++)
-            tma_load_3d(q + qr.at * shape_t<D>::TILE_BYTES + h * shape_t<D>::HALF_BYTES, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, sh.it.row);
+        for (int h = 0; h < shape_t<D, C>::HALVES; h++)
+            tma_load_3d(q + qr.at * shape_t<D, C>::Q_BYTES + h * shape_t<D, C>::Q_HALF, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, sh.it.row);
         qr.step();
         tr.step();
-        const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next: that is the order of use
-        int v_row = 0;
         for (int s = 0; s < n_span; s++) {
             const dspan_t *sp = s < SHOWN_SPANS ? &sh.span[s] : &a.spans[sh.it.span + s];
             int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
             if (lo >= hi) continue;
             const CUtensorMap *kmap = a.maps + 2 * pool;
-            if (pool != last_pool) {
-                tma_map_acquire(kmap);
-                tma_map_acquire(kmap + 1);
-                last_pool = pool;
-            }
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
-                load_tile<D>(kv, bar, r, kmap, kb, head, a.layer);
-                if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
+                load_tile<D, C>(kv, bar, r, kmap, kb, head, a.layer);
+                if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
                 vmap = kmap + 1;
                 v_row = kb;
+                v_head = head;
+                empty = false;
             }
         }
-        if (vmap) load_tile<D>(kv, bar, r, vmap, v_row, head, a.layer);
+        if (empty && vmap) { // the consumers do not overlap anything with an item without keys
+            load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
+            vmap = NULL;
+        }
     }
 }
 
 // Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
-template <int D, bool F32, bool STATS>
+template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2], row_t<STATS> (&row)[2]) {
     int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
     bool part = F32 && it.partial;
     attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        int m = m0 + 8 * r, t = m / a.group;
+        int m = m0 + 8 * r, t = m * a.group_inv >> 16;
         bool live = t < it.n;
         int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
         float inv = row_out<STATS>(to, row[r], at, live);
@@ -182,7 +184,7 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
         } else {
 #pragma unroll
             for (int j = 0; j < D / 8; j++) {
-                uint32_t dst = q + (j / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
+                uint32_t dst = q + (j / 8) * shape_t<D, C>::Q_HALF + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
                 asm volatile("st.shared.b32 [%0], %1;" ::"r"(dst), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv)) : "memory");
             }
         }
@@ -192,11 +194,11 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
         int w16 = wg * 64 + (threadIdx.x / 32 % 4) * 16;
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
-            int at = i * 32 + lane, m = w16 + at / (D / 8), c = at % (D / 8), t = m / a.group;
+            int at = i * 32 + lane, m = w16 + at / (D / 8), c = at % (D / 8), t = m * a.group_inv >> 16;
             uint4 x;
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                         : "r"(q + (c / 8) * shape_t<D>::HALF_BYTES + m * 128 + (((c % 8) ^ (m & 7)) << 4))
+                         : "r"(q + (c / 8) * shape_t<D, C>::Q_HALF + m * 128 + (((c % 8) ^ (m & 7)) << 4))
                          : "memory");
             if (t < it.n) *(uint4 *)((bf16 *)a.o + ((it.out + t) * a.n_head + head * a.group + (m - t * a.group)) * D + c * 8) = x;
         }
@@ -204,111 +206,164 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
     }
 }
 
+// An item that shows no key to any row.
+template <int D, bool F32, bool STATS> __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &it, int head, int thread, int n_thread) {
+    for (int m = thread; m < it.n * a.group; m += n_thread) {
+        int t = m * a.group_inv >> 16;
+        int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
+        if (a.lse) a.lse[at] = -INFINITY;
+        if (STATS && a.m) a.m[at] = 0;
+        for (int e = 0; STATS && a.top && e < ATTN_TOP; e++) a.top[at * ATTN_TOP + e] = -INFINITY;
+        for (int j = 0; j < D; j += 8) {
+            uint4 *to = (uint4 *)(F32 ? (char *)((float *)a.o + at * D + j) : (char *)((bf16 *)a.o + at * D + j));
+            to[0] = make_uint4(0, 0, 0, 0);
+            if (F32) to[1] = make_uint4(0, 0, 0, 0);
+        }
+    }
+}
+
 __device__ __forceinline__ void release(uint32_t empty, int at) {
     if ((threadIdx.x & 31) == 0) mbar_arrive(empty + 8 * at);
 }
 
-template <int D, bool F32, bool STATS>
+template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
-    constexpr int TILE = shape_t<D>::TILE_BYTES;
-    const int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4, t0 = m0 / a.group, t1 = (m0 + 8) / a.group;
+    using shape = shape_t<D, C>;
+    constexpr int TILE = shape::TILE_BYTES;
+    const int m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + (threadIdx.x & 31) / 4, t0 = m0 * a.group_inv >> 16, t1 = (m0 + 8) * a.group_inv >> 16;
+    const uint32_t q_rows = q0 + wg * 64 * 128;
     ring_t<2> qr;
     ring_t<SHOWN> tr;
-    ring_t<shape_t<D>::STAGES> r;
+    ring_t<shape::STAGES> r;
+    walk_t<KEY_BLOCK> w;
     float s[64], o[D / 2];
     uint32_t p[32];
     row_t<STATS> row[2];
-    if (SM90_TURNS && wg == 1) bar_arrive(2, 256); // consumer 0 begins
-    for (;;) {
-        mbar_wait(bar.q_full + 8 * qr.at, qr.phase);
-        const shown_t &sh = shown[tr.at];
-        if (sh.head < 0) return;
-        walk_t<KEY_BLOCK> w;
+    // Waits for the item at (q, t) and goes to its first key block; false: it has none, or there are no more items.
+    auto open = [&](const ring_t<2> &q, const ring_t<SHOWN> &t) {
+        mbar_wait(bar.q_full + 8 * q.at, q.phase);
+        const shown_t &sh = shown[t.at];
         w.near_by = sh.span;
         w.n_near = SHOWN_SPANS;
         w.far = a.spans + sh.it.span;
         w.begin(sh.it, t0, t1);
-        uint32_t q = q0 + qr.at * TILE;
-        row_begin<STATS>(row[0]);
-        row_begin<STATS>(row[1]);
-        if (w.next()) {
-            mbar_wait(bar.full + 8 * r.at, r.phase);
-            wgmma_fence();
-            product_qk<D>(s, q + wg * 64 * 128, kv + r.at * TILE);
-            wgmma_wait<0>();
-            release(bar.empty, r.at);
-            r.step();
-            if (w.edge()) mask_block<STATS, 16>(s, w);
-            softmax_row<0, STATS, 16>(s, row[0], a.scale_log2);
-            softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
-#pragma unroll
-            for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
-            bool first = true, ragged = w.ragged();
-            int v_lo = w.lo - w.kb, v_hi = w.hi - w.kb;
-            while (w.next()) {
-                int k_at = r.at;
-                mbar_wait(bar.full + 8 * r.at, r.phase);
-                if (SM90_TURNS) bar_sync(2 + wg, 256);
-                wgmma_fence();
-                product_qk<D>(s, q + wg * 64 * 128, kv + k_at * TILE);
-                r.step();
-                mbar_wait(bar.full + 8 * r.at, r.phase);
-                if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
-                product_pv<D>(o, p, kv + r.at * TILE, first);
-                if (SM90_TURNS) bar_arrive(3 - wg, 256);
-                wgmma_wait<1>();
-                release(bar.empty, k_at);
-                if (w.edge()) mask_block<STATS, 16>(s, w);
-                float alpha0 = softmax_row<0, STATS, 16>(s, row[0], a.scale_log2), alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
-                wgmma_wait<0>();
-                release(bar.empty, r.at);
-                r.step();
-                if (!SM90_LAZY || __any_sync(~0u, alpha0 != 1.f || alpha1 != 1.f)) {
-#pragma unroll
-                    for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
-                }
-#pragma unroll
-                for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
-                first = false;
-                ragged = w.ragged();
-                v_lo = w.lo - w.kb;
-                v_hi = w.hi - w.kb;
-            }
-            mbar_wait(bar.full + 8 * r.at, r.phase);
-            if (ragged) clear_rows<D>(kv + r.at * TILE, v_lo, v_hi, wg);
-            wgmma_fence();
-            product_pv<D>(o, p, kv + r.at * TILE, first);
-            wgmma_wait<0>();
-            release(bar.empty, r.at);
-            r.step();
-        } else {
-#pragma unroll
-            for (int j = 0; j < D / 2; j++) o[j] = 0;
-        }
-        write_out<D, F32, STATS>(a, sh.it, sh.head, wg, q, o, row);
+        return sh.head >= 0 && w.next();
+    };
+    auto close = [&] { // the item's query tile may be used again
         __syncwarp();
         release(bar.q_empty, qr.at);
         qr.step();
         tr.step();
+    };
+    auto softmax = [&](float &alpha0, float &alpha1) {
+        if (w.edge()) mask_block<STATS, 16>(s, w);
+        alpha0 = softmax_row<0, STATS, 16>(s, row[0], a.scale_log2);
+        alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
+    };
+    auto pack = [&] {
+#pragma unroll
+        for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
+    };
+    if (wg == C - 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
+    for (;;) {
+        if (!open(qr, tr)) {
+            if (shown[tr.at].head < 0) return;
+            write_empty<D, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, (int)threadIdx.x - 128, 128 * C);
+            close();
+            continue;
+        }
+        float alpha0, alpha1;
+        bool first = true, ragged;
+        int v_lo, v_hi;
+        auto note = [&] { // the block whose probabilities p holds; its V is still to be used
+            ragged = w.ragged();
+            v_lo = w.lo - w.kb;
+            v_hi = w.hi - w.kb;
+        };
+        // S = Q K^T of the present block and O += P V of the block before, in our turn; returns when S is there.
+        auto products = [&](uint32_t q) {
+            int k_at = r.at;
+            mbar_wait(bar.full + 8 * r.at, r.phase);
+            bar_sync(BAR_TURN + wg, 256);
+            wgmma_fence();
+            product_qk<D, C>(s, q, kv + k_at * TILE);
+            r.step();
+            mbar_wait(bar.full + 8 * r.at, r.phase);
+            if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
+            wgmma_fence();
+            product_pv<D, C>(o, p, kv + r.at * TILE, first);
+            bar_arrive(BAR_TURN + (wg + 1 == C ? 0 : wg + 1), 256);
+            wgmma_wait<1>();
+            release(bar.empty, k_at);
+        };
+        auto products_end = [&] {
+            wgmma_wait<0>();
+            release(bar.empty, r.at);
+            r.step();
+        };
+        row_begin<STATS>(row[0]);
+        row_begin<STATS>(row[1]);
+        mbar_wait(bar.full + 8 * r.at, r.phase);
+        wgmma_fence();
+        product_qk<D, C>(s, q_rows + qr.at * shape::Q_BYTES, kv + r.at * TILE);
+        products_end();
+        softmax(alpha0, alpha1);
+        pack();
+        for (;;) {
+            note();
+            while (w.next()) {
+                products(q_rows + qr.at * shape::Q_BYTES);
+                softmax(alpha0, alpha1);
+                products_end();
+#pragma unroll
+                for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
+                pack();
+                first = false;
+                note();
+            }
+            ring_t<2> qn = qr;
+            ring_t<SHOWN> tn = tr;
+            qn.step();
+            tn.step();
+            if (!open(qn, tn)) break;
+            products(q_rows + qn.at * shape::Q_BYTES); // the next item's first block
+            products_end();
+            write_out<D, C, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
+            close();
+            row_begin<STATS>(row[0]);
+            row_begin<STATS>(row[1]);
+            softmax(alpha0, alpha1);
+            pack();
+            first = true;
+        }
+        mbar_wait(bar.full + 8 * r.at, r.phase); // nothing to overlap with
+        if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
+        wgmma_fence();
+        product_pv<D, C>(o, p, kv + r.at * TILE, first);
+        products_end();
+        write_out<D, C, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
+        close();
     }
 }
 
-template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
+template <int D, int C, bool F32, bool STATS>
+__global__ void __launch_bounds__(shape_t<D, C>::THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
-    constexpr int STAGES = shape_t<D>::STAGES;
+    using shape = shape_t<D, C>;
+    constexpr int STAGES = shape::STAGES;
     extern __shared__ char smem[];
     __shared__ __align__(8) uint64_t bars[5 + SHOWN + 2 * STAGES];
     __shared__ shown_t shown[SHOWN];
-    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, kv = q + 2 * shape_t<D>::TILE_BYTES, b0 = smem_addr(bars);
+    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, kv = q + 2 * shape::Q_BYTES, b0 = smem_addr(bars);
     bars_t bar = {b0, b0 + 16, b0 + 32, b0 + 32 + 8 * STAGES, b0 + 32 + 16 * STAGES, b0 + 32 + 16 * STAGES + 8 * SHOWN};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbar_init(bar.q_full + 8 * i, 1);
-            mbar_init(bar.q_empty + 8 * i, 4 * CONSUMERS); // one arrival per warp
+            mbar_init(bar.q_empty + 8 * i, 4 * C); // one arrival per warp
         }
         for (int i = 0; i < STAGES; i++) {
             mbar_init(bar.full + 8 * i, 1);
-            mbar_init(bar.empty + 8 * i, 4 * CONSUMERS);
+            mbar_init(bar.empty + 8 * i, 4 * C);
         }
         for (int i = 0; i < SHOWN; i++) mbar_init(bar.told + 8 * i, 1);
         mbar_init(bar.go, 1);
@@ -317,12 +372,16 @@ template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(THREADS
     __syncthreads();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == 0) produce<D>(a, shown, q, kv, bar);
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::REGS_PRODUCER));
+        if (threadIdx.x < 32) { // the maps may have been written since this multiprocessor last used them; once is enough, it is slow
+            for (int i = (int)threadIdx.x; i < a.n_map; i += 32) tma_map_acquire(a.maps + i);
+            __syncwarp();
+        }
+        if (threadIdx.x == 0) produce<D, C>(a, shown, q, kv, bar);
         if (threadIdx.x == 32) schedule(a, shown, bar);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        consume<D, F32, STATS>(a, shown, q, kv, bar, wg - 1);
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(shape::REGS_CONSUMER));
+        consume<D, C, F32, STATS>(a, shown, q, kv, bar, wg - 1);
     }
 #else
     (void)a;
@@ -344,23 +403,45 @@ bool attention_sm90_built(cuda_backend_t *b) {
     return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
 }
 
-template <int D, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
+template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
+    using shape = shape_t<D, C>;
     static bool ready; // per kernel; one device per process
-    if (!ready) CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape_t<D>::SMEM));
+    if (!ready) CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
-    attention_sm90_kernel<D, F32, STATS><<<grid, THREADS, shape_t<D>::SMEM, b->stream>>>(a);
+    attention_sm90_kernel<D, C, F32, STATS><<<grid, shape::THREADS, shape::SMEM, b->stream>>>(a);
     CUDA_LAUNCHED("attention (wgmma)");
     return ST_OK;
 }
-template <int D> static status_t launch_d(cuda_backend_t *b, const sm90_args &a, bool f32, bool stats) {
-    if (stats) return f32 ? launch<D, true, true>(b, a) : launch<D, false, true>(b, a);
-    return f32 ? launch<D, true, false>(b, a) : launch<D, false, false>(b, a);
+// Consumers for a call: statistics need registers, so two then.
+#ifndef SM90_CONSUMERS_64
+#define SM90_CONSUMERS_64 3
+#endif
+static int consumers_of(const attn_args_t *x) { return x->d_head == 64 && !x->m && !x->top ? SM90_CONSUMERS_64 : 2; }
+static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_args &a) {
+    bool f32 = x->o_type == DT_F32, stats = x->m || x->top;
+    if (x->d_head == 64) {
+        if (stats) return f32 ? launch<64, 2, true, true>(b, a) : launch<64, 2, false, true>(b, a);
+        return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a) : launch<64, SM90_CONSUMERS_64, false, false>(b, a);
+    }
+    if (stats) return f32 ? launch<128, 2, true, true>(b, a) : launch<128, 2, false, true>(b, a);
+    return f32 ? launch<128, 2, true, false>(b, a) : launch<128, 2, false, false>(b, a);
+}
+
+// The most K/V heads (a divisor of their number) whose rows fill no more than part of the L2 cache.
+static int heads_at_once(const cuda_backend_t *b, const attn_args_t *x) {
+    int64_t rows = 0;
+    for (int p = 0; p < x->n_pool; p++) rows += x->pools[p].n_row;
+    int64_t fit = (int64_t)(b->l2_bytes * 2 / 5) / (rows * x->d_head * 4 + 1);
+    int h = x->n_kv_head;
+    if (x->o_type == DT_F32) return h; // split sums read every key once
+    while (h > 1 && (h > fit || x->n_kv_head % h)) h--;
+    return h;
 }
 
 status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     const attn_plan_t *plan;
-    int group = x->n_head / x->n_kv_head, rows = TILE_M / group;
+    int group = x->n_head / x->n_kv_head, rows = 64 * consumers_of(x) / group;
     bool ok;
     sm90_args a;
     *done = false;
@@ -376,6 +457,9 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.n_head = x->n_head;
     a.n_kv = x->n_kv_head;
     a.group = group;
+    a.n_map = 2 * x->n_pool;
+    a.heads = heads_at_once(b, x);
+    a.group_inv = (65536 + group - 1) / group;
     a.q_bytes = group * rows * x->d_head * 2;
     a.layer = x->layer;
     a.scale = x->scale;
@@ -390,9 +474,9 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     for (int s = 0; s < plan->n_slab; s++) {
         if (!plan->slab[s].n_item) continue;
         a.items = plan->items + plan->slab[s].item;
-        a.n_work = plan->slab[s].n_item * x->n_kv_head;
-        bool f32 = x->o_type == DT_F32, stats = x->m || x->top;
-        ST_TRY(x->d_head == 64 ? launch_d<64>(b, a, f32, stats) : launch_d<128>(b, a, f32, stats));
+        a.n_item = plan->slab[s].n_item;
+        a.n_work = a.n_item * x->n_kv_head;
+        ST_TRY(launch_any(b, x, a));
         ST_TRY(attn_merge_parts(b, x, plan, s, a.part));
     }
     *done = true;

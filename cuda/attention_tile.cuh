@@ -87,17 +87,23 @@ template <bool STATS> __device__ __forceinline__ float masked() { return STATS ?
 // Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before: exactly 1 when
 // the maximum stays, so that a block of which the row sees nothing leaves no trace.
 template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row(float (&s)[4 * J], row_t<STATS> &row, float scale_log2) {
-    float mx = fmaxf(s[2 * R], s[2 * R + 1]);
+    float mx = -INFINITY, limit = 0;
+    if constexpr (STATS) limit = quad_max(row.top[ATTN_TOP - 1]); // below it nothing is among the row's five largest
 #pragma unroll
-    for (int j = 1; j < J; j++) mx = fmaxf(mx, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
-    if constexpr (STATS)
-        if (mx > row.top[ATTN_TOP - 1]) {
+    for (int g = 0; g < J; g += 4) {
+        float most = fmaxf(s[4 * g + 2 * R], s[4 * g + 2 * R + 1]);
 #pragma unroll
-            for (int j = 0; j < J; j++)
+        for (int j = g + 1; j < g + 4; j++) most = fmaxf(most, fmaxf(s[4 * j + 2 * R], s[4 * j + 2 * R + 1]));
+        if constexpr (STATS)
+            if (__any_sync(~0u, most > limit)) { // one branch for 8 values of the whole warp: branches cost more than insertions
 #pragma unroll
-                for (int c = 0; c < 2; c++)
-                    if (s[4 * j + 2 * R + c] > row.top[ATTN_TOP - 1]) top_insert(row.top, s[4 * j + 2 * R + c]);
-        }
+                for (int j = g; j < g + 4; j++) {
+                    top_insert(row.top, s[4 * j + 2 * R]);
+                    top_insert(row.top, s[4 * j + 2 * R + 1]);
+                }
+            }
+        mx = fmaxf(mx, most);
+    }
     mx = fmaxf(row.mx, quad_max(mx));
     float zero = mx <= masked<STATS>() ? 0.f : mx, base = zero * scale_log2, moved = (row.mx - zero) * scale_log2, alpha = exp2_fast(moved);
     if constexpr (STATS) row.ml = row.sum > 0 ? (row.ml + moved * row.sum) * alpha : 0.f;
@@ -116,17 +122,23 @@ template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row
     return alpha;
 }
 
+// Bit i of the result: does this thread's i-th column of the block (2 of every 8) lie below x?
+__device__ __forceinline__ uint32_t columns_below(int x) {
+    int n = 2 * (x >> 3) + min(x & 7, 2);
+    uint32_t bit;
+    asm("shl.b32 %0, 1, %1;" : "=r"(bit) : "r"(x <= 0 ? 0 : n)); // 0 from 32 on
+    return bit - 1;
+}
+
 template <bool STATS, int J> __device__ __forceinline__ void mask_block(float (&s)[4 * J], const walk_t<8 * J> &w) {
-    int c0 = 2 * (threadIdx.x & 3);
-    int lo0 = w.lo0 - w.kb - c0, lo1 = w.lo1 - w.kb - c0, n0 = w.hi0 - w.lo0, n1 = w.hi1 - w.lo1;
-    n0 = max(n0, 0);
-    n1 = max(n1, 0);
+    int c0 = w.kb + 2 * (threadIdx.x & 3);
+    uint32_t see0 = columns_below(w.hi0 - c0) & ~columns_below(w.lo0 - c0), see1 = columns_below(w.hi1 - c0) & ~columns_below(w.lo1 - c0);
 #pragma unroll
     for (int j = 0; j < J; j++)
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            if ((unsigned)(8 * j + c - lo0) >= (unsigned)n0) s[4 * j + c] = masked<STATS>();
-            if ((unsigned)(8 * j + c - lo1) >= (unsigned)n1) s[4 * j + 2 + c] = masked<STATS>();
+            if (!(see0 >> (2 * j + c) & 1)) s[4 * j + c] = masked<STATS>();
+            if (!(see1 >> (2 * j + c) & 1)) s[4 * j + 2 + c] = masked<STATS>();
         }
 }
 

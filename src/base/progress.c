@@ -74,6 +74,6 @@ void progress_end(progress_t *p) {
     double spent = clock_s() - p->begin_s, rate = spent > 0 ? (double)p->done / spent : 0;
     duration_text(spent, spent_text, sizeof spent_text);
     if (p->terminal && write(STDERR_FILENO, "\r\033[K", 4) < 0) return;
-    log_info("%s %lld %s in %s, %.*f %s/s", p->what, (long long)p->done, p->unit, spent_text, rate < 10, rate, p->unit);
+    if (p->total > 0) log_info("%s %lld %s in %s, %.*f %s/s", p->what, (long long)p->done, p->unit, spent_text, rate < 10, rate, p->unit);
     p->on = false;
 }

@@ -95,6 +95,8 @@ static status_t run_encode(const options_t *o, context_t *c) {
     const tokenizer_t *tokenizer;
     ids_t sink = {0};
     encode_report_t report = {0};
+    layout_method_t layout = LAYOUT_PCE;
+    kept_t kept;
     stop_install();
     align_t align = job_align(o, ALIGN_LEFT);
     if (align == ALIGN_SEQUENTIAL)
@@ -103,13 +105,15 @@ static status_t run_encode(const options_t *o, context_t *c) {
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = inputs_check(inputs, n_input);
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
     encode_spec_t spec = {.inputs = inputs,
                           .n_input = n_input,
                           .store_dir = opt_text(o, "store"),
-                          .layout = strcmp(opt_text(o, "layout"), "full") ? LAYOUT_PCE : LAYOUT_FULL,
+                          .layout = layout,
+                          .kept = kept,
                           .align = align,
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
@@ -117,6 +121,11 @@ static status_t run_encode(const options_t *o, context_t *c) {
                           .max_row = job_rows(o, opt_int(o, "segment")),
                           .progress = context_progress(c)};
     profile_fill(o, c, align, &sink, &spec.profile);
+    kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
+    if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
+    if (kept.gist.ratio && kept.keep != KEEP_RAW)
+        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers",
+                 opt_text(o, "gist-init"));
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
     if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
 out:
@@ -137,7 +146,8 @@ const command_t cmd_encode = {
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment sink align split bos special kv-dtype dtype backend threads batch verify format "
+             .keys = "model! store! layout segment ratio local gist-init keep sink align split bos special kv-dtype dtype backend threads "
+                     "batch verify format "
                      "progress quiet verbose config print-config",
              .min_args = 1,
              .max_args = -1},

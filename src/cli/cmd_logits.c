@@ -39,11 +39,26 @@ static status_t parse_ids(const char *path, const char *text, int64_t n_vocab, i
     return st;
 }
 
+/* Standard input whole, NUL-terminated: a pipe has no size to ask for. */
+static status_t read_input(char **text) {
+    size_t n = 0, cap = 0, got = 1;
+    status_t st = ST_OK;
+    *text = NULL;
+    while (!st && got) {
+        if (cap - n < 2) st = mem_grow(text, cap = cap ? 2 * cap : 1 << 16, 1, "token ids");
+        if (!st) n += got = fread(*text + n, 1, cap - n - 1, stdin);
+        if (n >= TOKENS_MAX_BYTES)
+            st = status_fail(ST_INPUT, "standard input: more than %d bytes of token ids; cut them", TOKENS_MAX_BYTES);
+    }
+    if (!st) (*text)[n] = 0;
+    return st;
+}
+
 static status_t read_tokens(const char *path, int64_t n_vocab, ids_t *ids) {
     char *text;
     size_t bytes;
-    status_t st = file_read_text(strcmp(path, "-") ? path : "/dev/stdin", TOKENS_MAX_BYTES, &text, &bytes);
-    if (!st) st = parse_ids(path, text, n_vocab, ids);
+    status_t st = strcmp(path, "-") ? file_read_text(path, TOKENS_MAX_BYTES, &text, &bytes) : read_input(&text);
+    if (!st) st = parse_ids(strcmp(path, "-") ? path : "standard input", text, n_vocab, ids);
     mem_free(text);
     return st;
 }

@@ -107,11 +107,18 @@ static status_t context_open_store(query_job_t *j) {
     comm_t *comm = j->c->comm;
     if (!dir) return context_deal(j->c->backend, comm, NULL, 0, &j->kv);
     const store_profile_t *p = store_profile(j->store);
+    bool raw = !strcmp(opt_text(j->o, "fetch"), "raw"), all = opt_int(j->o, "select") == 0 || opt_int(j->o, "select") >= j->sources.n;
+    context_read_t how = {.verify = opt_flag(j->o, "verify"), .raw_only = raw && all, .both = raw && !all};
+    if (!kept_parse(p->gists, &how.kept))
+        return status_fail(ST_INPUT, "%s: keeps gists as \"%s\", which this program does not know; use the program that wrote it", dir,
+                           p->gists);
+    if (raw && how.kept.keep != KEEP_BOTH)
+        return status_fail(ST_USAGE, "--fetch raw: %s does not hold both gists and raw rows; encode with --layout blockgist --keep both",
+                           dir);
     encoder_spec_t e = {.sink = p->sink, .n_sink = p->n_sink, .align = ALIGN_LEFT, .max_row = i64_max(1, i64_min(p->n_sink, 1024))};
     status_t st = encoder_create(j->c->model, comm, &e, &j->encoder);
     if (!st)
-        st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n,
-                                opt_flag(j->o, "verify"), &j->kv);
+        st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n, &how, &j->kv);
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
     j->kv.query_position = p->n_sink + j->sources.reserve;
@@ -319,6 +326,7 @@ static status_t run_query(const options_t *o, context_t *c) {
                             .seed = (uint64_t)opt_int(o, "seed"),
                             .attend = {.select = opt_int(o, "select"),
                                        .aggregate = job_aggregate(o, AGG_BOTH),
+                                       .fetch_raw = !strcmp(opt_text(o, "fetch"), "raw"),
                                        .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
                                        .want_mass = j.store != NULL,
                                        .want_entropy = true},
@@ -341,9 +349,10 @@ const command_t cmd_query = {
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
-             .keys = "model! store docs prompt prompts select aggregate select-by chat system bos special max-tokens temperature top-p "
-                     "seed slots stats dtype backend threads batch verify format quiet "
-                     "verbose progress config print-config",
+             .keys =
+                 "model! store docs prompt prompts select aggregate select-by fetch chat system bos special max-tokens temperature top-p "
+                 "seed slots stats dtype backend threads batch verify format quiet "
+                 "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = true,

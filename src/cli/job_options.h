@@ -3,6 +3,7 @@
 #define CLI_JOB_OPTIONS_H
 
 #include "cli/context.h"
+#include "encode/kept.h"
 #include "layout/layout.h"
 #include "query/select.h"
 
@@ -16,5 +17,8 @@ const char *job_align_name(align_t a);
 int64_t job_rows(const options_t *o, int64_t segment);
 /* The model's tokenizer, or ST_INPUT saying that this command needs one. */
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out);
+
+/* --layout with --ratio, --local, --gist-init and --keep. ST_USAGE when they do not fit together. */
+status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out);
 
 #endif

@@ -26,6 +26,12 @@ static int64_t severity(status_t st) {
     return 4;
 }
 
+/* Agreed upon before: it says whose message it was. */
+static bool names_rank(const char *message) {
+    int end = 0;
+    return sscanf(message, "rank %*d: %n", &end) == 0 && end > 0;
+}
+
 status_t comm_agree(comm_t *c, status_t mine) {
     static const status_t by_severity[] = {ST_OK, ST_STOPPED, ST_INPUT, ST_USAGE, ST_FAIL};
     if (c->size == 1) return mine;
@@ -37,7 +43,10 @@ status_t comm_agree(comm_t *c, status_t mine) {
     if (worst == 0) return ST_OK;
     int speaker = c->size - 1 - (int)(code % c->size);
     char text[AGREE_MESSAGE_MAX] = "";
-    if (c->rank == speaker) snprintf(text, sizeof text, "rank %d: %s", c->rank, status_message());
+    if (c->rank == speaker && names_rank(status_message()))
+        snprintf(text, sizeof text, "%s", status_message());
+    else if (c->rank == speaker)
+        snprintf(text, sizeof text, "rank %d: %s", c->rank, status_message());
     st = c->ops->bcast(c, speaker, text, sizeof text);
     if (st) return st;
     text[sizeof text - 1] = '\0';

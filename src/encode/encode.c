@@ -34,11 +34,13 @@ typedef struct {
     int64_t n_added, cap_added;
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
+    kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
+    bool chained;      /* segments continue those before them in their document */
     int turn;
     char *host[2]; /* host copies of K/V when the backend's memory is not ours */
     progress_t progress;
     bool stopping, failed_elsewhere;
-    int64_t done_ranks, tokens_done;
+    int64_t done_ranks, tokens_done, segments_done;
     bool released;
 } job_t;
 
@@ -110,7 +112,10 @@ static status_t notes_take(job_t *j) {
     note_t n;
     status_t st = ST_OK;
     while (!st && j->comm->ops->note_poll(j->comm, &n)) {
-        if (n.kind == NOTE_PROGRESS) j->tokens_done += n.a;
+        if (n.kind == NOTE_PROGRESS) {
+            j->tokens_done += n.a;
+            j->segments_done += n.b;
+        }
         if (n.kind == NOTE_DONE && j->comm->rank == 0) j->done_ranks++;
         if (n.kind == NOTE_DONE && j->comm->rank) j->released = true;
         if (n.kind == NOTE_STOP && j->comm->rank == 0) st = ask_to_stop(j);
@@ -121,11 +126,11 @@ static status_t notes_take(job_t *j) {
     return st;
 }
 
-static status_t report_tokens(job_t *j, int64_t n) {
-    if (j->comm->rank == 0)
-        j->tokens_done += n;
-    else
-        return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = n});
+static status_t report_done(job_t *j, int64_t tokens, int64_t segments) {
+    if (j->comm->rank)
+        return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = tokens, .b = segments});
+    j->tokens_done += tokens;
+    j->segments_done += segments;
     return ST_OK;
 }
 
@@ -148,7 +153,7 @@ static status_t notes_settle(job_t *j) {
 static status_t buffer_fit(job_t *j, int64_t rows) {
     if (rows <= j->buffer_rows) return ST_OK;
     status_t st = j->writer ? store_writer_wait(j->writer) : ST_OK; /* the writer may still read the old one */
-    int n = j->spec->layout == LAYOUT_FULL ? 1 : 2;                 /* a chain is written before the next one begins */
+    int n = j->chained ? 1 : 2;                                     /* a chain is written before the next one begins */
     for (int i = 0; i < n && !st; i++) {
         kv_free(j->be, &j->buffer[i]);
         mem_free(j->host[i]);
@@ -166,9 +171,37 @@ static kv_pool_t buffer_piece(job_t *j, int b, int64_t at, int64_t n) {
     return kv_view(j->config, j->be->act, n, (char *)j->buffer[b].k + skip, (char *)j->buffer[b].v + skip);
 }
 
+/* A segment's raw and gist pools: in the buffer where they are kept, else in the scratch rows from *spare on. */
+static void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, piece_t *p) {
+    const kept_t *k = &j->spec->kept;
+    int64_t gists = gist_count(&k->gist, n);
+    if (k->keep == KEEP_GIST) {
+        p->pool = kept_part(&j->scratch, *spare, n);
+        *spare += n;
+    } else {
+        p->pool = kept_part(kept, kept_gists(k, n), n);
+    }
+    if (k->keep == KEEP_RAW) {
+        p->gist_pool = kept_part(&j->scratch, *spare, gists);
+        *spare += gists;
+    } else {
+        p->gist_pool = kept_part(kept, 0, gists);
+    }
+}
+
+/* Scratch rows for segments of `tokens` tokens in all. */
+static status_t scratch_fit(job_t *j, int64_t tokens) {
+    const kept_t *k = &j->spec->kept;
+    int64_t rows = !k->gist.ratio || k->keep == KEEP_BOTH ? 0 : k->keep == KEEP_GIST ? tokens : tokens / k->gist.ratio + 1;
+    if (rows <= j->scratch.n_row) return ST_OK;
+    kv_free(j->be, &j->scratch);
+    return kv_alloc(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
+}
+
 static status_t append(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b) {
     const void *k = pool->k, *v = pool->v;
-    size_t bytes = kv_bytes(j->config, pool->type, it->n), skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
+    int64_t rows = kept_rows(&j->spec->kept, it->n);
+    size_t bytes = kv_bytes(j->config, pool->type, rows), skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
     if (!j->be->host_memory) {
         char *hk = j->host[b] + skip, *hv = j->host[b] + kv_bytes(j->config, pool->type, j->buffer_rows) + skip;
         status_t st = j->be->ops->copy_out(j->be, hk, pool->k, bytes);
@@ -181,7 +214,7 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
     if (it->slice) pos = j->spec->profile.n_sink + it->before;
     store_item_t item = {.address = it->address,
                          .n_token = it->n,
-                         .n_row = it->n,
+                         .n_row = rows,
                          .first_pos = pos,
                          .tokens = r->tokens.ids + it->begin,
                          .type = pool->type,
@@ -193,62 +226,81 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
 /* Independent segments: as many small ones as fit a pass go together; encoding the next batch overlaps writing this one. */
 static status_t encode_batch(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     piece_t *pieces = NULL;
-    int64_t at = 0, tokens = 0;
+    kv_pool_t *kept = NULL;
+    int64_t at = 0, tokens = 0, spare = 0;
     int b = j->turn;
+    for (int64_t i = 0; i < n; i++) tokens += r->items[mine[i]].n;
     status_t st = mem_alloc(&pieces, (size_t)n, sizeof *pieces, "a batch of segments");
+    if (!st) st = mem_alloc(&kept, (size_t)n, sizeof *kept, "a batch of segments");
+    if (!st) st = scratch_fit(j, tokens);
     for (int64_t i = 0; i < n && !st; i++) {
         const round_item_t *it = &r->items[mine[i]];
-        pieces[i] = (piece_t){.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .pool = buffer_piece(j, b, at, it->n)};
-        at += it->n;
-        tokens += it->n;
+        int64_t rows = kept_rows(&j->spec->kept, it->n);
+        kept[i] = buffer_piece(j, b, at, rows);
+        pieces[i] = (piece_t){.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before};
+        piece_pools(j, &kept[i], it->n, &spare, &pieces[i]);
+        at += rows;
     }
     if (!st) st = encoder_run(j->encoder, pieces, (int)n);
-    for (int64_t i = 0; i < n && !st; i++) st = append(j, r, &r->items[mine[i]], &pieces[i].pool, b);
+    for (int64_t i = 0; i < n && !st; i++) st = append(j, r, &r->items[mine[i]], &kept[i], b);
     j->turn = 1 - b;
     mem_free(pieces);
-    return st ? st : report_tokens(j, tokens);
+    mem_free(kept);
+    return st ? st : report_done(j, tokens, n);
 }
 
-/* Full attention over one document in slices: K/V of all its slices stay in memory until it ends. */
+/* Segments of one document that continue each other. What later ones see of earlier ones stays in memory until the document ends: all raw
+ * rows (full attention over a document in slices), or gists. */
 static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t n_slice) {
-    kv_pool_t *pools = NULL;
-    int64_t rows = 0, at = 0;
-    for (int64_t s = 0; s < n_slice; s++) rows += r->items[first + s].n;
+    const kept_t *keep = &j->spec->kept;
+    kv_pool_t *seen = NULL;
+    int64_t rows = 0, at = 0, longest = 0;
+    for (int64_t s = 0; s < n_slice; s++) {
+        rows += kept_rows(keep, r->items[first + s].n);
+        longest = i64_max(longest, r->items[first + s].n);
+    }
     status_t st = buffer_fit(j, rows);
-    if (!st) st = mem_alloc(&pools, (size_t)n_slice, sizeof *pools, "slices of a document");
+    if (!st) st = scratch_fit(j, longest);
+    if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
     if (!st) st = store_writer_wait(j->writer);
     for (int64_t s = 0; s < n_slice && !st && !j->stopping; s++) {
         const round_item_t *it = &r->items[first + s];
-        pools[s] = buffer_piece(j, 0, at, it->n);
-        piece_t piece = {
-            .tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .pool = pools[s], .chain = pools, .n_chain = (int)s};
+        int64_t n = kept_rows(keep, it->n), spare = 0;
+        kv_pool_t kept = buffer_piece(j, 0, at, n);
+        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen, .n_chain = (int)s};
+        piece_pools(j, &kept, it->n, &spare, &piece);
         st = encoder_run(j->encoder, &piece, 1);
-        if (!st && it->todo) st = append(j, r, it, &pools[s], 0);
-        if (!st) st = report_tokens(j, it->n);
+        seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
+        if (!st && it->todo) st = append(j, r, it, &kept, 0);
+        if (!st) st = report_done(j, it->n, it->todo);
         if (!st) st = notes_take(j);
-        at += it->n;
+        at += n;
     }
     status_t waited = store_writer_wait(j->writer);
-    mem_free(pools);
+    mem_free(seen);
     return st ? st : waited;
 }
 
 static status_t encode_share(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
-    bool chained = j->spec->layout == LAYOUT_FULL;
     status_t st = ST_OK;
     for (int64_t at = 0; at < n && !st;) {
         if ((st = notes_take(j)) || j->stopping) break;
-        if (chained) {
+        if (j->chained) {
             int64_t first = mine[at], slices = 1;
             while (first + slices < r->n_item && r->items[first + slices].slice) slices++;
             st = encode_chain(j, r, first, slices);
             at++;
             continue;
         }
-        int64_t rows = 0, upto = at;
-        do rows += r->items[mine[upto++]].n;
-        while (upto < n && rows + r->items[mine[upto]].n <= j->spec->max_row);
-        st = buffer_fit(j, rows);
+        int64_t pass = 0, kept = 0, upto = at; /* rows that go through the model, and rows that stay */
+        while (upto < n) {
+            int64_t tokens = r->items[mine[upto]].n, more = tokens + gist_count(&j->spec->kept.gist, tokens);
+            if (upto > at && pass + more > j->spec->max_row) break;
+            pass += more;
+            kept += kept_rows(&j->spec->kept, tokens);
+            upto++;
+        }
+        st = buffer_fit(j, kept);
         if (!st) st = encode_batch(j, r, mine + at, upto - at);
         at = upto;
     }
@@ -272,7 +324,7 @@ static status_t units_make(const job_t *j, const round_t *r, int64_t **units, do
                           .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head),
                           .n_sink = j->spec->profile.n_sink,
                           .window = c->window};
-    bool chained = j->spec->layout == LAYOUT_FULL;
+    bool chained = j->chained;
     status_t st = mem_alloc(units, (size_t)r->n_item, sizeof **units, "a round's plan");
     if (!st) st = mem_alloc(costs, (size_t)r->n_item, sizeof **costs, "a round's plan");
     *n_unit = 0;
@@ -384,7 +436,10 @@ static status_t job_open(job_t *j) {
     if (st) return st;
     encoder_spec_t e = {.sink = s->profile.sink,
                         .n_sink = s->profile.n_sink,
-                        .align = s->layout == LAYOUT_FULL ? ALIGN_SEQUENTIAL : s->align,
+                        .align = j->chained ? ALIGN_SEQUENTIAL : s->align,
+                        .gist = s->kept.gist,
+                        .gist_init = s->kept.init,
+                        .gist_token = s->kept.token,
                         .reserve = s->profile.segment,
                         .max_row = s->max_row};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
@@ -393,24 +448,31 @@ static status_t job_open(job_t *j) {
 
 static status_t totals(job_t *j, double begin_s) {
     encode_report_t *rep = j->report;
-    int64_t sums[2] = {j->comm->rank == 0 ? j->tokens_done : 0, j->writer ? store_writer_bytes(j->writer) : 0};
-    status_t st = j->comm->ops->sum_i64(j->comm, sums, 2);
+    int64_t root = j->comm->rank == 0,
+            sums[3] = {root * j->tokens_done, j->writer ? store_writer_bytes(j->writer) : 0, root * j->segments_done};
+    status_t st = j->comm->ops->sum_i64(j->comm, sums, 3);
     rep->tokens_encoded = sums[0];
     rep->bytes_written = sums[1];
-    rep->n_encoded = rep->n_segment - rep->n_reused;
+    rep->n_encoded = sums[2];
     rep->seconds = clock_s() - begin_s;
     rep->stopped = j->stopping;
     return st;
 }
 
 status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, const encode_spec_t *spec, encode_report_t *report) {
-    job_t j = {.model = m, .be = model_backend(m), .config = model_config(m), .comm = comm, .spec = spec, .report = report};
+    job_t j = {.model = m,
+               .be = model_backend(m),
+               .config = model_config(m),
+               .comm = comm,
+               .spec = spec,
+               .report = report,
+               .chained = layout_info(spec->layout)->chained};
     round_spec_t rs = {.tokenizer = tokenizer,
                        .profile = &spec->profile,
                        .segment = spec->profile.segment,
                        .budget = spec->round_tokens ? spec->round_tokens : encode_round_tokens(comm->size, spec->profile.segment),
                        .split = spec->split,
-                       .chained = spec->layout == LAYOUT_FULL,
+                       .chained = layout_info(spec->layout)->chained,
                        .parse_special = spec->parse_special,
                        .max_id = j.config->n_vocab};
     round_t round = {0};
@@ -448,6 +510,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
         kv_free(j.be, &j.buffer[i]);
         mem_free(j.host[i]);
     }
+    kv_free(j.be, &j.scratch);
     store_close(j.before);
     mem_free(j.added);
     corpus_close(corpus);

@@ -3,7 +3,7 @@
 #ifndef ENCODE_ENCODE_H
 #define ENCODE_ENCODE_H
 
-#include "encode/encoder.h"
+#include "encode/kept.h"
 #include "encode/round.h"
 
 typedef struct {
@@ -12,6 +12,7 @@ typedef struct {
     const char *store_dir;
     store_profile_t profile; /* complete */
     layout_method_t layout;
+    kept_t kept;
     align_t align;
     split_t split;
     bool parse_special;

@@ -1,7 +1,28 @@
 /* Builders: each method's rows as runs and spans. The oracle for them is the row-by-row predicate in tests/unit/test_layout.c. */
 #include "layout/layout.h"
 
+#include <string.h>
+
 #include "base/mem.h"
+
+static const layout_info_t methods[LAYOUT_COUNT] = {
+    [LAYOUT_FULL] = {"full", true, false, false},           /* section 2, and section 3 with one piece */
+    [LAYOUT_PCE] = {"pce", false, false, false},            /* section 3 */
+    [LAYOUT_BLOCKGIST] = {"blockgist", false, true, false}, /* section 7 */
+    [LAYOUT_FINE_KV] = {"fine-kv", true, true, false},      /* section 4 */
+    [LAYOUT_COARSE_KV] = {"coarse-kv", true, true, true},   /* section 4 */
+};
+
+const layout_info_t *layout_info(layout_method_t m) { return &methods[m]; }
+
+bool layout_find(const char *name, layout_method_t *out) {
+    for (int m = 0; m < LAYOUT_COUNT; m++)
+        if (!strcmp(methods[m].name, name)) {
+            *out = (layout_method_t)m;
+            return true;
+        }
+    return false;
+}
 
 int64_t layout_position(align_t align, int64_t n_sink, int64_t i, int64_t length, int64_t reserve, int64_t before) {
     switch (align) {

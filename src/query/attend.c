@@ -209,6 +209,38 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
     return st;
 }
 
+static bool any_kept(const attend_t *a, int64_t i) {
+    const uint8_t *keep = a->keep + (a->ctx->first + i) * plane(a);
+    for (int64_t x = 0; x < plane(a); x++)
+        if (keep[x]) return true;
+    return false;
+}
+
+/* Two-level answers: of the segments that anyone keeps, the raw rows take the place of the gists. Their owner attends to them; no K/V
+ * crosses the wire. */
+static status_t fetch_raw(attend_t *a, int layer, const void *q) {
+    int64_t cells = plane(a);
+    for (int64_t i = 0; i < a->ctx->n_local; i++) {
+        if (!any_kept(a, i)) continue;
+        layout_clear(&a->segments);
+        status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+        if (!st) st = layout_add_span(&a->segments, span_all(0, 0, a->ctx->raw[i].n_row));
+        if (st) return st;
+        attn_args_t args = attention_args(a, layer, q);
+        args.pools = &a->ctx->raw[i];
+        args.n_pool = args.n_run = args.n_span = args.n_block = 1;
+        args.runs = a->segments.runs;
+        args.spans = a->segments.spans;
+        args.o = a->part.o + i * cells * a->config->d_head;
+        args.lse = a->part.lse + i * cells;
+        args.m = a->part.m + i * cells;
+        st = a->be->ops->attention(a->be, &args);
+        if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
 /* The groups that local segments [first, first+n) make up, each merged into its slot of `sums`. */
 static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
     const context_kv_t *ctx = a->ctx;
@@ -248,7 +280,7 @@ static status_t choose(attend_t *a) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < ctx->n_local; i++) {
         float *score = a->score + 2 * i * cells, *lse = score + cells;
-        double log_n = log((double)ctx->pools[i].n_row);
+        double log_n = log((double)i64_max(1, ctx->pools[i].n_row));
         memcpy(lse, a->lse_local + i * cells, cell_bytes);
         for (int64_t x = 0; x < cells; x++)
             score[x] = a->spec.by_mean ? (float)((double)lse[x] - log_n) : select_log_sum(top + (i * cells + x) * ATTN_TOP, ATTN_TOP);
@@ -349,6 +381,7 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
         if (!st) st = choose(a);
+        if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
         if (!st) st = merge_groups(a, 0, ctx->n_local);
     } else {
         for (int64_t at = 0; !st && at < ctx->n_local; at += a->n_hold) {

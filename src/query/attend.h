@@ -16,7 +16,8 @@
 typedef struct {
     int64_t select; /* K of SEL; 0: off */
     aggregate_t aggregate;
-    bool by_mean; /* score = mean over the piece instead of the 5 largest */
+    bool by_mean;   /* score = mean over the piece instead of the 5 largest */
+    bool fetch_raw; /* two-level answers: pieces are chosen by the rows in their pools (gists), then their raw rows are attended instead */
     bool want_mass, want_entropy;
     bool by_rule; /* the reference switch of layout/rule.h */
 } attend_spec_t;

@@ -23,10 +23,13 @@ out:
 }
 
 void context_free(context_kv_t *c) {
-    for (int64_t i = 0; c->owns_pools && c->pools && i < c->n_local; i++) kv_free(c->be, &c->pools[i]);
+    kv_pool_t *owned = c->whole ? c->whole : c->pools;
+    for (int64_t i = 0; c->owns_pools && owned && i < c->n_local; i++) kv_free(c->be, &owned[i]);
     mem_free(c->rows);
     mem_free(c->first_group);
     mem_free(c->pools);
+    mem_free(c->raw);
+    mem_free(c->whole);
     *c = (context_kv_t){0};
 }
 
@@ -67,33 +70,43 @@ static status_t verify_local(store_t *store, const store_segment_t *const *segme
     return st ? status_fail(st, "%s", message) : ST_OK;
 }
 
+/* Pools of local segment i out of all rows that the store has of it. */
+static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const context_read_t *how) {
+    int64_t gists = kept_gists(&how->kept, n_token);
+    bool use_gists = how->kept.keep != KEEP_RAW && !how->raw_only;
+    c->pools[i] = use_gists ? kept_part(&c->whole[i], 0, gists) : kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
+    if (how->both) c->raw[i] = kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
+}
+
 static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments,
-                          context_kv_t *c) {
+                          const context_read_t *how, context_kv_t *c) {
     dtype_t type = store_profile(store)->kv_type;
-    for (int64_t i = 0; i < c->n_local; i++) {
+    status_t st = mem_zalloc(&c->whole, (size_t)c->n_local, sizeof *c->whole, "segment pools");
+    if (!st && how->both) st = mem_zalloc(&c->raw, (size_t)c->n_local, sizeof *c->raw, "segment pools");
+    for (int64_t i = 0; i < c->n_local && !st; i++) {
         const int32_t *tokens;
         const void *k, *v;
         const store_segment_t *seg = segments[c->first + i];
-        status_t st = store_map(store, seg, &tokens, &k, &v);
-        if (st) return st;
+        if ((st = store_map(store, seg, &tokens, &k, &v))) break;
         if (readable_in_place(be, type)) {
-            c->pools[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
+            c->whole[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
         } else {
             c->owns_pools = true;
-            if ((st = pool_copy(be, config, type, seg->n_row, k, v, &c->pools[i]))) return st;
+            st = pool_copy(be, config, type, seg->n_row, k, v, &c->whole[i]);
         }
+        take_parts(c, i, seg->n_token, how);
     }
-    return ST_OK;
+    return st;
 }
 
 status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
-                            const store_segment_t *const *segments, int64_t n, bool verify, context_kv_t *out) {
+                            const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out) {
     int64_t *rows = NULL;
     status_t st = mem_alloc(&rows, (size_t)n, sizeof *rows, "segment sizes");
     for (int64_t i = 0; !st && i < n; i++) rows[i] = segments[i]->n_row;
     if (!st) st = context_deal(be, comm, rows, n, out);
-    if (!st && verify) st = verify_local(store, segments + out->first, out->n_local);
-    if (!st) st = map_local(be, config, store, segments, out);
+    if (!st && how->verify) st = verify_local(store, segments + out->first, out->n_local);
+    if (!st) st = map_local(be, config, store, segments, how, out);
     mem_free(rows);
     st = comm_agree(comm, st);
     if (st) context_free(out);

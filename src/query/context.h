@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "comm/comm.h"
+#include "encode/kept.h"
 #include "model/kv.h"
 #include "store/store.h"
 
@@ -21,6 +22,8 @@ typedef struct {
     int64_t *first_group;   /* [size+1] rank r owns groups first_group[r] .. first_group[r+1]-1 */
     int64_t first, n_local; /* this rank's segments */
     kv_pool_t *pools;       /* [n_local] backend memory, or mapped files on a CPU */
+    kv_pool_t *raw;         /* [n_local] raw rows of the same segments, for two-level answers; NULL: none */
+    kv_pool_t *whole;       /* [n_local] what the pools are parts of, when owned */
     kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */
     int64_t query_position; /* where query rows start: n_sink + M */
     bool owns_pools;        /* pools are copies to be freed */
@@ -32,9 +35,14 @@ status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t 
 void context_free(context_kv_t *c);
 
 /* From a store: segments in the order given. Each rank verifies (when `verify`), maps and, where the backend needs it, copies its own.
- * Collective. */
+ * `kept` says which rows a segment has; its gists become the pools, or its raw rows when it has no gists or `raw_only`; with `both` the raw
+ * rows come as `raw` too. Collective. */
+typedef struct {
+    kept_t kept;
+    bool verify, raw_only, both;
+} context_read_t;
 status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
-                            const store_segment_t *const *segments, int64_t n, bool verify, context_kv_t *out);
+                            const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out);
 
 static inline int64_t context_group_begin(const context_kv_t *c, int64_t g) { return g * c->group; }
 static inline int64_t context_group_end(const context_kv_t *c, int64_t g) { return i64_min((g + 1) * c->group, c->n_segment); }

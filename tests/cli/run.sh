@@ -141,6 +141,8 @@ expect 0 '"architecture":"llama"' - inspect --format json "$tiny"
 expect 0 '^token_embd.weight' - inspect --all "$tiny"
 echo '1 2 3 4 5' >"$work/ids"
 expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32
+printf '1\n2\t3 4  5' | "$precis" logits --model "$tiny" --tokens - --out "$work/piped.safetensors" --quiet
+holds 'ids from a pipe give other logits' cmp "$work/l.safetensors" "$work/piped.safetensors"
 holds 'the logits are no tensor of 5 rows' grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
 holds 'a part file was left behind' test -z "$(find "$work" -name '*.part*')"
 expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l

@@ -147,5 +147,6 @@ def make(name, spec, seed):
     print(name, f"{sum(w.numel() for w in weights.values())} weights, rope {model.config.rope_parameters}")
 
 
-for i, (name, spec) in enumerate(MODELS.items()):
-    if len(sys.argv) < 2 or name in sys.argv[1:]: make(name, spec, 1000 + i)
+if __name__ == "__main__":
+    for i, (name, spec) in enumerate(MODELS.items()):
+        if len(sys.argv) < 2 or name in sys.argv[1:]: make(name, spec, 1000 + i)

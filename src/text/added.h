@@ -33,6 +33,7 @@ status_t added_ready(added_t *a, const char *name);
 void added_free(added_t *a);
 const added_token_t *added_find(const added_t *a, const char *text, size_t n); /* NULL when absent */
 
+enum { OWN_WORDS_MAX = 2 };
 typedef struct own_words {
     size_t begin, end;
 } own_words_t; /* a part of a text that people wrote: special tokens in it, or reaching into it, are ordinary text */

@@ -51,7 +51,8 @@ static void words(prompt_t *p, const char *s) { put(p, s, strlen(s)); }
 /* A token of the template. */
 static void mark(prompt_t *p, const char *token) {
     if (!p->st && tokenizer_find(p->t, token) < 0)
-        p->st = status_fail(ST_INPUT, "the model's chat template needs the token %s, which its vocabulary lacks; ask without --chat", token);
+        p->st =
+            status_fail(ST_INPUT, "the model's chat template needs the token %s, which its vocabulary lacks; ask without --chat", token);
     words(p, token);
 }
 

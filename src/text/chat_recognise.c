@@ -86,7 +86,8 @@ static void inst(chat_t *c, const char *s, size_t n) {
         if (c->has_system) c->family = CHAT_LLAMA2;
         return;
     }
-    c->has_system = has_code(s, n, "system_message+Q\\n\\nQ+message[QcontentQ]") || has_code(s, n, "system_message+Q\n\nQ+message[QcontentQ]");
+    c->has_system =
+        has_code(s, n, "system_message+Q\\n\\nQ+message[QcontentQ]") || has_code(s, n, "system_message+Q\n\nQ+message[QcontentQ]");
     if (has_code(s, n, "+message[QcontentQ]+Q")) c->family = CHAT_MISTRAL;
 }
 

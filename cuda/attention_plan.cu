@@ -80,7 +80,7 @@ struct maker_t {
 };
 
 // An edge in 32 bits for indices first..last; add is shifted by whole steps so that i + add is never negative.
-static bool edge_32(edge_t e, int64_t first, int64_t last, int *div, int *mul, int *add, int *off) {
+static bool edge_32(edge_t e, int64_t first, int64_t last, dedge_t *out) {
     if (e.div >= LIMIT_32 || e.mul >= LIMIT_32) return false;
     if (first + e.add < 0) {
         int64_t k = i64_ceil_div(-(first + e.add), e.div);
@@ -90,16 +90,20 @@ static bool edge_32(edge_t e, int64_t first, int64_t last, int *div, int *mul, i
     int64_t top = (last + e.add) / e.div;
     if (e.mul && top > LIMIT_32 / e.mul) return false;
     int64_t worst = std::max({std::abs(e.add), std::abs(e.off), std::abs(last + e.add), std::abs(top * e.mul + e.off)});
-    *div = (int)e.div, *mul = (int)e.mul, *add = (int)e.add, *off = (int)e.off;
-    return worst < LIMIT_32;
+    if (worst >= LIMIT_32) return false;
+    // With 2^(shift-1) < div <= 2^shift, magic * div exceeds 2^(31+shift) by at most div: too little to matter below 2^31.
+    out->shift = 0;
+    while (((int64_t)1 << out->shift) < e.div) out->shift++;
+    out->magic = (unsigned)(((uint64_t)1 << (31 + out->shift)) / (uint64_t)e.div + 1);
+    out->mul = (int)e.mul, out->add = (int)e.add, out->off = (int)e.off;
+    return true;
 }
 static bool span_32(const span_t &s, const run_t &r, dspan_t *out) {
     out->pool = s.pool;
     out->begin = (int)s.begin;
     out->end = (int)s.end;
     int64_t last = r.index + r.n - 1;
-    return s.begin >= 0 && s.end < LIMIT_32 && edge_32(s.lo, r.index, last, &out->lo_div, &out->lo_mul, &out->lo_add, &out->lo_off) &&
-           edge_32(s.hi, r.index, last, &out->hi_div, &out->hi_mul, &out->hi_add, &out->hi_off);
+    return s.begin >= 0 && s.end < LIMIT_32 && edge_32(s.lo, r.index, last, &out->lo) && edge_32(s.hi, r.index, last, &out->hi);
 }
 
 static int blocks_of(const span_t &s, int64_t a, int64_t b) {

@@ -14,10 +14,13 @@
 
 enum { TILE_M = 128, TILE_M_MAX = 192, KEY_BLOCK = 128, CHUNK_MIN = 512, MAX_SLAB = 64 };
 
-typedef struct { // a span in 32 bits; i + add is never negative
+typedef struct { // an edge in 32 bits: i + add is in [0, 2^30), and n / div = umulhi(2 n, magic) >> shift there
+    unsigned magic;
+    int shift, mul, add, off;
+} dedge_t;
+typedef struct {
     int pool, begin, end;
-    int lo_div, lo_mul, lo_add, lo_off;
-    int hi_div, hi_mul, hi_add, hi_off;
+    dedge_t lo, hi;
 } dspan_t;
 typedef struct {
     int row, n, index;  // rows of q, and the pool index of the first
@@ -56,12 +59,8 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done);
 status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done);
 
 #ifdef __CUDACC__
-__device__ __forceinline__ int dedge(int div, int mul, int add, int off, int i) {
-    unsigned q = (unsigned)(i + add);
-    if (div != 1) q /= (unsigned)div;
-    return (int)q * mul + off;
-}
-__device__ __forceinline__ int dspan_lo(const dspan_t &s, int i) { return min(max(dedge(s.lo_div, s.lo_mul, s.lo_add, s.lo_off, i), s.begin), s.end); }
-__device__ __forceinline__ int dspan_hi(const dspan_t &s, int i) { return min(max(dedge(s.hi_div, s.hi_mul, s.hi_add, s.hi_off, i), s.begin), s.end); }
+__device__ __forceinline__ int dedge_at(const dedge_t &e, int i) { return (int)(__umulhi((unsigned)(i + e.add) * 2u, e.magic) >> e.shift) * e.mul + e.off; }
+__device__ __forceinline__ int dspan_lo(const dspan_t &s, int i) { return min(max(dedge_at(s.lo, i), s.begin), s.end); }
+__device__ __forceinline__ int dspan_hi(const dspan_t &s, int i) { return min(max(dedge_at(s.hi, i), s.begin), s.end); }
 #endif
 #endif

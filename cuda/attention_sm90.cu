@@ -22,7 +22,7 @@ struct sm90_args {
     const ditem_t *items;
     const dspan_t *spans;
     const CUtensorMap *maps;
-    int n_work, n_head, n_kv, group, group_inv, q_bytes, layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
+    int n_item, n_work, n_map, heads, n_head, n_kv, group, group_inv, q_bytes, layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
     float scale, scale_log2;
     void *o;
     float *lse, *m, *top;
@@ -92,9 +92,11 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
     for (unsigned w = blockIdx.x, n = (unsigned)a.n_work, turn = 0;; turn ^= 1) {
         shown_t &sh = shown[r.at];
         if (w < n) {
-            const ditem_t it = a.items[w / (unsigned)a.n_kv];
+            // `heads` K/V heads at a time, so that what the items share stays in the L2 cache.
+            unsigned side = (unsigned)(a.n_item * a.heads), in = w % side;
+            const ditem_t it = a.items[in / (unsigned)a.heads];
             sh.it = it;
-            sh.head = (int)(w % (unsigned)a.n_kv);
+            sh.head = (int)(w / side * (unsigned)a.heads + in % (unsigned)a.heads);
             for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
         } else {
             sh.head = -1;
@@ -121,7 +123,7 @@ template <int D, int C> __device__ __forceinline__ void produce(const sm90_args 
     ring_t<2> qr;
     ring_t<SHOWN> tr;
     ring_t<shape_t<D, C>::STAGES> r;
-    int last_pool = -1, v_row = 0, v_head = 0;
+    int v_row = 0, v_head = 0;
     const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next, be it the next item's: that is the order of use
     for (;;) {
         mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
@@ -146,11 +148,6 @@ template <int D, int C> __device__ __forceinline__ void produce(const sm90_args 
             int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
             if (lo >= hi) continue;
             const CUtensorMap *kmap = a.maps + 2 * pool;
-            if (pool != last_pool) {
-                tma_map_acquire(kmap);
-                tma_map_acquire(kmap + 1);
-                last_pool = pool;
-            }
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
                 load_tile<D, C>(kv, bar, r, kmap, kb, head, a.layer);
                 if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
@@ -300,7 +297,7 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
             release(bar.empty, k_at);
         };
         auto products_end = [&] {
-            wgmma_wait_after<0>(row[0].sum, row[1].sum);
+            wgmma_wait<0>();
             release(bar.empty, r.at);
             r.step();
         };
@@ -376,6 +373,10 @@ __global__ void __launch_bounds__(shape_t<D, C>::THREADS, 1) attention_sm90_kern
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::REGS_PRODUCER));
+        if (threadIdx.x < 32) { // the maps may have been written since this multiprocessor last used them; once is enough, it is slow
+            for (int i = (int)threadIdx.x; i < a.n_map; i += 32) tma_map_acquire(a.maps + i);
+            __syncwarp();
+        }
         if (threadIdx.x == 0) produce<D, C>(a, shown, q, kv, bar);
         if (threadIdx.x == 32) schedule(a, shown, bar);
     } else {
@@ -427,6 +428,17 @@ static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_a
     return f32 ? launch<128, 2, true, false>(b, a) : launch<128, 2, false, false>(b, a);
 }
 
+// The most K/V heads (a divisor of their number) whose rows fill no more than part of the L2 cache.
+static int heads_at_once(const cuda_backend_t *b, const attn_args_t *x) {
+    int64_t rows = 0;
+    for (int p = 0; p < x->n_pool; p++) rows += x->pools[p].n_row;
+    int64_t fit = (int64_t)(b->l2_bytes * 2 / 5) / (rows * x->d_head * 4 + 1);
+    int h = x->n_kv_head;
+    if (x->o_type == DT_F32) return h; // split sums read every key once
+    while (h > 1 && (h > fit || x->n_kv_head % h)) h--;
+    return h;
+}
+
 status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     const attn_plan_t *plan;
     int group = x->n_head / x->n_kv_head, rows = 64 * consumers_of(x) / group;
@@ -445,6 +457,8 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.n_head = x->n_head;
     a.n_kv = x->n_kv_head;
     a.group = group;
+    a.n_map = 2 * x->n_pool;
+    a.heads = heads_at_once(b, x);
     a.group_inv = (65536 + group - 1) / group;
     a.q_bytes = group * rows * x->d_head * 2;
     a.layer = x->layer;
@@ -460,7 +474,8 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     for (int s = 0; s < plan->n_slab; s++) {
         if (!plan->slab[s].n_item) continue;
         a.items = plan->items + plan->slab[s].item;
-        a.n_work = plan->slab[s].n_item * x->n_kv_head;
+        a.n_item = plan->slab[s].n_item;
+        a.n_work = a.n_item * x->n_kv_head;
         ST_TRY(launch_any(b, x, a));
         ST_TRY(attn_merge_parts(b, x, plan, s, a.part));
     }

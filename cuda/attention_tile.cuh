@@ -122,17 +122,23 @@ template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row
     return alpha;
 }
 
+// Bit i of the result: does this thread's i-th column of the block (2 of every 8) lie below x?
+__device__ __forceinline__ uint32_t columns_below(int x) {
+    int n = 2 * (x >> 3) + min(x & 7, 2);
+    uint32_t bit;
+    asm("shl.b32 %0, 1, %1;" : "=r"(bit) : "r"(x <= 0 ? 0 : n)); // 0 from 32 on
+    return bit - 1;
+}
+
 template <bool STATS, int J> __device__ __forceinline__ void mask_block(float (&s)[4 * J], const walk_t<8 * J> &w) {
-    int c0 = 2 * (threadIdx.x & 3);
-    int lo0 = w.lo0 - w.kb - c0, lo1 = w.lo1 - w.kb - c0, n0 = w.hi0 - w.lo0, n1 = w.hi1 - w.lo1;
-    n0 = max(n0, 0);
-    n1 = max(n1, 0);
+    int c0 = w.kb + 2 * (threadIdx.x & 3);
+    uint32_t see0 = columns_below(w.hi0 - c0) & ~columns_below(w.lo0 - c0), see1 = columns_below(w.hi1 - c0) & ~columns_below(w.lo1 - c0);
 #pragma unroll
     for (int j = 0; j < J; j++)
 #pragma unroll
         for (int c = 0; c < 2; c++) {
-            if ((unsigned)(8 * j + c - lo0) >= (unsigned)n0) s[4 * j + c] = masked<STATS>();
-            if ((unsigned)(8 * j + c - lo1) >= (unsigned)n1) s[4 * j + 2 + c] = masked<STATS>();
+            if (!(see0 >> (2 * j + c) & 1)) s[4 * j + c] = masked<STATS>();
+            if (!(see1 >> (2 * j + c) & 1)) s[4 * j + 2 + c] = masked<STATS>();
         }
 }
 

@@ -18,13 +18,6 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 
-// The same, but not before x >= 0 and y >= 0 are there: what leads to them shall overlap the products that are waited for. The trap that never comes is
-// what keeps the assembler from moving the wait up.
-template <int N> __device__ __forceinline__ void wgmma_wait_after(float x, float y) {
-    asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p trap;\nsetp.lt.f32 p, %1, 0f00000000;\n@p trap;\n"
-                 "wgmma.wait_group.sync.aligned %2;\n}\n" ::"f"(x), "f"(y), "n"(N) : "memory");
-}
-
 __device__ __forceinline__ void mbar_init(uint32_t bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)); }
 __device__ __forceinline__ void mbar_expect(uint32_t bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");

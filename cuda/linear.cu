@@ -5,7 +5,7 @@
 // weights, and only those whose results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts.
 #include "common.cuh"
 
-enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 24 };
+enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
 static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096};
 
 struct gemm_plan {
@@ -134,7 +134,7 @@ __global__ void differ_kernel(size_t n, const uint32_t *a, const uint32_t *b, un
 static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     gemm_plan *p = l->plan;
     linear_shape_t s = l->shape;
-    cublasLtMatmulHeuristicResult_t got[N_TRY];
+    cublasLtMatmulHeuristicResult_t got[N_ALL];
     int n;
     if (!p->ready[BASE_CLASS]) {
         ST_TRY(candidates(b, s, class_rows[BASE_CLASS], got, &n));
@@ -156,7 +156,12 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     if (!st) st = gemm_run(b, &big, &p->algo[BASE_CLASS], l->packed, mem, y0, false);
     gemm_desc_free(&big);
     if (st) return lt_failed(st, "the product of a trial");
-    ST_TRY(candidates(b, s, rows, got, &n));
+    n = 0;
+    for (int c = cls; c < BASE_CLASS && n < N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
+        int more;
+        ST_TRY(candidates(b, s, class_rows[c], got + n, &more));
+        n += more;
+    }
     st = gemm_desc_make(&own, b->base.act, s, rows);
     if (st) return lt_failed(st, "describing a product");
     cudaEventCreate(&t0);

@@ -593,22 +593,20 @@ static void check_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in) {
 }
 
 // ---- times ---------------------------------------------------------------------------------------------------------------------------------------
+// Median time of f on the device: everything is queued first, so that the host's part stays hidden.
 template <class F> static double median_ms(cuda_backend_t *b, int reps, F f) {
-    cudaEvent_t t0, t1;
-    std::vector<float> ms;
-    CU(cudaEventCreate(&t0));
-    CU(cudaEventCreate(&t1));
+    std::vector<cudaEvent_t> at((size_t)reps + 1);
+    std::vector<float> ms((size_t)reps);
+    for (cudaEvent_t &e : at) CU(cudaEventCreate(&e));
     f();
     f();
-    for (int i = 0; i < reps; i++) {
-        float x;
-        CU(cudaEventRecord(t0, b->stream));
-        f();
-        CU(cudaEventRecord(t1, b->stream));
-        CU(cudaEventSynchronize(t1));
-        CU(cudaEventElapsedTime(&x, t0, t1));
-        ms.push_back(x);
+    for (int i = 0; i <= reps; i++) {
+        CU(cudaEventRecord(at[(size_t)i], b->stream));
+        if (i < reps) f();
     }
+    CU(cudaEventSynchronize(at.back()));
+    for (int i = 0; i < reps; i++) CU(cudaEventElapsedTime(&ms[(size_t)i], at[(size_t)i], at[(size_t)i + 1]));
+    for (cudaEvent_t &e : at) CU(cudaEventDestroy(e));
     std::sort(ms.begin(), ms.end());
     return ms[ms.size() / 2];
 }
@@ -630,7 +628,7 @@ static void time_query(cuda_backend_t *b, int64_t pool, int64_t n, bool stats, i
     lay.all(0, 0, pool);
     problem_make<bf16>(p, lay, H, KV, d, DT_F32, stats, false, DT_BF16);
     b->attn_family = family;
-    double ms = median_ms(b, 20, [&] { OK(b->base.ops->attention(&b->base, &p.a)); });
+    double ms = median_ms(b, 50, [&] { OK(b->base.ops->attention(&b->base, &p.a)); });
     double bytes = 2.0 * 2 * KV * d * (double)pool;
     printf("query %3lld rows over %8lld%s sm%d %9.4f ms %7.0f GB/s %7.1f TFLOP/s\n", (long long)n, (long long)pool, stats ? " stats" : "      ", family, ms,
            bytes / ms * 1e-6, 4.0 * d * H * (double)pool * (double)n / ms * 1e-9);
@@ -642,7 +640,7 @@ static void time_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in, int64_t 
     float *y = poison_dev((size_t)(n * n_out) * 4);
     linear_t *l;
     OK(b->base.ops->linear_open(&b->base, s, w, &l));
-    double ms = median_ms(b, 20, [&] { OK(b->base.ops->linear(&b->base, l, n, x, y, false)); });
+    double ms = median_ms(b, 50, [&] { OK(b->base.ops->linear(&b->base, l, n, x, y, false)); });
     printf("linear %5lld x %5lld, %5lld rows %9.4f ms %7.1f TFLOP/s %7.0f GB/s\n", (long long)n_out, (long long)n_in, (long long)n, ms,
            2.0 * (double)n_out * (double)n_in * (double)n / ms * 1e-9, 2.0 * (double)n_out * (double)n_in / ms * 1e-6);
     fflush(stdout);

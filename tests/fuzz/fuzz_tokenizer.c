@@ -35,7 +35,7 @@ static void expect(const tokenizer_t *t, const char *s, size_t n, utf8_t *want) 
     size_t k = 0;
     int64_t bad;
     FUZZ_CHECK(utf8_repair(s, n, &clean, &n, &bad) == ST_OK);
-    if (t->nfc) {
+    if (normal_has(&t->normal, NORMAL_NFC)) {
         utf8proc_uint8_t *normal = NULL;
         utf8proc_ssize_t len = utf8proc_map((uint8_t *)clean, (utf8proc_ssize_t)n, &normal, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         FUZZ_CHECK(len >= 0);

@@ -12,7 +12,10 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef struct { const char *name; void (*run)(void); } unit_test_t;
+typedef struct {
+    const char *name;
+    void (*run)(void);
+} unit_test_t;
 
 static inline int unit_main(const char *suite, const unit_test_t *tests, int n, int argc, char **argv) {
     if (CU_initialize_registry() != CUE_SUCCESS) return 1;
@@ -29,10 +32,10 @@ static inline int unit_main(const char *suite, const unit_test_t *tests, int n, 
     return failed != 0 || ran == 0;
 }
 
-#define UNIT_MAIN(suite, ...)                                                   \
-    int main(int argc, char **argv) {                                           \
-        static const unit_test_t tests[] = {__VA_ARGS__};                       \
-        return unit_main(suite, tests, (int)(sizeof tests / sizeof *tests), argc, argv); \
+#define UNIT_MAIN(suite, ...)                                                                                                              \
+    int main(int argc, char **argv) {                                                                                                      \
+        static const unit_test_t tests[] = {__VA_ARGS__};                                                                                  \
+        return unit_main(suite, tests, (int)(sizeof tests / sizeof *tests), argc, argv);                                                   \
     }
 
 #endif

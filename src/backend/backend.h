@@ -1,12 +1,13 @@
 /* The table of operations that a forward pass is made of. cpu_ref.c is the plain oracle; cpu_*.c and cuda/ are the fast ones.
  *
- * Pointers marked [B] are backend memory: obtained from alloc(), offset freely with pointer arithmetic, never dereferenced outside the backend
- * (on a CPU they are ordinary memory). Everything else is host memory. Shapes are outermost first. `act` is the type of activations that feed
- * matrix products: DT_F32, or DT_BF16 (then weights are bf16 too); the residual stream, norms, softmax and all sums are f32 always.
+ * Pointers marked [B] are backend memory: obtained from alloc(), offset freely with pointer arithmetic, never dereferenced outside the
+ * backend (on a CPU they are ordinary memory). Everything else is host memory. Shapes are outermost first. `act` is the type of activations
+ * that feed matrix products: DT_F32, or DT_BF16 (then weights are bf16 too); the residual stream, norms, softmax and all sums are f32
+ * always.
  *
- * Determinism, part of the contract: a row of any result depends only on that row's own inputs and on the K/V rows it sees; never on the other
- * rows of the call, how rows are cut into runs or calls, the number of threads, or what invisible memory holds (which may be NaN).
- * So encoding on any number of ranks, in any batches, gives the same bits.
+ * Determinism, part of the contract: a row of any result depends only on that row's own inputs and on the K/V rows it sees; never on the
+ * other rows of the call, how rows are cut into runs or calls, the number of threads, or what invisible memory holds (which may be NaN). So
+ * encoding on any number of ranks, in any batches, gives the same bits.
  *
  * Operations of one backend are issued from one thread, in order; on a device they may be asynchronous: copy_out and sync wait.
  * All may fail with ST_FAIL and a message. Arguments are our own invariants: asserted in debug builds, not checked otherwise.
@@ -29,46 +30,46 @@ extern "C" {
 /* A pool of K/V rows: element (layer, head, row, j) of k is at k + ((layer*layer_stride + head*head_stride + row*row_stride + j) elements).
  * Strides are counted in elements; the d_head elements of a row are contiguous. Rows >= n_row must not be read. */
 typedef struct {
-    void *k, *v; /* [B], or for a CPU backend also a mapped file */
+    void *k, *v;  /* [B], or for a CPU backend also a mapped file */
     dtype_t type; /* DT_F32 or DT_BF16; bf16 pools may be read by an f32 backend, not the other way round */
     int64_t n_row;
     int64_t row_stride, head_stride, layer_stride;
 } kv_pool_t;
 
-/* Attention over spans (methods.md sections 1 and 3). For row t, query head h (its K/V head is h / (n_head / n_kv_head)) and block b, over the
- * keys j that the spans of block b show to the row, with l_j = scale * q.k_j:
- *     lse = log sum_j exp(l_j)         o = sum_j exp(l_j - lse) v_j
- *     m   = sum_j exp(l_j - lse) l_j   (entropy term)      top[5] = the 5 largest l_j, falling, -inf where there are fewer
- * A block that shows no key to a row gives o = 0, lse = -inf, m = 0, top = -inf. Every element of every wanted output is written for the rows of the
+/* Attention over spans (methods.md sections 1 and 3). For row t, query head h (its K/V head is h / (n_head / n_kv_head)) and block b, over
+ * the keys j that the spans of block b show to the row, with l_j = scale * q.k_j: lse = log sum_j exp(l_j)         o = sum_j exp(l_j - lse)
+ * v_j m   = sum_j exp(l_j - lse) l_j   (entropy term)      top[5] = the 5 largest l_j, falling, -inf where there are fewer A block that
+ * shows no key to a row gives o = 0, lse = -inf, m = 0, top = -inf. Every element of every wanted output is written for the rows of the
  * runs; blocks that a run's spans do not name count as showing no key. Rows outside all runs are left alone. Runs do not overlap. */
 enum { ATTN_TOP = 5 };
 typedef struct {
     int layer;
     int n_head, n_kv_head, d_head;
     float scale;
-    int64_t n_row;   /* rows of q and of the outputs */
-    const void *q;   /* [B] act [n_row][n_head][d_head], rotated */
+    int64_t n_row; /* rows of q and of the outputs */
+    const void *q; /* [B] act [n_row][n_head][d_head], rotated */
     int n_pool, n_run, n_span, n_block;
     const kv_pool_t *pools; /* [n_pool] */
     const run_t *runs;      /* [n_run] */
     const span_t *spans;    /* [n_span] */
-    dtype_t o_type;  /* act, or DT_F32 */
-    void *o;         /* [B] o_type [n_block][n_row][n_head][d_head] */
-    float *lse;      /* [B] [n_block][n_row][n_head], or NULL */
-    float *m;        /* [B] [n_block][n_row][n_head], or NULL */
-    float *top;      /* [B] [n_block][n_row][n_head][ATTN_TOP], or NULL */
+    dtype_t o_type;         /* act, or DT_F32 */
+    void *o;                /* [B] o_type [n_block][n_row][n_head][d_head] */
+    float *lse;             /* [B] [n_block][n_row][n_head], or NULL */
+    float *m;               /* [B] [n_block][n_row][n_head], or NULL */
+    float *top;             /* [B] [n_block][n_row][n_head][ATTN_TOP], or NULL */
 } attn_args_t;
 
 /* Merge of partial results (methods.md section 1.3), in block order, in f32:  L = log sum_b exp(lse_b),  o = sum_b exp(lse_b - L) o_b,
- * m = sum_b exp(lse_b - L) m_b  (then the entropy of the row is L - m). keep[b][row][head] == 0 leaves a block out for that row and head. */
+ * m = sum_b exp(lse_b - L) m_b  (then the entropy of the row is L - m). keep[b][row][head] == 0 leaves a block out for that row and head.
+ */
 typedef struct {
     int64_t n_row;
     int n_head, d_head, n_block;
-    const float *o, *lse, *m;  /* [B] [n_block][n_row][n_head]([d_head]); m may be NULL */
-    const uint8_t *keep;       /* [B] [n_block][n_row][n_head], or NULL: all */
-    dtype_t o_out_type;        /* act or DT_F32 */
-    void *o_out;               /* [B] o_out_type [n_row][n_head][d_head] */
-    float *lse_out, *m_out;    /* [B] [n_row][n_head], each may be NULL */
+    const float *o, *lse, *m; /* [B] [n_block][n_row][n_head]([d_head]); m may be NULL */
+    const uint8_t *keep;      /* [B] [n_block][n_row][n_head], or NULL: all */
+    dtype_t o_out_type;       /* act or DT_F32 */
+    void *o_out;              /* [B] o_out_type [n_row][n_head][d_head] */
+    float *lse_out, *m_out;   /* [B] [n_row][n_head], each may be NULL */
 } merge_args_t;
 
 /* A weight matrix in the backend's own packing. The packed bytes may be made once per node and shared: a linear_t only refers to them. */
@@ -77,19 +78,20 @@ typedef struct {
     int64_t n_out, n_in; /* y[n_out] = W[n_out][n_in] x[n_in] */
 } linear_shape_t;
 
-/* What follows the q/k/v projection of one layer: bias, per-head norms of q and k (Qwen3), rotation, and the K/V rows put into their pools. */
+/* What follows the q/k/v projection of one layer: bias, per-head norms of q and k (Qwen3), rotation, and the K/V rows put into their pools.
+ */
 typedef struct {
     int layer;
     int64_t n_row;
     int n_head, n_kv_head, d_head, d_rot; /* d_rot: how many leading elements of a head are rotated (half-split pairs j, j + d_rot/2) */
-    const float *qkv;           /* [B] [n_row][(n_head + 2 n_kv_head) * d_head]: q heads, k heads, v heads */
-    const float *bias;          /* [B] [(n_head + 2 n_kv_head) * d_head], or NULL */
-    const float *q_norm, *k_norm; /* [B] [d_head], or NULL */
+    const float *qkv;                     /* [B] [n_row][(n_head + 2 n_kv_head) * d_head]: q heads, k heads, v heads */
+    const float *bias;                    /* [B] [(n_head + 2 n_kv_head) * d_head], or NULL */
+    const float *q_norm, *k_norm;         /* [B] [d_head], or NULL */
     float norm_eps;
-    const float *cos_sin;       /* [B] [n_row][d_rot]: cos of the d_rot/2 angles of the row's position, then their sines */
-    void *q;                    /* [B] act [n_row][n_head][d_head] out */
+    const float *cos_sin; /* [B] [n_row][d_rot]: cos of the d_rot/2 angles of the row's position, then their sines */
+    void *q;              /* [B] act [n_row][n_head][d_head] out */
     int n_pool, n_run;
-    const kv_pool_t *pools;     /* K (rotated) and V of the rows of each run go to run.pool, rows run.index.. ; pool -1: dropped */
+    const kv_pool_t *pools; /* K (rotated) and V of the rows of each run go to run.pool, rows run.index.. ; pool -1: dropped */
     const run_t *runs;
 } qkv_args_t;
 
@@ -104,8 +106,10 @@ typedef struct {
     status_t (*copy_out)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes); /* waits */
     status_t (*sync)(backend_t *);
 
-    /* Linear layers. pack writes linear_bytes() bytes at `packed` [B] from W in f32 or bf16 rows (row r at w + r*n_in); rows may be given in
-     * several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one weight. */
+    /* Linear layers. pack writes linear_bytes() bytes at `packed` [B] from W in f32 or bf16 rows (row r at w + r*n_in); rows may be given
+     * in several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one
+     * weight. On a backend with host_memory several threads may pack different weights at once, when w_type is act and linear_bytes of the
+     * shape was asked before. */
     size_t (*linear_bytes)(backend_t *, linear_shape_t);
     status_t (*linear_pack)(backend_t *, linear_shape_t, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w);
     status_t (*linear_open)(backend_t *, linear_shape_t, const void *packed, linear_t **out); /* borrows packed */
@@ -131,7 +135,8 @@ typedef struct {
 
 struct backend {
     const backend_ops_t *ops;
-    dtype_t act;    /* DT_F32 or DT_BF16 */
+    dtype_t act;      /* DT_F32 or DT_BF16 */
+    bool host_memory; /* [B] memory is ordinary memory of this process: mapped files and shared memory may be used as it is */
     int n_threads;
     char detail[160]; /* what was chosen and why, for the log: "cpu, bf16, AVX-512 BF16 kernels, oneDNN 2.6.3" */
 };

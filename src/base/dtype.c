@@ -20,9 +20,9 @@ uint16_t f32_to_f16(float f) {
     uint32_t u;
     memcpy(&u, &f, 4);
     uint32_t sign = (u >> 16) & 0x8000, mag = u & 0x7fffffffu;
-    if (mag > 0x7f800000u) return (uint16_t)(sign | 0x7e00);       /* NaN */
-    if (mag >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);      /* rounds to infinity */
-    if (mag < 0x38800000u) {                                       /* subnormal: let the FPU round at 2^-24 */
+    if (mag > 0x7f800000u) return (uint16_t)(sign | 0x7e00);  /* NaN */
+    if (mag >= 0x477ff000u) return (uint16_t)(sign | 0x7c00); /* rounds to infinity */
+    if (mag < 0x38800000u) {                                  /* subnormal: let the FPU round at 2^-24 */
         float r;
         memcpy(&r, &mag, 4);
         r += 0x1p-1f; /* ulp of [0.5, 1) is 2^-24 */

@@ -23,7 +23,9 @@ hash_t hash_finish(hash_state_t *h) {
     return (hash_t){d.low64, d.high64};
 }
 
-void hash_hex(hash_t h, char out[HASH_HEX]) { snprintf(out, HASH_HEX, "%016llx%016llx", (unsigned long long)h.hi, (unsigned long long)h.lo); }
+void hash_hex(hash_t h, char out[HASH_HEX]) {
+    snprintf(out, HASH_HEX, "%016llx%016llx", (unsigned long long)h.hi, (unsigned long long)h.lo);
+}
 
 bool hash_parse(const char *hex, hash_t *out) {
     uint64_t half[2] = {0, 0};

@@ -6,7 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct { uint64_t lo, hi; } hash_t;
+typedef struct {
+    uint64_t lo, hi;
+} hash_t;
 typedef struct hash_state hash_state_t;
 
 hash_t hash_bytes(const void *p, size_t n);

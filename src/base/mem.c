@@ -29,8 +29,9 @@ status_t mem_alloc(void *out_pp, size_t count, size_t size, const char *what) {
     if (bytes == 0) return ST_OK;
     char *block = must_fail() ? NULL : aligned_alloc(HEADER, size_round_up(bytes + HEADER, HEADER));
     if (!block)
-        return status_fail(ST_FAIL, "out of memory: %zu bytes for %s (%zu in use); use more ranks, a smaller --segment, or a machine with more memory",
-                           bytes, what, mem_now_bytes());
+        return status_fail(
+            ST_FAIL, "out of memory: %zu bytes for %s (%zu in use); use more ranks, a smaller --segment, or a machine with more memory",
+            bytes, what, mem_now_bytes());
     *(size_t *)block = bytes;
     count_in(bytes);
     *out = block + HEADER;

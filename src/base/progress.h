@@ -1,4 +1,5 @@
-/* Progress of long work on rank 0: a bar with rate and ETA on a terminal, a plain line every few seconds in a log, nothing when it was turned off. */
+/* Progress of long work on rank 0: a bar with rate and ETA on a terminal, a plain line every few seconds in a log, nothing when it was
+ * turned off. */
 #ifndef BASE_PROGRESS_H
 #define BASE_PROGRESS_H
 

@@ -4,7 +4,9 @@
 
 #include <stdint.h>
 
-typedef struct { uint64_t s; } rng_t;
+typedef struct {
+    uint64_t s;
+} rng_t;
 
 static inline uint64_t rng_next(rng_t *r) {
     uint64_t z = (r->s += 0x9e3779b97f4a7c15u);
@@ -12,7 +14,7 @@ static inline uint64_t rng_next(rng_t *r) {
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     return z ^ z >> 31;
 }
-static inline double rng_uniform(rng_t *r) { return (double)(rng_next(r) >> 11) * 0x1p-53; }           /* [0, 1) */
-static inline int64_t rng_below(rng_t *r, int64_t n) { return (int64_t)(rng_next(r) % (uint64_t)n); }  /* [0, n) */
+static inline double rng_uniform(rng_t *r) { return (double)(rng_next(r) >> 11) * 0x1p-53; }          /* [0, 1) */
+static inline int64_t rng_below(rng_t *r, int64_t n) { return (int64_t)(rng_next(r) % (uint64_t)n); } /* [0, n) */
 
 #endif

@@ -1,8 +1,8 @@
 /* What ranks say to each other. comm_self.c is one rank; mpi/comm_mpi.c many: the code above is the same.
  *
  * Collectives are called by all ranks in the same order. Counts are int64_t bytes and may pass 2^31 (the MPI side sends in pieces).
- * Nobody waits for a rank that failed: comm_agree at the end of each phase spreads the worst status and its message. Inside a phase a rank that cannot
- * go on finishes its part of the collectives or calls comm_abort.
+ * Nobody waits for a rank that failed: comm_agree at the end of each phase spreads the worst status and its message. Inside a phase a rank
+ * that cannot go on finishes its part of the collectives or calls comm_abort.
  */
 #ifndef COMM_COMM_H
 #define COMM_COMM_H
@@ -17,7 +17,10 @@ typedef struct comm comm_t;
 
 /* A short message outside the collectives: progress, and "please stop". */
 typedef enum { NOTE_PROGRESS, NOTE_STOP, NOTE_DONE } note_kind_t;
-typedef struct { int32_t kind, from; int64_t a, b; } note_t;
+typedef struct {
+    int32_t kind, from;
+    int64_t a, b;
+} note_t;
 
 typedef struct {
     const char *name; /* "self", "mpi" */
@@ -26,13 +29,15 @@ typedef struct {
     status_t (*all_gather)(comm_t *, const void *send, void *recv, const int64_t *bytes_each);
     status_t (*gather)(comm_t *, int root, const void *send, void *recv /* root only */, const int64_t *bytes_each);
     status_t (*max_i64)(comm_t *, int64_t *v, int64_t n); /* element-wise maximum over ranks; exact */
-    status_t (*sum_i64)(comm_t *, int64_t *v, int64_t n); /* exact, so order does not matter; floats are merged by their owners in a fixed order instead */
+    status_t (*sum_i64)(comm_t *, int64_t *v,
+                        int64_t n); /* exact, so order does not matter; floats are merged by their owners in a fixed order instead */
     status_t (*barrier)(comm_t *);
     /* Memory shared by the ranks of a node: *out is the same bytes on each of them. node_barrier orders writes before reads. */
     status_t (*shared_alloc)(comm_t *, size_t bytes, void *out_pp); /* collective over the node */
     void (*shared_free)(comm_t *, void *p);                         /* collective over the node; NULL ok */
     status_t (*node_barrier)(comm_t *);
-    /* Notes: posted at once, never block; polled by the receiver. In-flight notes must be drained before comm_close (send NOTE_DONE, see encode). */
+    /* Notes: posted at once, never block; polled by the receiver. In-flight notes must be drained before comm_close (send NOTE_DONE, see
+     * encode). */
     status_t (*note_send)(comm_t *, int to, note_t note);
     bool (*note_poll)(comm_t *, note_t *out); /* true: one was taken */
     void (*abort)(comm_t *, status_t code);   /* ends every rank of the job; does not return */
@@ -44,7 +49,7 @@ struct comm {
     int rank, size;
     int node_rank, node_size; /* among the ranks that share memory */
     int n_node;
-    int64_t sent_bytes;       /* bytes this rank put on the wire through collectives, for the plan's figure */
+    int64_t sent_bytes; /* bytes this rank put on the wire through collectives, for the plan's figure */
 };
 
 status_t comm_self_create(comm_t **out);

@@ -8,7 +8,10 @@
 
 #include "base/status.h"
 
-typedef struct { const uint8_t *data; size_t bytes; } file_map_t; /* data is NULL for an empty file */
+typedef struct {
+    const uint8_t *data;
+    size_t bytes;
+} file_map_t; /* data is NULL for an empty file */
 
 /* Maps a regular file read-only. ST_INPUT naming the path when it is missing, a folder, or unreadable. */
 status_t file_map(const char *path, file_map_t *out);

@@ -1,5 +1,6 @@
 /* GGUF version 2 and 3: key/value metadata and tensors of a mapped file (or of all files of a split model).
- * Trusts nothing in the file: every count, length, offset and type is checked before use; errors are ST_INPUT naming the file, the byte and the value.
+ * Trusts nothing in the file: every count, length, offset and type is checked before use; errors are ST_INPUT naming the file, the byte and
+ * the value.
  */
 #ifndef IO_GGUF_H
 #define IO_GGUF_H

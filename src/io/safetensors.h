@@ -2,8 +2,8 @@
  *
  *     [u64 LE: N][N bytes of JSON, space-padded][tensor data, offsets relative to here, no holes]
  *
- * The reader trusts nothing: header size, JSON, dtype x shape = bytes, offsets in order without gap or overlap and inside the file, no duplicate names.
- * Errors are ST_INPUT naming file, tensor and value.
+ * The reader trusts nothing: header size, JSON, dtype x shape = bytes, offsets in order without gap or overlap and inside the file, no
+ * duplicate names. Errors are ST_INPUT naming file, tensor and value.
  */
 #ifndef IO_SAFETENSORS_H
 #define IO_SAFETENSORS_H
@@ -30,8 +30,10 @@ typedef struct {
     int64_t dims[TENSOR_DIMS];
     size_t bytes;
 } st_entry_t;
-/* The header of a file holding `n` tensors one after the other in this order, padded with spaces so that 8 + N == header_bytes when header_bytes > 0
- * (ST_FAIL when it does not fit), else to a multiple of 4096. meta: key, value, key, value, .. NULL (or NULL). *out is the caller's (mem_free), 8-byte length included. */
-status_t safetensors_header(const st_entry_t *entries, int64_t n, const char *const *meta, size_t header_bytes, void *out_pp, size_t *out_bytes);
+/* The header of a file holding `n` tensors one after the other in this order, padded with spaces so that 8 + N == header_bytes when
+ * header_bytes > 0 (ST_FAIL when it does not fit), else to a multiple of 4096. meta: key, value, key, value, .. NULL (or NULL). *out is the
+ * caller's (mem_free), 8-byte length included. */
+status_t safetensors_header(const st_entry_t *entries, int64_t n, const char *const *meta, size_t header_bytes, void *out_pp,
+                            size_t *out_bytes);
 
 #endif

@@ -8,16 +8,30 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-typedef enum { ENC_F32, ENC_F16, ENC_BF16, ENC_Q8_0, ENC_Q4_0, ENC_Q4_1, ENC_Q5_0, ENC_Q5_1, ENC_Q4_K, ENC_Q5_K, ENC_Q6_K, ENC_OTHER, ENC_COUNT } enc_t;
+typedef enum {
+    ENC_F32,
+    ENC_F16,
+    ENC_BF16,
+    ENC_Q8_0,
+    ENC_Q4_0,
+    ENC_Q4_1,
+    ENC_Q5_0,
+    ENC_Q5_1,
+    ENC_Q4_K,
+    ENC_Q5_K,
+    ENC_Q6_K,
+    ENC_OTHER,
+    ENC_COUNT
+} enc_t;
 
 enum { TENSOR_DIMS = 8 };
 typedef struct {
-    const char *name;       /* borrowed from the file object */
+    const char *name; /* borrowed from the file object */
     enc_t enc;
-    const char *enc_name;   /* as the file calls it: "Q4_1", "BF16", "I64" */
+    const char *enc_name; /* as the file calls it: "Q4_1", "BF16", "I64" */
     int n_dim;
     int64_t dims[TENSOR_DIMS]; /* outermost first, also for GGUF (which stores them the other way round) */
-    const uint8_t *data;    /* in the map; not necessarily aligned */
+    const uint8_t *data;       /* in the map; not necessarily aligned */
     size_t bytes;
 } tensor_t;
 

@@ -1,7 +1,8 @@
-/* Layouts: a method is which rows there are, their positions, who sees whom, and which K/V rows are kept (methods.md section 1). Pure arithmetic.
+/* Layouts: a method is which rows there are, their positions, who sees whom, and which K/V rows are kept (methods.md section 1). Pure
+ * arithmetic.
  *
- * A builder fills a row plan for one segment (or the sink, or a query) as runs and spans over numbered pools. Its row-by-row predicate, written from the
- * paper's rule and sharing no code with the spans, is the oracle in the tests.
+ * A builder fills a row plan for one segment (or the sink, or a query) as runs and spans over numbered pools. Its row-by-row predicate,
+ * written from the paper's rule and sharing no code with the spans, is the oracle in the tests.
  */
 #ifndef LAYOUT_LAYOUT_H
 #define LAYOUT_LAYOUT_H
@@ -12,7 +13,16 @@
 #include "base/status.h"
 #include "layout/span.h"
 
-typedef enum { LAYOUT_FULL, LAYOUT_PCE, LAYOUT_COUNT } layout_method_t;
+typedef enum { LAYOUT_FULL, LAYOUT_PCE, LAYOUT_BLOCKGIST, LAYOUT_FINE_KV, LAYOUT_COARSE_KV, LAYOUT_COUNT } layout_method_t;
+/* What sets one method apart from another. */
+typedef struct {
+    const char *name;  /* as on the command line and in a store */
+    bool chained;      /* a segment continues those before it in its document (else it sees the sink alone) */
+    bool gists;        /* has gist rows; chained segments then see earlier gists, else earlier raw rows */
+    bool gists_at_end; /* behind the segment's raw rows, else spaced */
+} layout_info_t;
+const layout_info_t *layout_info(layout_method_t m);
+bool layout_find(const char *name, layout_method_t *out);
 typedef enum { KIND_SINK, KIND_RAW, KIND_GIST, KIND_QUERY } row_kind_t;
 typedef enum { ALIGN_EVEN, ALIGN_LEFT, ALIGN_RIGHT, ALIGN_SEQUENTIAL } align_t; /* methods.md section 3, "Positions" */
 typedef enum { RESERVE_MAX, RESERVE_MEAN, RESERVE_HARMONIC } reserve_t;
@@ -22,6 +32,11 @@ typedef enum { RESERVE_MAX, RESERVE_MEAN, RESERVE_HARMONIC } reserve_t;
 int64_t layout_position(align_t align, int64_t n_sink, int64_t i, int64_t length, int64_t reserve, int64_t before);
 /* M of methods.md: positions held by the pieces' common range, so that the query starts at n_sink + M. */
 int64_t layout_reserve(reserve_t how, const int64_t *lengths, int64_t n);
+
+/* All rows [0, n) of a pool. */
+span_t span_all(int32_t pool, int32_t block, int64_t n);
+/* Rows up to and including the row's own index, of the last `window` rows when it is > 0; rows at `end` and after do not exist yet. */
+span_t span_causal(int32_t pool, int32_t block, int64_t end, int64_t window);
 
 /* A growing list of runs with their spans. Zero it first. */
 typedef struct {

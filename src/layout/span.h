@@ -5,8 +5,8 @@
  *
  *     [ lo(i), hi(i) )  of span.pool,     lo(i) = clip(edge(span.lo, i)),  hi(i) = clip(edge(span.hi, i)),  clip to [begin, end]
  *
- * Both edges never fall as i grows, so for a tile of rows a..b the keys to visit are [lo(a), hi(b)), and those in [lo(b), hi(a)) are seen by
- * every row of the tile: masks are evaluated outside that interior only. Examples (r = ratio, k = window in units, w = sliding window):
+ * Both edges never fall as i grows, so for a tile of rows a..b the keys to visit are [lo(a), hi(b)), and those in [lo(b), hi(a)) are seen
+ * by every row of the tile: masks are evaluated outside that interior only. Examples (r = ratio, k = window in units, w = sliding window):
  *
  *     everything          lo = 0                hi = rows          edge_const
  *     causal              lo = 0                hi = i + 1         edge_step(1, 1, 0, 1)
@@ -28,7 +28,9 @@
 #define SPAN_FN static inline
 #endif
 
-typedef struct { int64_t div, mul, add, off; } edge_t; /* edge(i) = floor((i + add) / div) * mul + off; div >= 1, mul >= 0 */
+typedef struct {
+    int64_t div, mul, add, off;
+} edge_t; /* edge(i) = floor((i + add) / div) * mul + off; div >= 1, mul >= 0 */
 
 typedef struct {
     int32_t pool;       /* index into the pool table of the call */
@@ -38,10 +40,10 @@ typedef struct {
 } span_t;
 
 typedef struct {
-    int64_t row;        /* first row in the call's q (and x) buffers */
-    int64_t n;          /* rows */
-    int64_t index;      /* index of the first row in its own pool: what edges are evaluated at */
-    int32_t pool;       /* the pool its own K/V go to, at rows index .. index+n-1; -1: nowhere */
+    int64_t row;          /* first row in the call's q (and x) buffers */
+    int64_t n;            /* rows */
+    int64_t index;        /* index of the first row in its own pool: what edges are evaluated at */
+    int32_t pool;         /* the pool its own K/V go to, at rows index .. index+n-1; -1: nowhere */
     int32_t span, n_span; /* spans[span .. span+n_span); blocks never fall along the list */
 } run_t;
 

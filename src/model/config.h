@@ -11,22 +11,23 @@
 typedef enum { ROPE_NONE, ROPE_LINEAR, ROPE_LLAMA3 } rope_scaling_t; /* others are refused by name until done */
 
 typedef struct {
-    char arch[32];       /* "llama", .. as in the file */
+    char arch[32]; /* "llama", .. as in the file */
     char name[128];
     int64_t n_vocab, n_layer, n_head, n_kv_head, d_model, d_head, d_ff, n_ctx; /* n_ctx: the context the model was trained for */
-    int64_t d_rot;       /* rotated elements of a head */
-    int64_t window;      /* sliding window in rows; 0: none */
+    int64_t d_rot;                                                             /* rotated elements of a head */
+    int64_t window;                                                            /* sliding window in rows; 0: none */
     double norm_eps, rope_theta;
     rope_scaling_t rope_scaling;
     double rope_factor, rope_low, rope_high; /* llama3: factor, low and high frequency factors */
     int64_t rope_old_ctx;
-    bool tied;           /* the output rows are the embedding rows */
+    bool tied; /* the output rows are the embedding rows */
     bool qkv_bias, qk_norm;
 } model_config_t;
 
 status_t config_from_gguf(const gguf_t *g, const char *path, model_config_t *out);
 status_t config_from_json(const char *path, model_config_t *out); /* config.json of an HF folder, older or newer form */
-/* Every size within limits (named in config.c), heads divisible, n_head*d_head and all products below 2^40. ST_INPUT naming `path` and the value. */
+/* Every size within limits (named in config.c), heads divisible, n_head*d_head and all products below 2^40. ST_INPUT naming `path` and the
+ * value. */
 status_t config_check(const model_config_t *c, const char *path);
 
 #endif

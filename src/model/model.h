@@ -21,13 +21,13 @@ status_t model_file_open(const char *path, model_file_t **out); /* a .gguf file,
 void model_file_close(model_file_t *f);
 const char *model_file_path(const model_file_t *f);
 const model_config_t *model_file_config(const model_file_t *f);
-const gguf_t *model_file_gguf(const model_file_t *f);           /* NULL for a folder */
+const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 /* NULL when the folder has none (then commands that need text refuse, those that take ids work). */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
 int64_t model_file_n_tensors(const model_file_t *f);
 const tensor_t *model_file_tensor(const model_file_t *f, int64_t i);
-/* Identity of the weights: a hash over config, tensor names, types, shapes and 16 pages spread over each tensor's bytes (reading all of a 16 GB file at every
- * start would cost seconds; a changed or re-quantised model differs in nearly every page). */
+/* Identity of the weights: a hash over config, tensor names, types, shapes and 16 pages spread over each tensor's bytes (reading all of a
+ * 16 GB file at every start would cost seconds; a changed or re-quantised model differs in nearly every page). */
 hash_t model_file_fingerprint(const model_file_t *f);
 /* Bytes that model_load will take per node, and per rank beside that, for plan. */
 size_t model_file_packed_bytes(const model_file_t *f, backend_t *be);
@@ -49,24 +49,32 @@ size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row);
 status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out);
 void forward_ws_free(forward_ws_t *ws);
 
-/* Attention of one layer may be taken over by the caller (queries over a distributed context): q is [n_row][n_head][d_head] act [B], the result goes to
- * o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools. */
+/* Attention of one layer may be taken over by the caller (queries over a distributed context): q is [n_row][n_head][d_head] act [B], the
+ * result goes to o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools. */
 typedef status_t (*attend_fn)(void *ctx, int layer, const void *q, void *o);
 
+/* Rows whose input is no token's embedding (gists): their token is then any valid id. */
 typedef struct {
-    int64_t n_row;          /* <= max_row of the work space */
-    const int32_t *tokens;  /* [n_row] */
-    const double *positions;/* [n_row] RoPE positions (whole numbers, but linear scaling may make fractions) */
+    int64_t row, n;
+    const float *input; /* host [n][d_model] */
+} given_t;
+
+typedef struct {
+    int64_t n_row;           /* <= max_row of the work space */
+    const int32_t *tokens;   /* [n_row] */
+    const double *positions; /* [n_row] RoPE positions (whole numbers, but linear scaling may make fractions) */
+    int n_given;
+    const given_t *given;
     int n_pool, n_run, n_span;
     const kv_pool_t *pools;
-    const run_t *runs;      /* cover every row once */
-    const span_t *spans;    /* all of block 0, unless attend is given */
-    attend_fn attend;       /* NULL: backend attention over the spans */
+    const run_t *runs;   /* cover every row once */
+    const span_t *spans; /* all of block 0, unless attend is given */
+    attend_fn attend;    /* NULL: backend attention over the spans */
     void *attend_ctx;
     /* out */
-    int64_t n_out;          /* rows whose logits are wanted, in the order of out_rows */
+    int64_t n_out; /* rows whose logits are wanted, in the order of out_rows */
     const int64_t *out_rows;
-    float *logits;          /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    float *logits; /* host [n_out][n_vocab], or NULL when n_out is 0 */
 } batch_t;
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);

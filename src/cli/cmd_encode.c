@@ -1,0 +1,155 @@
+/* precis encode: a corpus into a store. */
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/stop.h"
+#include "cli/commands.h"
+#include "cli/job_options.h"
+#include "encode/encode.h"
+#include "io/file.h"
+#include "io/json.h"
+
+static split_t split_option(const options_t *o) {
+    const char *s = opt_text(o, "split");
+    return !strcmp(s, "lines") ? SPLIT_LINES : !strcmp(s, "paragraphs") ? SPLIT_PARAGRAPHS : SPLIT_TOKENS;
+}
+
+static dtype_t kv_option(const options_t *o) {
+    const char *s = opt_text(o, "kv-dtype");
+    return !strcmp(s, "f32") ? DT_F32 : !strcmp(s, "f16") ? DT_F16 : DT_BF16;
+}
+
+static void profile_fill(const options_t *o, const context_t *c, align_t align, const ids_t *sink, store_profile_t *p) {
+    const model_config_t *m = model_file_config(c->file);
+    *p = (store_profile_t){.n_layer = m->n_layer,
+                           .n_kv_head = m->n_kv_head,
+                           .d_head = m->d_head,
+                           .n_vocab = m->n_vocab,
+                           .segment = opt_int(o, "segment"),
+                           .n_sink = sink->n,
+                           .sink = sink->ids,
+                           .kv_type = kv_option(o),
+                           .act = c->dtype};
+    snprintf(p->model_name, sizeof p->model_name, "%s", m->name);
+    hash_hex(model_file_fingerprint(c->file), p->model_fingerprint);
+    snprintf(p->layout, sizeof p->layout, "%s", opt_text(o, "layout"));
+    snprintf(p->align, sizeof p->align, "%s", job_align_name(align));
+    snprintf(p->backend, sizeof p->backend, "%s", c->backend->ops->name);
+}
+
+static void summary(const options_t *o, const context_t *c, const encode_report_t *r) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    double rate = r->seconds > 0 ? (double)r->tokens_encoded / r->seconds : 0;
+    const char *format = opt_text(o, "format");
+    log_info("%lld documents, %lld segments: %lld encoded, %lld in the store already", (long long)r->n_document, (long long)r->n_segment,
+             (long long)r->n_encoded, (long long)r->n_reused);
+    log_info("%lld tokens encoded in %.2f s: %.0f tokens/s on %d x %d threads; %.1f MB of K/V written; peak memory of rank 0 %.0f MB",
+             (long long)r->tokens_encoded, r->seconds, rate, c->comm->size, c->n_threads, (double)r->bytes_written / 1e6,
+             (double)u.ru_maxrss / 1e3);
+    if (!format || strncmp(format, "json", 4)) return;
+    json_out_t j;
+    json_begin(&j, stdout);
+    json_open(&j, NULL, '{');
+    json_str(&j, "schema", "precis.encode.1");
+    json_str(&j, "store", opt_text(o, "store"));
+    json_int(&j, "documents", r->n_document);
+    json_int(&j, "segments", r->n_segment);
+    json_int(&j, "encoded", r->n_encoded);
+    json_int(&j, "reused", r->n_reused);
+    json_int(&j, "tokens_encoded", r->tokens_encoded);
+    json_int(&j, "bytes_written", r->bytes_written);
+    json_num(&j, "seconds", r->seconds);
+    json_num(&j, "tokens_per_s", rate);
+    json_int(&j, "peak_rss_bytes", u.ru_maxrss * 1024);
+    json_int(&j, "ranks", c->comm->size);
+    json_int(&j, "threads", c->n_threads);
+    json_str(&j, "dtype", dtype_name(c->dtype));
+    json_str(&j, "backend", c->backend->ops->name);
+    json_end(&j);
+}
+
+static status_t check_lengths(const context_t *c, const store_profile_t *p) {
+    int64_t most = p->n_sink + p->segment, ctx = model_file_config(c->file)->n_ctx;
+    if (!strcmp(p->layout, "full")) return ST_OK;
+    if (ctx > 0 && most > ctx)
+        log_warn("sink and segment take %lld positions, but the model was trained for %lld; use --segment %lld or less", (long long)most,
+                 (long long)ctx, (long long)i64_max(1, ctx - p->n_sink));
+    return ST_OK;
+}
+
+/* Missing inputs are told before the model is loaded. */
+static status_t inputs_check(const char *const *inputs, int n) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(inputs[i], "-") && !file_exists(inputs[i]))
+            return status_fail(ST_INPUT, "%s: no such file or folder; check the path", inputs[i]);
+    return ST_OK;
+}
+
+static status_t run_encode(const options_t *o, context_t *c) {
+    const char *const *inputs;
+    int n_input = opt_args(o, &inputs);
+    const tokenizer_t *tokenizer;
+    ids_t sink = {0};
+    encode_report_t report = {0};
+    layout_method_t layout = LAYOUT_PCE;
+    kept_t kept;
+    stop_install();
+    align_t align = job_align(o, ALIGN_LEFT);
+    if (align == ALIGN_SEQUENTIAL)
+        return status_fail(ST_USAGE, "--align sequential makes a segment's K/V depend on the text before it, so it cannot be stored by "
+                                     "content; use left, right or even");
+    status_t st = context_open_file(c);
+    if (!st) st = job_tokenizer(c, &tokenizer);
+    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
+    if (!st) st = inputs_check(inputs, n_input);
+    if ((st = comm_agree(c->comm, st))) goto out;
+    if ((st = context_load_model(c))) goto out;
+    encode_spec_t spec = {.inputs = inputs,
+                          .n_input = n_input,
+                          .store_dir = opt_text(o, "store"),
+                          .layout = layout,
+                          .kept = kept,
+                          .align = align,
+                          .split = split_option(o),
+                          .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
+                          .verify = opt_flag(o, "verify"),
+                          .max_row = job_rows(o, opt_int(o, "segment")),
+                          .progress = context_progress(c)};
+    profile_fill(o, c, align, &sink, &spec.profile);
+    kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
+    if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
+    if (kept.gist.ratio && kept.keep != KEEP_RAW)
+        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers",
+                 opt_text(o, "gist-init"));
+    if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
+    if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
+out:
+    ids_free(&sink);
+    return st;
+}
+
+const command_t cmd_encode = {
+    .spec = {.name = "encode",
+             .summary = "encode a corpus into a store, over any number of ranks",
+             .usage = "precis encode --model M --store DIR [options] INPUT...",
+             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
+                     "DIR. INPUT is a text file, JSON lines\n"
+                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
+                     "DIR holds already is not encoded again, so the\n"
+                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
+                     "segment with exit code 75.",
+             .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
+                         "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
+                         "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
+             .keys = "model! store! layout segment ratio local gist-init keep sink align split bos special kv-dtype dtype backend threads "
+                     "batch verify format "
+                     "progress quiet verbose config print-config",
+             .min_args = 1,
+             .max_args = -1},
+    .ranks = true,
+    .run = run_encode};

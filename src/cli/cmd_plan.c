@@ -1,0 +1,144 @@
+/* precis plan: what an encoding will take, before it waits in a queue. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/commands.h"
+#include "cli/job_options.h"
+#include "encode/plan.h"
+#include "io/corpus.h"
+#include "io/json.h"
+
+/* Documents of the inputs, tokenised and cut as encode will. */
+static status_t corpus_measure(const options_t *o, const tokenizer_t *t, encode_plan_in_t *in) {
+    const char *const *inputs;
+    int n = opt_args(o, &inputs);
+    if (opt_given(o, "corpus-tokens")) {
+        in->n_token = in->longest_document = opt_int(o, "corpus-tokens");
+        in->n_document = 1;
+        in->n_segment = i64_ceil_div(in->n_token, in->segment);
+        return n ? status_fail(ST_USAGE, "give either INPUT files or --corpus-tokens, not both") : ST_OK;
+    }
+    if (!n) return status_fail(ST_USAGE, "give the corpus: INPUT files, or --corpus-tokens N");
+    corpus_t *corpus = NULL;
+    ids_t ids = {0};
+    status_t st = corpus_open(inputs, n, "text", &corpus);
+    for (bool got = true; !st && got;) {
+        document_t doc;
+        if ((st = corpus_next(corpus, &doc, &got)) || !got) break;
+        ids.n = 0;
+        st = tokenizer_encode(t, doc.text, doc.bytes, false, &ids);
+        in->n_document++;
+        in->n_token += ids.n;
+        in->n_segment += i64_ceil_div(ids.n, in->segment);
+        in->longest_document = i64_max(in->longest_document, ids.n);
+    }
+    corpus_close(corpus);
+    ids_free(&ids);
+    return st;
+}
+
+static int64_t memory_bytes(void) { return (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE); }
+
+static void line(const char *what, double bytes, const char *note) {
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int u = 0;
+    for (; bytes >= 1024 && u < 4; u++) bytes /= 1024;
+    printf("  %-28s %9.2f %-4s %s\n", what, bytes, unit[u], note);
+}
+
+static void print_text(const options_t *o, const encode_plan_in_t *in, const encode_plan_t *p) {
+    int nodes = (in->n_rank + in->ranks_per_node - 1) / in->ranks_per_node;
+    printf("corpus: %lld documents, %lld tokens, %lld segments of at most %lld; layout %s, sink of %lld tokens\n",
+           (long long)in->n_document, (long long)in->n_token, (long long)in->n_segment, (long long)in->segment, opt_text(o, "layout"),
+           (long long)in->n_sink);
+    printf("work: %.3g floating-point operations, %.3g on each of %d ranks\n", p->flops, p->flops / in->n_rank, in->n_rank);
+    puts("memory");
+    line("weights, per node", (double)p->weights_node, "shared by its ranks");
+    line("work space, per rank", (double)p->workspace, "");
+    line("K/V buffers, per rank", (double)p->kv_buffers, in->chained ? "the longest document" : "a segment encoded, one written");
+    line("round of segments", (double)p->round, "");
+    line("total per rank", (double)p->rank_total, "with its share of the weights");
+    puts("disk and wire");
+    line("store", (double)p->store, "K/V and token ids");
+    line("sent while encoding", (double)p->wire, "token ids and the sink; no K/V");
+    line("gathered per query row", (double)p->query_wire_row, "partial results, per rank, when queried on as many ranks");
+    printf("job header\n#SBATCH --nodes=%d --ntasks-per-node=%d --mem=%lldM\n", nodes, in->ranks_per_node,
+           (long long)((p->weights_node + (p->rank_total - p->weights_rank) * (size_t)in->ranks_per_node) * 5 / 4 >> 20) + 256);
+}
+
+static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
+    json_out_t j;
+    json_begin(&j, stdout);
+    json_open(&j, NULL, '{');
+    json_str(&j, "schema", "precis.plan.1");
+    json_int(&j, "ranks", in->n_rank);
+    json_int(&j, "ranks_per_node", in->ranks_per_node);
+    json_int(&j, "documents", in->n_document);
+    json_int(&j, "tokens", in->n_token);
+    json_int(&j, "segments", in->n_segment);
+    json_num(&j, "flops", p->flops);
+    json_int(&j, "weights_node_bytes", (int64_t)p->weights_node);
+    json_int(&j, "workspace_bytes", (int64_t)p->workspace);
+    json_int(&j, "kv_buffers_bytes", (int64_t)p->kv_buffers);
+    json_int(&j, "round_bytes", (int64_t)p->round);
+    json_int(&j, "rank_total_bytes", (int64_t)p->rank_total);
+    json_int(&j, "store_bytes", (int64_t)p->store);
+    json_int(&j, "wire_bytes", (int64_t)p->wire);
+    json_int(&j, "query_wire_row_bytes", (int64_t)p->query_wire_row);
+    json_end(&j);
+}
+
+static status_t run_plan(const options_t *o, context_t *c) {
+    const tokenizer_t *tokenizer = NULL;
+    ids_t sink = {0};
+    const char *kv = opt_text(o, "kv-dtype"), *format = opt_text(o, "format");
+    encode_plan_in_t in = {.n_rank = (int)opt_int(o, "ranks"),
+                           .ranks_per_node = (int)i64_min(opt_int(o, "ranks"), opt_int(o, "ranks-per-node")),
+                           .segment = opt_int(o, "segment"),
+                           .chained = !strcmp(opt_text(o, "layout"), "full"),
+                           .act = c->dtype,
+                           .kv_type = !strcmp(kv, "f32")   ? DT_F32
+                                      : !strcmp(kv, "f16") ? DT_F16
+                                                           : DT_BF16};
+    encode_plan_t plan;
+    status_t st = context_open_file(c);
+    if (!st) st = context_open_backend(c);
+    if (!st) st = job_tokenizer(c, &tokenizer);
+    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = corpus_measure(o, tokenizer, &in);
+    if (st) goto out;
+    in.n_sink = sink.n;
+    in.max_row = job_rows(o, in.segment);
+    in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
+    encode_plan(model_file_config(c->file), &in, &plan);
+    if (format && !strncmp(format, "json", 4))
+        print_json(&in, &plan);
+    else
+        print_text(o, &in, &plan);
+    int64_t have = opt_given(o, "max-bytes") ? opt_int(o, "max-bytes") : memory_bytes() / in.ranks_per_node;
+    if ((int64_t)plan.rank_total > have)
+        st = status_fail(ST_FAIL,
+                         "does not fit: a rank needs %.2f GiB and has %.2f GiB; use a smaller --segment or --batch, fewer ranks per node%s",
+                         (double)plan.rank_total / 0x1p30, (double)have / 0x1p30, in.chained ? ", or --layout pce" : "");
+out:
+    ids_free(&sink);
+    return st;
+}
+
+const command_t cmd_plan = {
+    .spec = {.name = "plan",
+             .summary = "bytes and work of an encoding before it runs",
+             .usage = "precis plan --model M [options] (INPUT... | --corpus-tokens N)",
+             .text = "Prints what encode with the same options would take on --ranks ranks: memory per node and rank, the store's size, "
+                     "bytes on the wire and a job header. Exit code 1 with\n"
+                     "the numbers when a rank's memory (--max-bytes; else this machine's, shared by --ranks-per-node) is too small.",
+             .examples = "  precis plan --model M.gguf --ranks 16 --ranks-per-node 4 --segment 4K corpus.jsonl.zst\n"
+                         "  precis plan --model M.gguf --ranks 4096 --corpus-tokens 100G --max-bytes 16GiB --format json\n",
+             .keys = "model! layout segment sink bos kv-dtype dtype backend threads batch ranks ranks-per-node corpus-tokens max-bytes "
+                     "format quiet verbose config print-config",
+             .min_args = 0,
+             .max_args = -1},
+    .ranks = false,
+    .run = run_plan};

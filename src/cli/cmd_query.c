@@ -1,0 +1,359 @@
+/* precis query: questions over an encoded context, or over the prompt alone. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/commands.h"
+#include "cli/job_options.h"
+#include "encode/encoder.h"
+#include "io/corpus.h"
+#include "query/generate.h"
+#include "query/sources.h"
+
+enum { SHOWN = 3, QUOTE_BYTES = 240, MAX_PROMPTS = 1 << 20 };
+
+typedef struct {
+    const options_t *o;
+    context_t *c;
+    const tokenizer_t *tokenizer;
+    store_t *store;
+    sources_t sources;
+    encoder_t *encoder; /* keeps the sink */
+    context_kv_t kv;
+    /* prompts, and what became of them */
+    generation_t *gen;
+    ids_t *prompts;
+    cJSON **ids; /* as they were read */
+    bool *done;
+    int64_t n, cap, next; /* next to be printed */
+    bool json;            /* JSON lines, else text */
+} query_job_t;
+
+/* ---- prompts ---------------------------------------------------------------------------------------------------------- */
+static status_t prompt_add(query_job_t *j, const char *text, size_t bytes, const cJSON *id) {
+    if (j->n == j->cap) {
+        int64_t cap = j->cap ? 2 * j->cap : 16;
+        status_t st = mem_grow(&j->prompts, (size_t)cap, sizeof *j->prompts, "prompts");
+        if (!st) st = mem_grow(&j->ids, (size_t)cap, sizeof *j->ids, "prompts");
+        if (st) return st;
+        j->cap = cap;
+    }
+    ids_t *p = &j->prompts[j->n];
+    *p = (ids_t){0};
+    j->ids[j->n] = id ? cJSON_Duplicate(id, true) : NULL;
+    j->n++;
+    status_t st = ST_OK;
+    bool bos = opt_given(j->o, "bos") ? opt_flag(j->o, "bos") : !j->store && tokenizer_adds_bos(j->tokenizer) && !opt_flag(j->o, "chat");
+    if (bos && tokenizer_bos(j->tokenizer) >= 0) st = ids_push(p, tokenizer_bos(j->tokenizer));
+    if (!st && opt_flag(j->o, "chat"))
+        st = tokenizer_chat(j->tokenizer, opt_text(j->o, "system"), text, p);
+    else if (!st)
+        st = tokenizer_encode(j->tokenizer, text, bytes, opt_flag(j->o, "special"), p);
+    if (!st && !p->n) st = status_fail(ST_INPUT, "the prompt is empty; write some text");
+    return st;
+}
+
+static status_t prompts_read(query_job_t *j) {
+    const char *one = opt_text(j->o, "prompt"), *file = opt_text(j->o, "prompts");
+    if (one) return prompt_add(j, one, strlen(one), NULL);
+    corpus_t *in = NULL;
+    status_t st = corpus_open(&file, 1, "prompt", &in);
+    for (bool got = true; !st && got;) {
+        document_t doc;
+        if ((st = corpus_next(in, &doc, &got)) || !got) break;
+        const char *text = doc.record ? json_get_str(doc.record, "prompt") : doc.text;
+        if (j->n == MAX_PROMPTS)
+            st = status_fail(ST_INPUT, "%s: more than %d prompts; split the file", file, MAX_PROMPTS);
+        else if ((st = prompt_add(j, text, strlen(text), json_get(doc.record, "id"))))
+            status_prefix(st, "%s line %lld: ", file, (long long)doc.line);
+    }
+    corpus_close(in);
+    return st;
+}
+
+/* Standard input belongs to rank 0: it reads, the others get the token ids. */
+static status_t prompts_share(query_job_t *j) {
+    comm_t *comm = j->c->comm;
+    status_t st = comm_agree(comm, comm->rank == 0 ? prompts_read(j) : ST_OK);
+    if (st || comm->size == 1) return st;
+    st = comm->ops->bcast(comm, 0, &j->n, sizeof j->n);
+    if (!st && comm->rank) st = mem_zalloc(&j->prompts, (size_t)j->n, sizeof *j->prompts, "prompts");
+    if (!st && comm->rank) st = mem_zalloc(&j->ids, (size_t)j->n, sizeof *j->ids, "prompts");
+    for (int64_t i = 0; i < j->n && !st; i++) {
+        ids_t *p = &j->prompts[i];
+        st = comm->ops->bcast(comm, 0, &p->n, sizeof p->n);
+        if (!st && comm->rank) st = mem_alloc(&p->ids, (size_t)p->n, sizeof *p->ids, "a prompt");
+        if (!st) st = comm->ops->bcast(comm, 0, p->ids, p->n * (int64_t)sizeof *p->ids);
+    }
+    return comm_agree(comm, st);
+}
+
+/* ---- the context -------------------------------------------------------------------------------------------------------- */
+static status_t store_matches(const query_job_t *j, const char *dir) {
+    char mine[HASH_HEX];
+    const store_profile_t *p = store_profile(j->store);
+    hash_hex(model_file_fingerprint(j->c->file), mine);
+    if (!strcmp(mine, p->model_fingerprint)) return ST_OK;
+    return status_fail(
+        ST_INPUT,
+        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model, or encode again into another folder", dir,
+        p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine);
+}
+
+static status_t context_open_store(query_job_t *j) {
+    const char *dir = opt_text(j->o, "store");
+    comm_t *comm = j->c->comm;
+    if (!dir) return context_deal(j->c->backend, comm, NULL, 0, &j->kv);
+    const store_profile_t *p = store_profile(j->store);
+    bool raw = !strcmp(opt_text(j->o, "fetch"), "raw"), all = opt_int(j->o, "select") == 0 || opt_int(j->o, "select") >= j->sources.n;
+    context_read_t how = {.verify = opt_flag(j->o, "verify"), .raw_only = raw && all, .both = raw && !all};
+    if (!kept_parse(p->gists, &how.kept))
+        return status_fail(ST_INPUT, "%s: keeps gists as \"%s\", which this program does not know; use the program that wrote it", dir,
+                           p->gists);
+    if (raw && how.kept.keep != KEEP_BOTH)
+        return status_fail(ST_USAGE, "--fetch raw: %s does not hold both gists and raw rows; encode with --layout blockgist --keep both",
+                           dir);
+    encoder_spec_t e = {.sink = p->sink, .n_sink = p->n_sink, .align = ALIGN_LEFT, .max_row = i64_max(1, i64_min(p->n_sink, 1024))};
+    status_t st = encoder_create(j->c->model, comm, &e, &j->encoder);
+    if (!st)
+        st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n, &how, &j->kv);
+    if (st) return st;
+    j->kv.sink = *encoder_sink(j->encoder);
+    j->kv.query_position = p->n_sink + j->sources.reserve;
+    log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
+             (long long)j->sources.n, (long long)j->sources.n_token,
+             2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);
+    return ST_OK;
+}
+
+static void check_positions(const query_job_t *j) {
+    int64_t ctx = model_config(j->c->model)->n_ctx, longest = 0;
+    for (int64_t i = 0; i < j->n; i++) longest = i64_max(longest, j->prompts[i].n);
+    int64_t upto = j->kv.query_position + longest + opt_int(j->o, "max-tokens");
+    if (ctx > 0 && upto > ctx)
+        log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
+                 (long long)upto, (long long)ctx);
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------------------ */
+static int by_mass(const void *a, const void *b, void *mass) {
+    double x = ((double *)mass)[*(const int64_t *)a], y = ((double *)mass)[*(const int64_t *)b];
+    if (x != y) return x > y ? -1 : 1;
+    return *(const int64_t *)a < *(const int64_t *)b ? -1 : 1;
+}
+
+static status_t quote_write(query_job_t *j, json_out_t *out, int64_t i) {
+    const int32_t *tokens;
+    const void *k, *v;
+    char *text;
+    size_t bytes;
+    status_t st = store_map(j->store, j->sources.segments[i], &tokens, &k, &v);
+    if (!st) st = tokenizer_decode(j->tokenizer, tokens, j->sources.segments[i]->n_token, true, &text, &bytes);
+    if (st) return st;
+    size_t n = bytes < QUOTE_BYTES ? bytes : QUOTE_BYTES;
+    while (n && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80) n--; /* not in the middle of a character */
+    if (out)
+        json_strn(out, "text", text, n);
+    else {
+        for (size_t b = 0; b < n; b++) putchar(text[b] == '\n' ? ' ' : text[b]);
+        puts(n < bytes ? " ..." : "");
+    }
+    mem_free(text);
+    return ST_OK;
+}
+
+/* The segments that carried most of the attention mass; all of them with --stats. */
+static status_t evidence_write(query_job_t *j, json_out_t *out, const double *mass) {
+    int64_t n = j->sources.n, *order = NULL, shown = opt_flag(j->o, "stats") ? n : i64_min(SHOWN, n);
+    status_t st = mem_alloc(&order, (size_t)n, sizeof *order, "evidence");
+    if (st) return st;
+    for (int64_t i = 0; i < n; i++) order[i] = i;
+    qsort_r(order, (size_t)n, sizeof *order, by_mass, (void *)(uintptr_t)mass);
+    if (out) json_open(out, "evidence", '[');
+    for (int64_t r = 0; r < shown && !st; r++) {
+        int64_t i = order[r];
+        const store_document_t *d = store_document(j->store, j->sources.doc[i]);
+        if (out) {
+            json_open(out, NULL, '{');
+            json_str(out, "doc", d->id);
+            json_int(out, "segment", j->sources.ordinal[i]);
+            json_num(out, "mass", mass[i]);
+            if (r < SHOWN) st = quote_write(j, out, i);
+            json_close(out);
+        } else {
+            printf("  [%5.1f %%] %s, segment %d: ", 100 * mass[i], d->id, j->sources.ordinal[i]);
+            st = quote_write(j, NULL, i);
+        }
+    }
+    if (out) json_close(out);
+    mem_free(order);
+    return st;
+}
+
+static status_t answer_write(query_job_t *j, int64_t i) {
+    const generation_t *g = &j->gen[i];
+    char *text;
+    size_t bytes;
+    status_t st = tokenizer_decode(j->tokenizer, g->ids.ids, g->ids.n, false, &text, &bytes);
+    if (st) return st;
+    double rate = g->ids.n > 1 ? (double)(g->ids.n - 1) / (g->total_s - g->first_token_s) : 0;
+    const double *mass = g->mass;
+    if (!j->json) {
+        if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
+        printf("%s\n", text);
+        if (mass) st = evidence_write(j, NULL, mass);
+        if (opt_flag(j->o, "stats"))
+            printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
+                   (long long)g->ids.n, g->total_s, rate);
+        mem_free(text);
+        return st;
+    }
+    json_out_t out;
+    json_begin(&out, stdout);
+    json_open(&out, NULL, '{');
+    if (j->ids[i])
+        json_raw(&out, "id", j->ids[i]);
+    else
+        json_int(&out, "id", i);
+    json_strn(&out, "text", text, bytes);
+    json_open(&out, "tokens", '[');
+    for (int64_t t = 0; t < g->ids.n; t++) json_int(&out, NULL, g->ids.ids[t]);
+    json_close(&out);
+    json_str(&out, "finish_reason", g->ended ? "stop" : "length");
+    json_int(&out, "prompt_tokens", g->n_prompt);
+    json_num(&out, "entropy", g->entropy);
+    if (mass) st = evidence_write(j, &out, mass);
+    json_open(&out, "timings", '{');
+    json_num(&out, "first_token_s", g->first_token_s);
+    json_num(&out, "total_s", g->total_s);
+    json_num(&out, "tokens_per_s", rate);
+    json_close(&out);
+    json_end(&out);
+    mem_free(text);
+    return st;
+}
+
+/* A generation has ended: its evidence comes to rank 0, and answers whose turn it is are printed. */
+static status_t on_done(void *self, generation_t *g) {
+    query_job_t *j = self;
+    comm_t *comm = j->c->comm;
+    if (g->mass && comm->size > 1) {
+        int64_t *bytes = NULL;
+        double *all = NULL;
+        status_t st = mem_alloc(&bytes, (size_t)comm->size, sizeof *bytes, "evidence");
+        if (!st) st = mem_alloc(&all, (size_t)j->kv.n_segment, sizeof *all, "evidence");
+        for (int r = 0; !st && r < comm->size; r++) {
+            int64_t from = i64_min(j->kv.first_group[r] * j->kv.group, j->kv.n_segment),
+                    to = i64_min(j->kv.first_group[r + 1] * j->kv.group, j->kv.n_segment);
+            bytes[r] = (to - from) * (int64_t)sizeof(double);
+        }
+        if (!st) st = comm->ops->gather(comm, 0, g->mass, all, bytes);
+        mem_free(bytes);
+        mem_free(g->mass);
+        g->mass = all;
+        if (st) return st;
+    }
+    j->done[g - j->gen] = true;
+    for (; j->next < j->n && j->done[j->next]; j->next++) {
+        status_t st = comm->rank == 0 ? answer_write(j, j->next) : ST_OK;
+        if (st) return st;
+        ids_free(&j->gen[j->next].ids);
+        mem_free(j->gen[j->next].mass);
+        j->gen[j->next].mass = NULL;
+    }
+    return ST_OK;
+}
+
+static status_t generations_make(query_job_t *j) {
+    status_t st = mem_zalloc(&j->gen, (size_t)j->n, sizeof *j->gen, "prompts");
+    if (!st) st = mem_zalloc(&j->done, (size_t)j->n, sizeof *j->done, "prompts");
+    for (int64_t i = 0; !st && i < j->n; i++)
+        j->gen[i] = (generation_t){.prompt = j->prompts[i].ids, .n_prompt = j->prompts[i].n, .number = i};
+    return st;
+}
+
+static void job_free(query_job_t *j) {
+    for (int64_t i = 0; i < j->n; i++) {
+        if (j->prompts) ids_free(&j->prompts[i]);
+        if (j->ids) cJSON_Delete(j->ids[i]);
+        if (j->gen) ids_free(&j->gen[i].ids);
+        if (j->gen) mem_free(j->gen[i].mass);
+    }
+    context_free(&j->kv);
+    encoder_free(j->encoder);
+    sources_free(&j->sources);
+    store_close(j->store);
+    mem_free(j->gen);
+    mem_free(j->prompts);
+    mem_free(j->ids);
+    mem_free(j->done);
+}
+
+static status_t query_open(query_job_t *j) {
+    const char *dir = opt_text(j->o, "store");
+    status_t st = context_open_file(j->c);
+    if (!st) st = job_tokenizer(j->c, &j->tokenizer);
+    if (!st && dir) st = store_open(dir, false, &j->store);
+    if (!st && dir) st = store_matches(j, dir);
+    if (!st && dir) st = sources_open(j->store, dir, opt_text(j->o, "docs"), &j->sources);
+    return comm_agree(j->c->comm, st);
+}
+
+static status_t run_query(const options_t *o, context_t *c) {
+    query_job_t j = {.o = o, .c = c};
+    const char *format = opt_text(o, "format");
+    j.json = format ? strncmp(format, "json", 4) == 0 : opt_text(o, "prompts") != NULL;
+    if (!opt_text(o, "prompt") == !opt_text(o, "prompts"))
+        return status_fail(ST_USAGE, "give either --prompt TEXT or --prompts FILE.jsonl");
+    if (opt_text(o, "docs") && !opt_text(o, "store"))
+        return status_fail(ST_USAGE, "--docs chooses documents of a store; give --store DIR too");
+    status_t st = query_open(&j);
+    if (!st) st = prompts_share(&j);
+    if (!st) st = context_load_model(c);
+    if (!st) st = context_open_store(&j);
+    if (!st) st = comm_agree(c->comm, generations_make(&j));
+    if (st) goto out;
+    check_positions(&j);
+    const int32_t *end;
+    int n_end = tokenizer_eos(j.tokenizer, &end);
+    int64_t longest = 1;
+    for (int64_t i = 0; i < j.n; i++) longest = i64_max(longest, j.prompts[i].n);
+    generate_spec_t spec = {.max_tokens = opt_int(o, "max-tokens"),
+                            .temperature = opt_real(o, "temperature"),
+                            .top_p = opt_real(o, "top-p"),
+                            .seed = (uint64_t)opt_int(o, "seed"),
+                            .attend = {.select = opt_int(o, "select"),
+                                       .aggregate = job_aggregate(o, AGG_BOTH),
+                                       .fetch_raw = !strcmp(opt_text(o, "fetch"), "raw"),
+                                       .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
+                                       .want_mass = j.store != NULL,
+                                       .want_entropy = true},
+                            .batch = opt_int(o, "slots")};
+    spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
+    st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
+out:
+    job_free(&j);
+    return st;
+}
+
+const command_t cmd_query = {
+    .spec = {.name = "query",
+             .summary = "answer prompts over an encoded context",
+             .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
+             .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
+                     "its share and partial results are merged, so any\n"
+                     "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the "
+                     "segments that carried its attention mass.",
+             .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
+                         "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
+                         "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
+             .keys =
+                 "model! store docs prompt prompts select aggregate select-by fetch chat system bos special max-tokens temperature top-p "
+                 "seed slots stats dtype backend threads batch verify format quiet "
+                 "verbose progress config print-config",
+             .min_args = 0,
+             .max_args = 0},
+    .ranks = true,
+    .run = run_query};

@@ -1,0 +1,92 @@
+#include "cli/job_options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+enum { PASS_ROWS = 1024 };
+
+static const char *const align_names[] = {"even", "left", "right", "sequential"};
+
+status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out) {
+    char *text = NULL;
+    *out = (ids_t){0};
+    status_t st = context_sink_text(o, &text);
+    if (!st && bos) {
+        if (tokenizer_bos(t) < 0)
+            st = status_fail(ST_INPUT, "--bos: the model's tokenizer names no beginning-of-sequence token; leave --bos out");
+        else
+            st = ids_push(out, tokenizer_bos(t));
+    }
+    if (!st && text) st = tokenizer_encode(t, text, strlen(text), true, out);
+    mem_free(text);
+    if (st) ids_free(out);
+    return st;
+}
+
+align_t job_align(const options_t *o, align_t fallback) {
+    const char *name = opt_text(o, "align");
+    for (int i = 0; name && i < 4; i++)
+        if (!strcmp(name, align_names[i])) return (align_t)i;
+    return fallback;
+}
+
+const char *job_align_name(align_t a) { return align_names[a]; }
+
+reserve_t job_reserve(const options_t *o) {
+    const char *name = opt_text(o, "reserve");
+    return !strcmp(name, "mean") ? RESERVE_MEAN : !strcmp(name, "harmonic") ? RESERVE_HARMONIC : RESERVE_MAX;
+}
+
+aggregate_t job_aggregate(const options_t *o, aggregate_t fallback) {
+    const char *name = opt_text(o, "aggregate");
+    if (!name) return fallback;
+    return !strcmp(name, "joint") ? AGG_BOTH : !strcmp(name, "head") ? AGG_HEAD : !strcmp(name, "token") ? AGG_TOKEN : AGG_NONE;
+}
+
+int64_t job_rows(const options_t *o, int64_t segment) {
+    if (opt_given(o, "batch")) return opt_int(o, "batch");
+    return i64_min(PASS_ROWS, i64_max(segment, 256));
+}
+
+status_t job_tokenizer(const context_t *c, const tokenizer_t **out) {
+    *out = model_file_tokenizer(c->file);
+    if (*out) return ST_OK;
+    return status_fail(ST_INPUT, "%s: has no tokenizer, and this command reads text; put tokenizer.json beside the weights",
+                       model_file_path(c->file));
+}
+
+static status_t gist_init_option(const options_t *o, const model_config_t *c, kept_t *out) {
+    const char *text = opt_text(o, "gist-init");
+    char *end;
+    if (!strcmp(text, "mean") || !strcmp(text, "unit")) {
+        out->init = *text == 'm' ? GIST_MEAN : GIST_UNIT;
+        return ST_OK;
+    }
+    long id = strtol(text, &end, 10);
+    if (*end || end == text || id < 0 || id >= c->n_vocab)
+        return status_fail(ST_USAGE, "--gist-init %s: give mean, unit or a token's id below %lld", text, (long long)c->n_vocab);
+    out->init = GIST_TOKEN;
+    out->token = (int32_t)id;
+    return ST_OK;
+}
+
+status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
+    const char *keep = opt_text(o, "keep");
+    *out = (kept_t){.keep = KEEP_RAW};
+    if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
+    const layout_info_t *info = layout_info(*layout);
+    if (!info->gists) return ST_OK;
+    int64_t ratio = opt_int(o, "ratio"), local = opt_given(o, "local") ? opt_int(o, "local") : -1;
+    if (local > 0 && local % ratio)
+        return status_fail(ST_USAGE, "--local %lld is no multiple of --ratio %lld; use %lld", (long long)local, (long long)ratio,
+                           (long long)(local / ratio * ratio));
+    if (info->gists_at_end && local >= 0) return status_fail(ST_USAGE, "--local has no meaning for --layout %s; leave it out", info->name);
+    out->gist = (gist_spec_t){.ratio = ratio, .window = local, .at_end = info->gists_at_end};
+    out->keep = !strcmp(keep, "raw") ? KEEP_RAW : !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
+    if (info->chained && out->keep == KEEP_RAW)
+        return status_fail(ST_USAGE, "--keep raw: segments of --layout %s see earlier gists, so these must be kept; use gist or both",
+                           info->name);
+    return gist_init_option(o, c, out);
+}

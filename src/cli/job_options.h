@@ -1,0 +1,24 @@
+/* Options that several jobs read the same way. */
+#ifndef CLI_JOB_OPTIONS_H
+#define CLI_JOB_OPTIONS_H
+
+#include "cli/context.h"
+#include "encode/kept.h"
+#include "layout/layout.h"
+#include "query/select.h"
+
+/* The sink's token ids: BOS when `bos`, then --sink's text, special tokens in it recognised. */
+status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out);
+align_t job_align(const options_t *o, align_t fallback);
+reserve_t job_reserve(const options_t *o);
+aggregate_t job_aggregate(const options_t *o, aggregate_t fallback);
+const char *job_align_name(align_t a);
+/* Rows per forward pass: --batch, else what keeps a pass's activations near the cores and its products large. */
+int64_t job_rows(const options_t *o, int64_t segment);
+/* The model's tokenizer, or ST_INPUT saying that this command needs one. */
+status_t job_tokenizer(const context_t *c, const tokenizer_t **out);
+
+/* --layout with --ratio, --local, --gist-init and --keep. ST_USAGE when they do not fit together. */
+status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out);
+
+#endif

@@ -1,0 +1,165 @@
+/* The one place of src/ that knows what was compiled in: HAVE_MPI, HAVE_CUDA, HAVE_ONEDNN and the versions of libraries. */
+#include "cli/registry.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <cjson/cJSON.h>
+#include <pcre2.h>
+#include <utf8proc.h>
+#include <xxhash.h>
+#include <zlib.h>
+#include <zstd.h>
+#ifdef HAVE_ONEDNN
+#include <oneapi/dnnl/dnnl.h>
+#endif
+#ifdef HAVE_MPI
+#include "mpi/launch.h"
+#endif
+#ifdef HAVE_CUDA
+#include "cuda/cuda_backend.h"
+#endif
+
+#include "version.h"
+
+/* The number in the first of these variables that is set, or fallback. */
+static int number_in_environment(const char *const *names, int fallback) {
+    for (; *names; names++) {
+        const char *s = getenv(*names);
+        if (s && isdigit((unsigned char)*s)) return atoi(s);
+    }
+    return fallback;
+}
+
+void registry_launch(int *rank, int *size) {
+    static const char *const rank_names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", NULL};
+    static const char *const size_names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", NULL};
+    *rank = number_in_environment(rank_names, 0);
+    *size = number_in_environment(size_names, 1);
+}
+
+status_t registry_comm_open(comm_t **out) {
+#ifdef HAVE_MPI
+    if (launch_under_mpi()) return launch_comm(out);
+#else
+    int rank, size;
+    registry_launch(&rank, &size);
+    if (size > 1) {
+        *out = NULL;
+        return status_fail(
+            ST_USAGE, "started as %d processes, but this program was built without MPI; build it where mpicc is found, or start it once",
+            size);
+    }
+#endif
+    return comm_self_create(out);
+}
+
+void registry_comm_close(comm_t *c) {
+    if (c) c->ops->close(c);
+#ifdef HAVE_MPI
+    launch_finalize();
+#endif
+}
+
+void registry_warn_launch(const comm_t *c, int n_threads) {
+#ifdef HAVE_MPI
+    launch_warn_alone(c);
+    launch_warn_threads(c, n_threads);
+#else
+    (void)c;
+    (void)n_threads;
+#endif
+}
+
+/* ---- backends
+ * -------------------------------------------------------------------------------------------------------------------------------- */
+
+static status_t create_cuda(dtype_t act, const comm_t *comm, bool wanted, backend_t **out) {
+#ifdef HAVE_CUDA
+    int n_device = backend_cuda_devices();
+    if (n_device > 0) return backend_create_cuda(act, comm->node_rank % n_device, out);
+    *out = NULL;
+    return wanted ? status_fail(ST_FAIL, "--backend cuda: no GPU can be used here; run on a node with one, or take --backend cpu") : ST_OK;
+#else
+    (void)act;
+    (void)comm;
+    *out = NULL;
+    return wanted ? status_fail(ST_USAGE,
+                                "--backend cuda: this program was built without CUDA; build it where nvcc is found, or take --backend cpu")
+                  : ST_OK;
+#endif
+}
+
+status_t registry_backend_create(const char *name, dtype_t act, int n_threads, const comm_t *comm, backend_t **out) {
+    bool any = !strcmp(name, "auto");
+    *out = NULL;
+    if (!strcmp(name, "cpu_ref")) return backend_create_cpu_ref(act, n_threads, out);
+    if (any || !strcmp(name, "cuda")) {
+        status_t st = create_cuda(act, comm, !any, out);
+        if (st || *out) return st;
+    }
+    return backend_create_cpu(act, n_threads, out);
+}
+
+const char *registry_backends(void) {
+#ifdef HAVE_CUDA
+    return "cpu, cpu_ref, cuda";
+#else
+    return "cpu, cpu_ref";
+#endif
+}
+
+/* ---- precis version
+ * -------------------------------------------------------------------------------------------------------------------------- */
+
+static void describe_isa(FILE *f) {
+    fprintf(f, "CPU:");
+#if defined __x86_64__
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) fprintf(f, " AVX2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) fprintf(f, " AVX-512");
+    if (__builtin_cpu_supports("avx512bf16")) fprintf(f, " AVX-512-BF16");
+    fprintf(f, " (x86-64)");
+#elif defined __aarch64__
+    fprintf(f, " NEON (aarch64)");
+#else
+    fprintf(f, " portable code");
+#endif
+    fprintf(f, "; bf16 is %s here\n", backend_cpu_has_bf16() ? "fast" : "not fast");
+}
+
+void registry_describe(FILE *f) {
+    char pcre2[64] = "";
+    pcre2_config(PCRE2_CONFIG_VERSION, pcre2);
+    fprintf(f, "compiler: %s\n", __VERSION__);
+    fprintf(f, "backends: %s\n", registry_backends());
+    describe_isa(f);
+#ifdef HAVE_ONEDNN
+    const dnnl_version_t *v = dnnl_version();
+    fprintf(f, "oneDNN: %d.%d.%d\n", v->major, v->minor, v->patch);
+#else
+    fprintf(f, "oneDNN: no; the program's own matrix products\n");
+#endif
+#ifdef HAVE_MPI
+    fprintf(f, "MPI: %s\n", PRECIS_MPI);
+#else
+    fprintf(f, "MPI: no; one rank only\n");
+#endif
+#ifdef HAVE_CUDA
+    fprintf(f, "CUDA: %s\n", PRECIS_CUDA);
+#else
+    fprintf(f, "CUDA: no\n");
+#endif
+#ifdef HAVE_HWLOC
+    fprintf(f, "hwloc: yes\n");
+#endif
+#ifdef _OPENMP
+    fprintf(f, "OpenMP: %d\n", _OPENMP);
+#else
+    fprintf(f, "OpenMP: no; one thread a rank\n");
+#endif
+    fprintf(f, "cJSON: %s\nPCRE2: %s\nutf8proc: %s\nzstd: %s\nzlib: %s\nxxHash: %d.%d.%d\n", cJSON_Version(), pcre2, utf8proc_version(),
+            ZSTD_versionString(), zlibVersion(), XXH_VERSION_MAJOR, XXH_VERSION_MINOR, XXH_VERSION_RELEASE);
+}

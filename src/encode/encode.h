@@ -1,0 +1,38 @@
+/* The encoding job: a corpus into a store, over any number of ranks. Collective; the store is the progress, so the same call again resumes.
+ */
+#ifndef ENCODE_ENCODE_H
+#define ENCODE_ENCODE_H
+
+#include "encode/kept.h"
+#include "encode/round.h"
+
+typedef struct {
+    const char *const *inputs;
+    int n_input;
+    const char *store_dir;
+    store_profile_t profile; /* complete */
+    layout_method_t layout;
+    kept_t kept;
+    align_t align;
+    split_t split;
+    bool parse_special;
+    bool verify;          /* check the bytes of what is in the store already */
+    int64_t max_row;      /* rows per forward pass */
+    int64_t round_tokens; /* budget of a round; 0: chosen from ranks and segment */
+    bool progress;
+} encode_spec_t;
+
+typedef struct {
+    int64_t n_document, n_segment, n_reused, n_encoded, n_repaired;
+    int64_t tokens_encoded, tokens_total, bytes_written; /* over all ranks; bytes of K/V as stored */
+    double seconds;                                      /* wall time of the rounds */
+    bool stopped;
+} encode_report_t;
+
+/* ST_STOPPED when a signal came; the report is right in any case. */
+status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, const encode_spec_t *spec, encode_report_t *report);
+
+/* Tokens in a round: enough segments per rank to balance, but bounded. */
+int64_t encode_round_tokens(int n_rank, int64_t segment);
+
+#endif

@@ -1,0 +1,37 @@
+/* Perplexity and attention entropy of parallel context encoding (methods.md section 3).
+ *
+ * A window of W tokens: the last `score` are scored, one more is kept with the query, the rest is cut into P pieces of ceil((W - score - 1)
+ * / P). Every full window of every document counts. Windows are dealt over the ranks; sums run in window order, so figures do not depend on
+ * the number of ranks.
+ */
+#ifndef EVAL_PPL_H
+#define EVAL_PPL_H
+
+#include "comm/comm.h"
+#include "layout/layout.h"
+#include "model/model.h"
+#include "query/attend.h"
+
+typedef struct {
+    int64_t window, score;
+    const int32_t *sink; /* [n_sink] prefix rows: BOS (when asked for) and the sink's text */
+    int64_t n_sink;
+    align_t align;
+    reserve_t reserve;
+    attend_spec_t attend;
+    int64_t max_row; /* rows per forward pass */
+    bool progress;
+} ppl_spec_t;
+
+typedef struct {
+    int64_t pieces, n_window, n_token; /* n_token: scored */
+    double nll;                        /* sum over scored tokens, nats */
+    double ppl;                        /* exp(nll / n_token) */
+    double entropy;                    /* nats, mean over query rows and heads, layers, windows */
+    double seconds;
+} ppl_row_t;
+
+/* tokens: window after window, n_window * window ids, the same on all ranks. Collective; the row is right on rank 0. */
+status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t *tokens, int64_t n_window, int64_t pieces, ppl_row_t *row);
+
+#endif

@@ -1,0 +1,50 @@
+/* Gists: rows inside a segment that summarise it (methods.md sections 4, 5, 7). Raw rows and gist rows live in pools of their own.
+ *
+ * A unit is `ratio` raw rows and the gist after them; a tail shorter than a unit has no gist. Inside a segment, with k = window / ratio
+ * units:
+ *
+ *     c <= q  and  (c is a sink or a gist  or  unit(q) - unit(c) <= k)          UniGist spacing (k = all: Fine-KV)
+ *     every gist behind all raw rows, each sees the whole segment                Coarse
+ *
+ * A gist takes the position of the raw row right after it, and stands between them in the order.
+ */
+#ifndef LAYOUT_GIST_H
+#define LAYOUT_GIST_H
+
+#include "layout/layout.h"
+
+typedef struct {
+    int64_t ratio;  /* raw rows per gist; 0: no gists */
+    int64_t window; /* raw rows that stay visible besides the current unit, a multiple of ratio; < 0: all of the segment */
+    bool at_end;    /* Coarse: all gists after the raw rows */
+} gist_spec_t;
+
+static inline int64_t gist_count(const gist_spec_t *g, int64_t n_raw) { return g->ratio > 0 ? n_raw / g->ratio : 0; }
+/* The next pass over a segment that raw rows before `raw` and gists before `gist` have gone through: as many of both as fit `space` rows.
+ * Spaced gists go with their unit's last raw row, so a pass that does not reach the end cuts at a multiple of the ratio; Coarse gists come
+ * when all raw rows are through. false: the segment is done. space must be at least ratio + 1. */
+bool gist_step(const gist_spec_t *g, int64_t n_raw, int64_t raw, int64_t gist, int64_t space, int64_t *raw_n, int64_t *gist_n);
+/* The raw row whose position a gist takes (it may be one past the segment's end). */
+static inline int64_t gist_position(const gist_spec_t *g, int64_t gist, int64_t n_raw) {
+    return g->at_end ? n_raw + gist : (gist + 1) * g->ratio;
+}
+
+/* What all rows of a segment see whole: the sink; gists of earlier segments. */
+typedef struct {
+    const int32_t *pools;
+    const int64_t *rows;
+    int n;
+} shared_t;
+
+/* A run of raw rows from .. from+n-1; n_gist: gists of the segment that exist when the pass ends. */
+status_t layout_gist_raw(layout_t *l, const gist_spec_t *g, int32_t raw_pool, int32_t gist_pool, int64_t from, int64_t n, int64_t n_gist,
+                         const shared_t *shared);
+/* A run of gists from .. upto-1 of a segment of n_raw raw rows. */
+status_t layout_gist_rows(layout_t *l, const gist_spec_t *g, int32_t raw_pool, int32_t gist_pool, int64_t from, int64_t upto, int64_t n_raw,
+                          const shared_t *shared);
+
+/* The oracle, from the rules alone: does row q of kind q_kind (KIND_RAW or KIND_GIST) and index q see row c? Both in one segment of n_raw
+ * raw rows. */
+bool gist_sees(const gist_spec_t *g, row_kind_t q_kind, int64_t q, row_kind_t c_kind, int64_t c, int64_t n_raw);
+
+#endif

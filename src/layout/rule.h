@@ -1,0 +1,30 @@
+/* The reference switch: visibility by the paper's rule, row by row and key by key, sharing nothing with the closed-form spans (methods.md
+ * section 1, last paragraph).
+ *
+ * The rule of parallel context encoding (section 3), prefix, pieces and query being three sets:
+ *     c <= q  and  (set(q) != set(c)  or  piece(q) == piece(c))
+ * --mask builds every pass from it: one run per row, one span per stretch of visible keys. Slow, and the same answer.
+ */
+#ifndef LAYOUT_RULE_H
+#define LAYOUT_RULE_H
+
+#include "layout/layout.h"
+
+typedef enum { SET_PREFIX, SET_PIECES, SET_QUERY } row_set_t;
+
+/* Where the rows of a pool stand in the whole sequence: row i of the pool has order `order + i`. */
+typedef struct {
+    row_set_t set;
+    int64_t piece, order, n_row;
+    int32_t pool, block;
+} rule_pool_t;
+
+bool rule_sees(row_set_t q_set, int64_t q_piece, int64_t q_order, row_set_t c_set, int64_t c_piece, int64_t c_order);
+
+/* Rows index .. index+n-1 of `own` (-1 as own->pool: their K/V go nowhere) as runs of one row each, which see what the rule shows them of
+ * the pools, in the order given. own->n_row counts rows that exist when the pass ends. window as in layout_segment: rows of the same pool
+ * further back are not seen. */
+status_t layout_by_rule(layout_t *l, const rule_pool_t *own, int64_t index, int64_t n, const rule_pool_t *pools, int n_pool,
+                        int64_t window);
+
+#endif

@@ -1,0 +1,12 @@
+/* Embedding rows on the host, in f32 from the file: for rows whose input is no token's (gists). */
+#ifndef MODEL_EMBEDDING_H
+#define MODEL_EMBEDDING_H
+
+#include "model/model.h"
+
+/* out [d_model]; token in [0, n_vocab). */
+status_t model_embedding(const model_t *m, int32_t token, float *out);
+/* The mean of all embeddings, summed in double in row order. */
+status_t model_mean_embedding(const model_t *m, float *out);
+
+#endif

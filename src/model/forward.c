@@ -1,0 +1,215 @@
+/* The decoder block: rows go in as token ids and positions; their K/V come out in pools, and the logits of some of them.
+ *
+ *   x = embed(tokens)                                          the residual stream, f32
+ *   each layer:  x += o(attention(rotate(qkv(norm(x)))))       K/V of the rows are put into their pools before attention reads them
+ *                x += down(silu(gate(norm(x))) * up(norm(x)))
+ *   logits = head(norm(x[out_rows]))                           in chunks, so that the work space stays small
+ *
+ * Everything else about a method (who sees whom, where K/V live) is in the batch's runs and spans; a distributed context takes attention
+ * over by `attend`. One work space, made once:   [ x | h | wide | q | cos_sin | logits ]
+ */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/model_impl.h"
+#include "model/rope.h"
+
+enum { LOGIT_ROWS = 64, WS_ALIGN = 256 };
+
+struct forward_ws {
+    model_t *m;
+    int64_t max_row;
+    void *memory;   /* [B] */
+    float *x;       /* [B] [max_row][d_model] the residual stream */
+    void *h;        /* [B] act [max_row][widest]: what feeds the next matrix: a normed row, attention's result, or the gated row */
+    float *wide;    /* [B] [max_row][..]: q, k and v before they are rotated, or gate and up; rows picked for logits */
+    void *q;        /* [B] act [max_row][n_head * d_head] */
+    float *cos_sin; /* [B] [max_row][d_rot] */
+    float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
+    float *angles;  /* host [max_row][d_rot] */
+};
+
+/* ---- work space ----------------------------------------------------------------------------------------------- */
+typedef struct {
+    size_t x, h, wide, q, cos_sin, logits, total, angles;
+} ws_plan_t; /* offsets, then sizes */
+
+static int64_t qkv_width(const model_config_t *c) { return (c->n_head + 2 * c->n_kv_head) * c->d_head; }
+
+static size_t take(size_t *at, int64_t n, int64_t width, size_t size) {
+    size_t here = *at;
+    *at += size_round_up((size_t)n * (size_t)width * size, WS_ALIGN);
+    return here;
+}
+
+static ws_plan_t ws_plan(const model_config_t *c, dtype_t act, int64_t n) {
+    ws_plan_t p = {0};
+    int64_t d_q = c->n_head * c->d_head;
+    p.x = take(&p.total, n, c->d_model, sizeof(float));
+    p.h = take(&p.total, n, i64_max(i64_max(c->d_model, d_q), c->d_ff), dtype_bytes(act));
+    p.wide = take(&p.total, n, i64_max(i64_max(qkv_width(c), 2 * c->d_ff), c->d_model), sizeof(float));
+    p.q = take(&p.total, n, d_q, dtype_bytes(act));
+    p.cos_sin = take(&p.total, n, c->d_rot, sizeof(float));
+    p.logits = take(&p.total, i64_min(n, LOGIT_ROWS), c->n_vocab, sizeof(float));
+    p.angles = (size_t)n * (size_t)c->d_rot * sizeof(float);
+    return p;
+}
+
+size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) {
+    ws_plan_t p = ws_plan(c, act, max_row);
+    return p.total + p.angles;
+}
+
+status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
+    forward_ws_t *ws = NULL;
+    ws_plan_t p = ws_plan(&m->config, m->be->act, max_row);
+    char *at;
+    *out = NULL;
+    status_t st = mem_zalloc(&ws, 1, sizeof *ws, "a work space");
+    if (st) return st;
+    *ws = (forward_ws_t){.m = m, .max_row = max_row};
+    if ((st = mem_alloc(&ws->angles, p.angles, 1, "rope angles"))) goto out;
+    if ((st = m->be->ops->alloc(m->be, p.total, "the work space of a forward pass", &ws->memory))) goto out;
+    at = ws->memory;
+    ws->x = (void *)(at + p.x);
+    ws->h = at + p.h;
+    ws->wide = (void *)(at + p.wide);
+    ws->q = at + p.q;
+    ws->cos_sin = (void *)(at + p.cos_sin);
+    ws->logits = (void *)(at + p.logits);
+    *out = ws;
+out:
+    if (st) forward_ws_free(ws);
+    return st;
+}
+
+void forward_ws_free(forward_ws_t *ws) {
+    if (!ws) return;
+    ws->m->be->ops->free(ws->m->be, ws->memory);
+    mem_free(ws->angles);
+    mem_free(ws);
+}
+
+/* ---- the steps ------------------------------------------------------------------------------------------------- */
+static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
+    const model_t *m = ws->m;
+    int64_t d_rot = m->config.d_rot;
+    for (int64_t t = 0; t < b->n_row; t++)
+        if (b->tokens[t] < 0 || b->tokens[t] >= m->config.n_vocab)
+            return status_fail(ST_INPUT,
+                               "token id %d of row %lld is outside the model's vocabulary of %lld; use ids of this model's tokenizer",
+                               b->tokens[t], (long long)t, (long long)m->config.n_vocab);
+    rope_cos_sin(m->inv_freq, d_rot, b->n_row, b->positions, ws->angles);
+    status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
+    if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
+    for (int i = 0; i < b->n_given && !st; i++) {
+        const given_t *g = &b->given[i];
+        st = m->be->ops->copy_in(m->be, ws->x + g->row * m->config.d_model, g->input, (size_t)(g->n * m->config.d_model) * sizeof(float));
+    }
+    return st;
+}
+
+/* wide -> q, and K/V into the pools */
+static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
+    const model_t *m = ws->m;
+    const model_config_t *c = &m->config;
+    const layer_t *y = &m->layers[layer];
+    qkv_args_t a = {.layer = layer,
+                    .n_row = b->n_row,
+                    .n_head = (int)c->n_head,
+                    .n_kv_head = (int)c->n_kv_head,
+                    .d_head = (int)c->d_head,
+                    .d_rot = (int)c->d_rot,
+                    .qkv = ws->wide,
+                    .bias = y->qkv_bias,
+                    .q_norm = y->q_norm,
+                    .k_norm = y->k_norm,
+                    .norm_eps = (float)c->norm_eps,
+                    .cos_sin = ws->cos_sin,
+                    .q = ws->q,
+                    .n_pool = b->n_pool,
+                    .n_run = b->n_run,
+                    .pools = b->pools,
+                    .runs = b->runs};
+    return m->be->ops->qkv(m->be, &a);
+}
+
+/* q -> h */
+static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
+    const model_t *m = ws->m;
+    const model_config_t *c = &m->config;
+    if (b->attend) return b->attend(b->attend_ctx, layer, ws->q, ws->h);
+    attn_args_t a = {.layer = layer,
+                     .n_head = (int)c->n_head,
+                     .n_kv_head = (int)c->n_kv_head,
+                     .d_head = (int)c->d_head,
+                     .scale = (float)(1 / sqrt((double)c->d_head)),
+                     .n_row = b->n_row,
+                     .q = ws->q,
+                     .n_pool = b->n_pool,
+                     .n_run = b->n_run,
+                     .n_span = b->n_span,
+                     .n_block = 1,
+                     .pools = b->pools,
+                     .runs = b->runs,
+                     .spans = b->spans,
+                     .o_type = m->be->act,
+                     .o = ws->h};
+    return m->be->ops->attention(m->be, &a);
+}
+
+static status_t decoder_layer(forward_ws_t *ws, const batch_t *b, int layer) {
+    const model_t *m = ws->m;
+    backend_t *be = m->be;
+    const backend_ops_t *op = be->ops;
+    const layer_t *y = &m->layers[layer];
+    int64_t n = b->n_row, d = m->config.d_model;
+    float eps = (float)m->config.norm_eps;
+    status_t st;
+
+    if ((st = op->rmsnorm(be, n, d, ws->x, y->attn_norm, eps, ws->h))) return st;
+    if ((st = op->linear(be, y->qkv, n, ws->h, ws->wide, false))) return st;
+    if ((st = rotate_and_keep(ws, b, layer))) return st;
+    /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
+    if (layer == m->config.n_layer - 1 && b->n_out == 0 && !b->attend) return ST_OK;
+    if ((st = attend(ws, b, layer))) return st;
+    if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
+
+    if ((st = op->rmsnorm(be, n, d, ws->x, y->ffn_norm, eps, ws->h))) return st;
+    if ((st = op->linear(be, y->gate_up, n, ws->h, ws->wide, false))) return st;
+    if ((st = op->silu_mul(be, n, m->config.d_ff, ws->wide, ws->h))) return st;
+    return op->linear(be, y->down, n, ws->h, ws->x, true);
+}
+
+static status_t logits_out(forward_ws_t *ws, const batch_t *b) {
+    const model_t *m = ws->m;
+    backend_t *be = m->be;
+    const backend_ops_t *op = be->ops;
+    int64_t d = m->config.d_model, n_vocab = m->config.n_vocab, chunk = i64_min(ws->max_row, LOGIT_ROWS);
+    status_t st;
+    for (int64_t r = 0; r < b->n_out; r += chunk) {
+        int64_t n = i64_min(chunk, b->n_out - r);
+        if ((st = op->gather_rows(be, n, d, b->out_rows + r, ws->x, ws->wide))) return st;
+        if ((st = op->rmsnorm(be, n, d, ws->wide, m->out_norm, (float)m->config.norm_eps, ws->h))) return st;
+        if ((st = op->linear(be, m->head, n, ws->h, ws->logits, false))) return st;
+        if ((st = op->copy_out(be, b->logits + r * n_vocab, ws->logits, (size_t)(n * n_vocab) * sizeof(float)))) return st;
+    }
+    return ST_OK;
+}
+
+status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b) {
+    assert(ws->m == m && b->n_row >= 0 && b->n_row <= ws->max_row && (b->n_out == 0 || b->logits));
+    status_t st = rows_in(ws, b);
+    for (int layer = 0; layer < m->config.n_layer && !st; layer++) st = decoder_layer(ws, b, layer);
+    return st ? st : logits_out(ws, b);
+}
+
+/* ---- what it costs ---------------------------------------------------------------------------------------------- */
+double model_flops_row(const model_config_t *c) {
+    double d = (double)c->d_model, qkv = (double)qkv_width(c) * d, o = (double)(c->n_head * c->d_head) * d, ff = 3.0 * (double)c->d_ff * d;
+    return 2 * (double)c->n_layer * (qkv + o + ff);
+}
+
+double model_flops_logits(const model_config_t *c) { return 2.0 * (double)c->n_vocab * (double)c->d_model; }

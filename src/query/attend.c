@@ -1,0 +1,456 @@
+/* Partial results live in two places:
+ *
+ *   part   [n_hold][rows][heads](d)    one block per local segment of the chunk at hand (all local segments under SEL, which chooses before
+ * it merges) sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g. A rank fills its own groups, the gather fills the
+ * rest, the last merge reads all.
+ */
+#include "query/attend.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "layout/rule.h"
+
+enum { SINK_POOL = 0, PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
+
+typedef struct {
+    float *o, *lse, *m, *top;
+} partial_t; /* [B] */
+
+struct attend {
+    model_t *model;
+    backend_t *be;
+    const model_config_t *config;
+    comm_t *comm;
+    const context_kv_t *ctx;
+    attend_spec_t spec;
+    int64_t max_row, n_hold;
+    int max_query;
+    partial_t part, sums;
+    uint8_t *keep_dev;              /* [B] [n_local][rows][heads] */
+    uint8_t *keep;                  /* [n_segment][rows][heads] */
+    float *score, *score_all;       /* [n_local], [n_segment] x [2][rows][heads]: score and lse */
+    float *lse_local;               /* [n_local][rows][heads] */
+    float *total, *total_m;         /* [rows][heads]: L and m of the merged rows */
+    float *total_dev, *total_m_dev; /* [B] */
+    float *scratch;                 /* [2 * n_segment] */
+    char *wire_send, *wire_recv;
+    int64_t *bytes_each;
+    layout_t base, segments;
+    kv_pool_t *pools; /* [1 + max_query] for the base, then [n_hold] for segments */
+    /* the pass at hand */
+    attend_query_t *queries;
+    int n_query;
+    int64_t n_row;
+};
+
+static int64_t plane(const attend_t *a) { return a->n_row * a->config->n_head; }
+static size_t row_floats(const model_config_t *c) { return (size_t)c->n_head * (size_t)(c->d_head + 2 + ATTN_TOP); }
+
+static int64_t hold_count(const model_config_t *c, const context_kv_t *ctx, const attend_spec_t *spec, int64_t n_local, int64_t max_row) {
+    if (spec->select > 0) return n_local;
+    int64_t fit = (int64_t)(PART_BUDGET / ((size_t)max_row * row_floats(c) * sizeof(float)));
+    int64_t groups = i64_max(1, fit / ctx->group);
+    return i64_min(n_local, groups * ctx->group);
+}
+
+size_t attend_bytes(const model_config_t *c, int64_t n_segment, int64_t n_local, const attend_spec_t *spec, int64_t max_row) {
+    context_kv_t ctx = {.group = i64_max(1, i64_ceil_div(n_segment, MAX_GROUPS))};
+    int64_t hold = hold_count(c, &ctx, spec, n_local, max_row), groups = i64_min(n_segment, MAX_GROUPS);
+    return (size_t)max_row * sizeof(float) * (row_floats(c) * (size_t)(hold + groups + 1) + (size_t)c->n_head * (size_t)(4 * n_segment));
+}
+
+static status_t partial_alloc(attend_t *a, partial_t *p, int64_t blocks, bool top) {
+    backend_t *be = a->be;
+    size_t n = (size_t)(blocks * a->max_row * a->config->n_head) * sizeof(float);
+    status_t st = be->ops->alloc(be, n * (size_t)a->config->d_head, "partial results", &p->o);
+    if (!st) st = be->ops->alloc(be, n, "partial results", &p->lse);
+    if (!st) st = be->ops->alloc(be, n, "partial results", &p->m);
+    if (!st && top) st = be->ops->alloc(be, n * ATTN_TOP, "partial results", &p->top);
+    return st;
+}
+
+static void partial_free(backend_t *be, partial_t *p) {
+    be->ops->free(be, p->o);
+    be->ops->free(be, p->lse);
+    be->ops->free(be, p->m);
+    be->ops->free(be, p->top);
+}
+
+static status_t attend_setup(attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    status_t st = partial_alloc(a, &a->sums, 1 + ctx->n_group, false);
+    size_t cells = (size_t)(a->max_row * a->config->n_head), P = (size_t)ctx->n_segment, local = (size_t)ctx->n_local;
+    if (!st && a->n_hold) st = partial_alloc(a, &a->part, a->n_hold, a->spec.select > 0);
+    if (!st) st = a->be->ops->alloc(a->be, cells * sizeof(float), "row totals", &a->total_dev);
+    if (!st) st = a->be->ops->alloc(a->be, cells * sizeof(float), "row totals", &a->total_m_dev);
+    if (!st) st = mem_alloc(&a->total, cells, sizeof(float), "row totals");
+    if (!st) st = mem_alloc(&a->total_m, cells, sizeof(float), "row totals");
+    if (!st) st = mem_alloc(&a->lse_local, local * cells, sizeof(float), "segment totals");
+    if (!st) st = mem_alloc(&a->bytes_each, (size_t)a->comm->size, sizeof(int64_t), "wire counts");
+    if (!st) st = mem_alloc(&a->pools, (size_t)(1 + a->max_query) + (size_t)a->n_hold, sizeof(kv_pool_t), "pools of a pass");
+    if (!st && a->spec.select > 0) {
+        st = a->be->ops->alloc(a->be, i64_max(1, (int64_t)(local * cells)), "selection", &a->keep_dev);
+        if (!st) st = mem_alloc(&a->keep, P * cells, 1, "selection");
+        if (!st) st = mem_alloc(&a->score, 2 * local * cells, sizeof(float), "scores");
+        if (!st) st = mem_alloc(&a->score_all, 2 * P * cells, sizeof(float), "scores");
+        if (!st) st = mem_alloc(&a->scratch, 2 * P, sizeof(float), "scores");
+    }
+    if (!st && a->comm->size > 1) {
+        size_t each = cells * (size_t)(a->config->d_head + 2) * sizeof(float);
+        int64_t mine = ctx->first_group[a->comm->rank + 1] - ctx->first_group[a->comm->rank];
+        st = mem_alloc(&a->wire_send, (size_t)mine * each, 1, "partial results to send");
+        if (!st) st = mem_alloc(&a->wire_recv, (size_t)ctx->n_group * each, 1, "partial results to receive");
+    }
+    return st;
+}
+
+status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const attend_spec_t *spec, int64_t max_row, int max_query,
+                       attend_t **out) {
+    attend_t *a;
+    status_t st = mem_zalloc(&a, 1, sizeof *a, "the query's attention");
+    *out = NULL;
+    if (st) return comm_agree(comm, st);
+    a->model = m;
+    a->be = model_backend(m);
+    a->config = model_config(m);
+    a->comm = comm;
+    a->ctx = ctx;
+    a->spec = *spec;
+    if (spec->select >= ctx->n_segment) a->spec.select = 0; /* keeping all of them is no selection */
+    a->max_row = max_row;
+    a->max_query = max_query;
+    a->n_hold = hold_count(a->config, ctx, &a->spec, ctx->n_local, max_row);
+    st = comm_agree(comm, attend_setup(a));
+    if (st)
+        attend_free(a);
+    else
+        *out = a;
+    return st;
+}
+
+void attend_free(attend_t *a) {
+    if (!a) return;
+    partial_free(a->be, &a->part);
+    partial_free(a->be, &a->sums);
+    a->be->ops->free(a->be, a->keep_dev);
+    a->be->ops->free(a->be, a->total_dev);
+    a->be->ops->free(a->be, a->total_m_dev);
+    mem_free(a->keep);
+    mem_free(a->score);
+    mem_free(a->score_all);
+    mem_free(a->lse_local);
+    mem_free(a->total);
+    mem_free(a->total_m);
+    mem_free(a->scratch);
+    mem_free(a->wire_send);
+    mem_free(a->wire_recv);
+    mem_free(a->bytes_each);
+    mem_free(a->pools);
+    layout_free(&a->base);
+    layout_free(&a->segments);
+    mem_free(a);
+}
+
+static attn_args_t attention_args(const attend_t *a, int layer, const void *q) {
+    const model_config_t *c = a->config;
+    return (attn_args_t){.layer = layer,
+                         .n_head = (int)c->n_head,
+                         .n_kv_head = (int)c->n_kv_head,
+                         .d_head = (int)c->d_head,
+                         .scale = 1.0f / sqrtf((float)c->d_head),
+                         .n_row = a->n_row,
+                         .q = q,
+                         .o_type = DT_F32};
+}
+
+static status_t base_attention(attend_t *a, int layer, const void *q) {
+    attn_args_t args = attention_args(a, layer, q);
+    args.pools = a->pools;
+    args.n_pool = 1 + a->n_query;
+    args.runs = a->base.runs;
+    args.spans = a->base.spans;
+    args.n_run = a->base.n_run;
+    args.n_span = a->base.n_span;
+    args.n_block = 1;
+    args.o = a->sums.o;
+    args.lse = a->sums.lse;
+    args.m = a->sums.m;
+    return a->be->ops->attention(a->be, &args);
+}
+
+/* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
+static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
+    kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
+    layout_clear(&a->segments);
+    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+    for (int64_t i = 0; !st && i < n; i++) {
+        int64_t rows = a->ctx->pools[first + i].n_row;
+        pools[i] = a->ctx->pools[first + i];
+        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)i, rows));
+    }
+    if (st) return st;
+    attn_args_t args = attention_args(a, layer, q);
+    args.pools = pools;
+    args.n_pool = (int)n;
+    args.runs = a->segments.runs;
+    args.spans = a->segments.spans;
+    args.n_run = a->segments.n_run;
+    args.n_span = a->segments.n_span;
+    args.n_block = (int)n;
+    args.o = a->part.o;
+    args.lse = a->part.lse;
+    args.m = a->part.m;
+    args.top = a->spec.select ? a->part.top : NULL;
+    st = a->be->ops->attention(a->be, &args);
+    if (!st && (a->spec.want_mass || a->spec.select))
+        st = a->be->ops->copy_out(a->be, a->lse_local + first * plane(a), a->part.lse, (size_t)(n * plane(a)) * sizeof(float));
+    return st;
+}
+
+static bool any_kept(const attend_t *a, int64_t i) {
+    const uint8_t *keep = a->keep + (a->ctx->first + i) * plane(a);
+    for (int64_t x = 0; x < plane(a); x++)
+        if (keep[x]) return true;
+    return false;
+}
+
+/* Two-level answers: of the segments that anyone keeps, the raw rows take the place of the gists. Their owner attends to them; no K/V
+ * crosses the wire. */
+static status_t fetch_raw(attend_t *a, int layer, const void *q) {
+    int64_t cells = plane(a);
+    for (int64_t i = 0; i < a->ctx->n_local; i++) {
+        if (!any_kept(a, i)) continue;
+        layout_clear(&a->segments);
+        status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+        if (!st) st = layout_add_span(&a->segments, span_all(0, 0, a->ctx->raw[i].n_row));
+        if (st) return st;
+        attn_args_t args = attention_args(a, layer, q);
+        args.pools = &a->ctx->raw[i];
+        args.n_pool = args.n_run = args.n_span = args.n_block = 1;
+        args.runs = a->segments.runs;
+        args.spans = a->segments.spans;
+        args.o = a->part.o + i * cells * a->config->d_head;
+        args.lse = a->part.lse + i * cells;
+        args.m = a->part.m + i * cells;
+        st = a->be->ops->attention(a->be, &args);
+        if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
+/* The groups that local segments [first, first+n) make up, each merged into its slot of `sums`. */
+static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
+    const context_kv_t *ctx = a->ctx;
+    int64_t cells = plane(a), d = a->config->d_head;
+    for (int64_t at = first; at < first + n;) {
+        int64_t g = (ctx->first + at) / ctx->group, end = i64_min(context_group_end(ctx, g) - ctx->first, first + n), p = at - first,
+                slot = 1 + g;
+        merge_args_t args = {.n_row = a->n_row,
+                             .n_head = (int)a->config->n_head,
+                             .d_head = (int)d,
+                             .n_block = (int)(end - at),
+                             .o = a->part.o + p * cells * d,
+                             .lse = a->part.lse + p * cells,
+                             .m = a->part.m + p * cells,
+                             .keep = a->spec.select ? a->keep_dev + at * cells : NULL,
+                             .o_out_type = DT_F32,
+                             .o_out = a->sums.o + slot * cells * d,
+                             .lse_out = a->sums.lse + slot * cells,
+                             .m_out = a->sums.m + slot * cells};
+        status_t st = a->be->ops->merge(a->be, &args);
+        if (st) return st;
+        at = end;
+    }
+    return ST_OK;
+}
+
+/* Scores and lse of all segments on all ranks; the same choice on each. */
+static status_t choose(attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    int64_t cells = plane(a), P = ctx->n_segment;
+    size_t cell_bytes = (size_t)cells * sizeof(float);
+    float *top = NULL;
+    status_t st = mem_alloc(&top, (size_t)(ctx->n_local * cells), ATTN_TOP * sizeof(float), "largest logits");
+    if (!st) st = a->be->ops->copy_out(a->be, top, a->part.top, (size_t)(ctx->n_local * cells) * ATTN_TOP * sizeof(float));
+    if (!st) st = a->be->ops->copy_out(a->be, a->total, a->sums.lse, cell_bytes); /* the base's lse */
+    if (st) goto out;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < ctx->n_local; i++) {
+        float *score = a->score + 2 * i * cells, *lse = score + cells;
+        double log_n = log((double)i64_max(1, ctx->pools[i].n_row));
+        memcpy(lse, a->lse_local + i * cells, cell_bytes);
+        for (int64_t x = 0; x < cells; x++)
+            score[x] = a->spec.by_mean ? (float)((double)lse[x] - log_n) : select_log_sum(top + (i * cells + x) * ATTN_TOP, ATTN_TOP);
+    }
+    const float *all = a->score;
+    if (a->comm->size > 1) {
+        for (int r = 0; r < a->comm->size; r++) {
+            int64_t from = i64_min(ctx->first_group[r] * ctx->group, P), to = i64_min(ctx->first_group[r + 1] * ctx->group, P);
+            a->bytes_each[r] = (to - from) * 2 * (int64_t)cell_bytes;
+        }
+        if ((st = a->comm->ops->all_gather(a->comm, a->score, a->score_all, a->bytes_each))) goto out;
+        all = a->score_all;
+    }
+    /* L over everything, base first and then segments in order; scores packed to [P][rows][heads] */
+#pragma omp parallel for schedule(static)
+    for (int64_t x = 0; x < cells; x++) {
+        float max = a->total[x];
+        for (int64_t g = 0; g < P; g++) max = fmaxf(max, all[(2 * g + 1) * cells + x]);
+        double sum = exp((double)a->total[x] - (double)max);
+        for (int64_t g = 0; g < P; g++) sum += exp((double)all[(2 * g + 1) * cells + x] - (double)max);
+        a->total[x] = (float)((double)max + log(sum));
+    }
+    float *packed = NULL;
+    if ((st = mem_alloc(&packed, (size_t)(P * cells), sizeof(float), "scores"))) goto out;
+    for (int64_t g = 0; g < P; g++) memcpy(packed + g * cells, all + 2 * g * cells, cell_bytes);
+    for (int q = 0; q < a->n_query; q++)
+        select_pieces(a->spec.aggregate, a->spec.select, P, a->n_row, (int)a->config->n_head, a->queries[q].row, a->queries[q].n, packed,
+                      a->total, a->keep, a->scratch);
+    mem_free(packed);
+    if (ctx->n_local) st = a->be->ops->copy_in(a->be, a->keep_dev, a->keep + ctx->first * cells, (size_t)(ctx->n_local * cells));
+out:
+    mem_free(top);
+    return st;
+}
+
+/* Group results of every rank to every rank: [o of its groups][lse][m], rank after rank. */
+static status_t share_groups(attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    int rank = a->comm->rank;
+    int64_t d = a->config->d_head;
+    size_t cell_bytes = (size_t)plane(a) * sizeof(float), each = cell_bytes * (size_t)(d + 2);
+    int64_t first = ctx->first_group[rank], mine = ctx->first_group[rank + 1] - first;
+    backend_t *be = a->be;
+    const float *part[3] = {a->sums.o + (1 + first) * plane(a) * d, a->sums.lse + (1 + first) * plane(a),
+                            a->sums.m + (1 + first) * plane(a)};
+    const size_t size[3] = {cell_bytes * (size_t)d, cell_bytes, cell_bytes};
+    status_t st = ST_OK;
+    char *to = a->wire_send;
+    for (int i = 0; !st && i < 3 && mine; i++) {
+        st = be->ops->copy_out(be, to, part[i], size[i] * (size_t)mine);
+        to += size[i] * (size_t)mine;
+    }
+    if (st) return st;
+    for (int r = 0; r < a->comm->size; r++) a->bytes_each[r] = (ctx->first_group[r + 1] - ctx->first_group[r]) * (int64_t)each;
+    if ((st = a->comm->ops->all_gather(a->comm, a->wire_send, a->wire_recv, a->bytes_each))) return st;
+    const char *from = a->wire_recv;
+    for (int r = 0; r < a->comm->size; r++) {
+        int64_t slot = 1 + ctx->first_group[r], n = ctx->first_group[r + 1] - ctx->first_group[r];
+        float *at[3] = {a->sums.o + slot * plane(a) * d, a->sums.lse + slot * plane(a), a->sums.m + slot * plane(a)};
+        for (int i = 0; !st && i < 3; i++) {
+            if (n && r != rank) st = be->ops->copy_in(be, at[i], from, size[i] * (size_t)n);
+            from += size[i] * (size_t)n;
+        }
+    }
+    return st ? st : be->ops->sync(be);
+}
+
+static void sum_entropy(attend_t *a) {
+    int64_t heads = a->config->n_head;
+    for (int q = 0; q < a->n_query; q++) {
+        attend_query_t *query = &a->queries[q];
+        double sum = 0;
+        for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++) sum += (double)a->total[x] - (double)a->total_m[x];
+        query->entropy += sum / (double)(query->n * heads * a->config->n_layer);
+    }
+}
+
+static void sum_mass(attend_t *a) {
+    int64_t heads = a->config->n_head, cells = plane(a);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < a->ctx->n_local; i++)
+        for (int q = 0; q < a->n_query; q++) {
+            const attend_query_t *query = &a->queries[q];
+            const uint8_t *keep = a->spec.select ? a->keep + (a->ctx->first + i) * cells : NULL;
+            double sum = 0;
+            for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++)
+                if (!keep || keep[x]) sum += exp((double)a->lse_local[i * cells + x] - (double)a->total[x]);
+            if (query->mass) query->mass[i] += sum;
+        }
+}
+
+static status_t attend_layer(void *self, int layer, const void *q, void *o) {
+    attend_t *a = self;
+    const context_kv_t *ctx = a->ctx;
+    size_t cell_bytes = (size_t)plane(a) * sizeof(float);
+    bool stats = a->spec.want_entropy || a->spec.want_mass;
+    status_t st = base_attention(a, layer, q);
+    if (a->spec.select) {
+        if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
+        if (!st) st = choose(a);
+        if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
+        if (!st) st = merge_groups(a, 0, ctx->n_local);
+    } else {
+        for (int64_t at = 0; !st && at < ctx->n_local; at += a->n_hold) {
+            int64_t n = i64_min(a->n_hold, ctx->n_local - at);
+            st = segment_attention(a, layer, q, at, n);
+            if (!st) st = merge_groups(a, at, n);
+        }
+    }
+    if (!st && a->comm->size > 1 && ctx->n_group) st = share_groups(a);
+    if (st) return st;
+    merge_args_t args = {.n_row = a->n_row,
+                         .n_head = (int)a->config->n_head,
+                         .d_head = (int)a->config->d_head,
+                         .n_block = (int)(1 + ctx->n_group),
+                         .o = a->sums.o,
+                         .lse = a->sums.lse,
+                         .m = a->sums.m,
+                         .o_out_type = a->be->act,
+                         .o_out = o,
+                         .lse_out = stats ? a->total_dev : NULL,
+                         .m_out = stats ? a->total_m_dev : NULL};
+    st = a->be->ops->merge(a->be, &args);
+    if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
+    if (!st && stats) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
+    if (!st && a->spec.want_entropy) sum_entropy(a);
+    if (!st && a->spec.want_mass) sum_mass(a);
+    return st;
+}
+
+/* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
+static status_t base_by_rule(attend_t *a, int i) {
+    const attend_query_t *q = &a->queries[i];
+    int64_t after = a->ctx->query_position; /* any order behind the sink will do */
+    rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
+                            {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+}
+
+status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions,
+                        int64_t n_out, const int64_t *out_rows, float *logits) {
+    const context_kv_t *ctx = a->ctx;
+    kv_pool_t *pools = a->pools;
+    status_t st = ST_OK;
+    layout_clear(&a->base);
+    a->queries = queries;
+    a->n_query = n_query;
+    pools[SINK_POOL] = ctx->sink;
+    for (int i = 0; i < n_query && !st; i++) {
+        queries[i].row = a->base.n_row;
+        queries[i].entropy = 0;
+        pools[1 + i] = queries[i].own;
+        st = a->spec.by_rule ? base_by_rule(a, i)
+                             : layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
+    }
+    if (st) return st;
+    a->n_row = a->base.n_row;
+    batch_t b = {.n_row = a->n_row,
+                 .tokens = tokens,
+                 .positions = positions,
+                 .n_pool = 1 + n_query,
+                 .n_run = a->base.n_run,
+                 .n_span = a->base.n_span,
+                 .pools = pools,
+                 .runs = a->base.runs,
+                 .spans = a->base.spans,
+                 .attend = attend_layer,
+                 .attend_ctx = a,
+                 .n_out = n_out,
+                 .out_rows = out_rows,
+                 .logits = logits};
+    return forward(a->model, ws, &b);
+}

@@ -1,0 +1,114 @@
+#include "query/context.h"
+
+#include <string.h>
+
+#include "layout/assign.h"
+
+status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *c) {
+    status_t st;
+    *c = (context_kv_t){.be = be, .n_segment = n_segment};
+    c->group = i64_max(1, i64_ceil_div(n_segment, MAX_GROUPS));
+    c->n_group = i64_ceil_div(n_segment, c->group);
+    if ((st = mem_alloc(&c->rows, (size_t)n_segment, sizeof *rows, "segment sizes"))) goto out;
+    if (n_segment) memcpy(c->rows, rows, (size_t)n_segment * sizeof *rows);
+    if ((st = mem_alloc(&c->first_group, (size_t)comm->size + 1, sizeof *c->first_group, "rank ranges"))) goto out;
+    if ((st = assign_ranges(rows, n_segment, c->group, comm->size, c->first_group))) goto out;
+    for (int r = 0; r <= comm->size; r++) c->first_group[r] = i64_ceil_div(c->first_group[r], c->group); /* items to groups */
+    c->first = i64_min(c->first_group[comm->rank] * c->group, n_segment);
+    c->n_local = i64_min(c->first_group[comm->rank + 1] * c->group, n_segment) - c->first;
+    st = mem_zalloc(&c->pools, (size_t)c->n_local, sizeof *c->pools, "segment pools");
+out:
+    if (st) context_free(c);
+    return st;
+}
+
+void context_free(context_kv_t *c) {
+    kv_pool_t *owned = c->whole ? c->whole : c->pools;
+    for (int64_t i = 0; c->owns_pools && owned && i < c->n_local; i++) kv_free(c->be, &owned[i]);
+    mem_free(c->rows);
+    mem_free(c->first_group);
+    mem_free(c->pools);
+    mem_free(c->raw);
+    mem_free(c->whole);
+    *c = (context_kv_t){0};
+}
+
+/* A CPU backend reads bf16 and f32 rows where they lie in the map; everything else is converted or uploaded once. */
+static bool readable_in_place(const backend_t *be, dtype_t type) { return be->host_memory && (type == DT_BF16 || type == be->act); }
+
+static status_t pool_copy(backend_t *be, const model_config_t *config, dtype_t type, int64_t n_row, const void *k, const void *v,
+                          kv_pool_t *out) {
+    size_t n = kv_bytes(config, DT_U8, n_row), bytes = kv_bytes(config, be->act, n_row);
+    void *host = NULL;
+    status_t st = kv_alloc(be, config, be->act, n_row, "a segment's K/V", out);
+    if (!st) st = mem_alloc(&host, bytes, 1, "a segment's K/V");
+    const void *from[2] = {k, v};
+    void *to[2] = {out->k, out->v};
+    for (int i = 0; !st && i < 2; i++) {
+        dtype_convert(be->act, host, type, from[i], n);
+        st = be->ops->copy_in(be, to[i], host, bytes);
+        if (!st) st = be->ops->sync(be); /* host is used again */
+    }
+    mem_free(host);
+    return st;
+}
+
+static status_t verify_local(store_t *store, const store_segment_t *const *segments, int64_t n) {
+    status_t st = ST_OK;
+    char message[512] = "";
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < n; i++) {
+        status_t mine = store_verify(store, segments[i]);
+        if (mine) {
+#pragma omp critical
+            if (!st) { /* the message is this thread's: carry it out of the region */
+                st = mine;
+                strncpy(message, status_message(), sizeof message - 1);
+            }
+        }
+    }
+    return st ? status_fail(st, "%s", message) : ST_OK;
+}
+
+/* Pools of local segment i out of all rows that the store has of it. */
+static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const context_read_t *how) {
+    int64_t gists = kept_gists(&how->kept, n_token);
+    bool use_gists = how->kept.keep != KEEP_RAW && !how->raw_only;
+    c->pools[i] = use_gists ? kept_part(&c->whole[i], 0, gists) : kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
+    if (how->both) c->raw[i] = kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
+}
+
+static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments,
+                          const context_read_t *how, context_kv_t *c) {
+    dtype_t type = store_profile(store)->kv_type;
+    status_t st = mem_zalloc(&c->whole, (size_t)c->n_local, sizeof *c->whole, "segment pools");
+    if (!st && how->both) st = mem_zalloc(&c->raw, (size_t)c->n_local, sizeof *c->raw, "segment pools");
+    for (int64_t i = 0; i < c->n_local && !st; i++) {
+        const int32_t *tokens;
+        const void *k, *v;
+        const store_segment_t *seg = segments[c->first + i];
+        if ((st = store_map(store, seg, &tokens, &k, &v))) break;
+        if (readable_in_place(be, type)) {
+            c->whole[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
+        } else {
+            c->owns_pools = true;
+            st = pool_copy(be, config, type, seg->n_row, k, v, &c->whole[i]);
+        }
+        take_parts(c, i, seg->n_token, how);
+    }
+    return st;
+}
+
+status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
+                            const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out) {
+    int64_t *rows = NULL;
+    status_t st = mem_alloc(&rows, (size_t)n, sizeof *rows, "segment sizes");
+    for (int64_t i = 0; !st && i < n; i++) rows[i] = segments[i]->n_row;
+    if (!st) st = context_deal(be, comm, rows, n, out);
+    if (!st && how->verify) st = verify_local(store, segments + out->first, out->n_local);
+    if (!st) st = map_local(be, config, store, segments, how, out);
+    mem_free(rows);
+    st = comm_agree(comm, st);
+    if (st) context_free(out);
+    return st;
+}

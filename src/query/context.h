@@ -1,0 +1,50 @@
+/* What a query sees besides itself: the sink and P segments, each a pool of K/V rows, dealt over the ranks in contiguous ranges.
+ *
+ * Partial results are merged in two fixed levels: inside a group of consecutive segments, then group after group. The groups depend on P
+ * alone, and a rank owns whole groups, so the answer has the same bits on any number of ranks while at most MAX_GROUPS partial results
+ * cross the wire per layer.
+ */
+#ifndef QUERY_CONTEXT_H
+#define QUERY_CONTEXT_H
+
+#include "base/mem.h"
+#include "comm/comm.h"
+#include "encode/kept.h"
+#include "model/kv.h"
+#include "store/store.h"
+
+enum { MAX_GROUPS = 64 };
+
+typedef struct {
+    int64_t n_segment;      /* P, over all ranks */
+    int64_t *rows;          /* [P] K/V rows of each */
+    int64_t group, n_group; /* segments per group; groups */
+    int64_t *first_group;   /* [size+1] rank r owns groups first_group[r] .. first_group[r+1]-1 */
+    int64_t first, n_local; /* this rank's segments */
+    kv_pool_t *pools;       /* [n_local] backend memory, or mapped files on a CPU */
+    kv_pool_t *raw;         /* [n_local] raw rows of the same segments, for two-level answers; NULL: none */
+    kv_pool_t *whole;       /* [n_local] what the pools are parts of, when owned */
+    kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */
+    int64_t query_position; /* where query rows start: n_sink + M */
+    bool owns_pools;        /* pools are copies to be freed */
+    backend_t *be;
+} context_kv_t;
+
+/* Deals segments of the given rows over the ranks; pools are left for the caller to fill. */
+status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *out);
+void context_free(context_kv_t *c);
+
+/* From a store: segments in the order given. Each rank verifies (when `verify`), maps and, where the backend needs it, copies its own.
+ * `kept` says which rows a segment has; its gists become the pools, or its raw rows when it has no gists or `raw_only`; with `both` the raw
+ * rows come as `raw` too. Collective. */
+typedef struct {
+    kept_t kept;
+    bool verify, raw_only, both;
+} context_read_t;
+status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
+                            const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out);
+
+static inline int64_t context_group_begin(const context_kv_t *c, int64_t g) { return g * c->group; }
+static inline int64_t context_group_end(const context_kv_t *c, int64_t g) { return i64_min((g + 1) * c->group, c->n_segment); }
+
+#endif

@@ -1,0 +1,278 @@
+/* The order of writes is the whole of durability here:
+ *
+ *     bytes of a segment -> sync -> its index line -> sync                    (committed)
+ *     header into the space kept for it -> length -> sync -> rename -> sync   (complete)
+ *
+ * Completing needs no new space, so that a file on a full disk can still be completed.
+ */
+#include "store/data.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "store/profile.h"
+
+enum { PIECE_BYTES = 1 << 20 };
+
+/* ---- making a file ------------------------------------------------------------------------------------------------ */
+
+status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, int writer) {
+    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1};
+    if (writer < 0 || writer > FOLDER_WRITER_MAX)
+        return status_fail(ST_FAIL, "writer %d: a store takes ranks 0 to %d; use fewer ranks", writer, FOLDER_WRITER_MAX);
+    return mem_alloc(&d->buffer, 1, PIECE_BYTES, "the store's write buffer");
+}
+
+static status_t file_open_new(const char *path, int *fd) {
+    *fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return *fd < 0 ? disk_fail("cannot create", path) : ST_OK;
+}
+
+/* The space of the header is taken now, while a full disk costs nothing yet. */
+static status_t header_reserve(data_out_t *d) {
+    memset(d->buffer, ' ', DATA_HEADER_BYTES);
+    status_t st = disk_write_at(d->fd, d->path, 0, d->buffer, DATA_HEADER_BYTES);
+    return st ? st : disk_sync(d->fd, d->path);
+}
+
+/* The lock tells store_prepare that the writer lives. File systems without locks go without. */
+static status_t index_start(data_out_t *d) {
+    char line[INDEX_LINE_MAX];
+    size_t n = index_head_line(profile_hash(d->p), line);
+    flock(d->index_fd, LOCK_EX | LOCK_NB);
+    status_t st = disk_write_at(d->index_fd, d->index_path, 0, line, n);
+    d->index_end = (int64_t)n;
+    return st ? st : disk_sync(d->index_fd, d->index_path);
+}
+
+static void file_close(data_out_t *d) {
+    if (d->fd >= 0) close(d->fd);
+    if (d->index_fd >= 0) close(d->index_fd);
+    d->fd = d->index_fd = -1;
+}
+
+static status_t file_create(data_out_t *d) {
+    store_file_t *f = &d->file;
+    status_t st = folder_fresh_number(d->dir, f->writer, &f->number);
+    f->part = f->has_data = f->has_index = true;
+    f->n_segment = 0;
+    f->end = DATA_HEADER_BYTES;
+    if (!st) st = folder_data_path(d->dir, f, d->path);
+    if (!st) st = folder_file_path(d->dir, f, NAME_INDEX, d->index_path);
+    if (!st) st = file_open_new(d->path, &d->fd);
+    if (st) return st;
+    st = header_reserve(d);
+    if (!st) st = file_open_new(d->index_path, &d->index_fd);
+    if (!st) st = index_start(d);
+    if (!st) st = disk_sync_dir(d->dir);
+    if (!st) return ST_OK;
+    if (d->index_fd >= 0) unlink(d->index_path);
+    unlink(d->path);
+    file_close(d);
+    return st;
+}
+
+/* ---- a segment ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    data_out_t *d;
+    hash_state_t *hash;
+    int64_t at;
+} put_t;
+
+static status_t put(put_t *o, const void *data, size_t bytes) {
+    status_t st = ST_OK;
+    for (size_t done = 0; !st && done < bytes;) { /* in pieces: hashed and written while it is in the cache */
+        size_t n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
+        hash_add(o->hash, (const char *)data + done, n);
+        st = disk_write_at(o->d->fd, o->d->path, o->at, (const char *)data + done, n);
+        o->at += (int64_t)n;
+        done += n;
+    }
+    return st;
+}
+
+static status_t put_tokens(put_t *o, const store_item_t *item, int64_t token_rows) {
+    int32_t pad[STORE_ALIGN / sizeof(int32_t)];
+    memset(pad, 0xff, sizeof pad);
+    status_t st = put(o, item->tokens, (size_t)item->n_token * sizeof *item->tokens);
+    return st ? st : put(o, pad, (size_t)(token_rows - item->n_token) * sizeof *pad);
+}
+
+/* K or V, converted on the way. */
+static status_t put_rows(put_t *o, const store_item_t *item, const void *rows, const segment_size_t *size) {
+    static const char zeros[STORE_ALIGN];
+    dtype_t to = o->d->p->kv_type;
+    size_t n = (size_t)size->kv / dtype_bytes(to), piece = PIECE_BYTES / dtype_bytes(to);
+    status_t st = ST_OK;
+    if (to == item->type) st = put(o, rows, (size_t)size->kv);
+    for (size_t i = 0; !st && to != item->type && i < n; i += piece) {
+        size_t now = n - i < piece ? n - i : piece;
+        dtype_convert(to, o->d->buffer, item->type, (const char *)rows + i * dtype_bytes(item->type), now);
+        st = put(o, o->d->buffer, now * dtype_bytes(to));
+    }
+    return st ? st : put(o, zeros, (size_t)size->pad);
+}
+
+static status_t segment_write(data_out_t *d, const store_item_t *item, const segment_size_t *size, hash_t *checksum) {
+    put_t o = {d, hash_create(), d->file.end};
+    if (!o.hash) return status_fail(ST_FAIL, "out of memory for a checksum; use a machine with more memory");
+    status_t st = put_tokens(&o, item, size->token_rows);
+    if (!st) st = put_rows(&o, item, item->k, size);
+    if (!st) st = put_rows(&o, item, item->v, size);
+    *checksum = hash_finish(o.hash);
+    return st ? st : disk_sync(d->fd, d->path);
+}
+
+static status_t segment_commit(data_out_t *d, const store_segment_t *s) {
+    char line[INDEX_LINE_MAX];
+    size_t n = index_segment_line(d->p, s, line);
+    status_t st = disk_write_at(d->index_fd, d->index_path, d->index_end, line, n);
+    if (!st) st = disk_sync(d->index_fd, d->index_path);
+    if (!st) d->index_end += (int64_t)n;
+    return st;
+}
+
+/* Back to what was committed. The index first: a line must never outlive its data. */
+static void roll_back(data_out_t *d) {
+    char why[1024];
+    snprintf(why, sizeof why, "%s", status_message());
+    if (!disk_cut(d->index_fd, d->index_path, d->index_end)) disk_cut(d->fd, d->path, d->file.end);
+    status_fail(ST_FAIL, "%s", why);
+}
+
+static bool file_full(const data_out_t *d, const segment_size_t *size) {
+    return d->file.n_segment == DATA_SEGMENTS_MAX || (d->file.n_segment && size->total > DATA_BYTES_MAX - d->file.end);
+}
+
+static status_t item_check(const data_out_t *d, const store_item_t *item, segment_size_t *size) {
+    if (item->type != DT_F32 && item->type != DT_F16 && item->type != DT_BF16)
+        return status_fail(ST_FAIL, "a segment of K/V type %s: the store takes f32, f16 and bf16; please report this",
+                           dtype_name(item->type));
+    if (item->first_pos < 0 || !segment_size(d->p, item->n_token, item->n_row, size))
+        return status_fail(ST_FAIL, "a segment of %" PRId64 " tokens in %" PRId64 " rows does not fit a store; please report this",
+                           item->n_token, item->n_row);
+    return ST_OK;
+}
+
+status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *out) {
+    segment_size_t size;
+    store_segment_t s = {.address = item->address, .n_row = item->n_row, .n_token = item->n_token, .first_pos = item->first_pos};
+    status_t st = item_check(d, item, &size);
+    if (!st && d->fd >= 0 && file_full(d, &size)) st = data_finish(d);
+    if (!st && !d->file.segments) st = mem_alloc(&d->file.segments, DATA_SEGMENTS_MAX, sizeof s, "the segments of a file");
+    if (!st && d->fd < 0) st = file_create(d);
+    if (st) return st;
+    s.tokens_offset = d->file.end;
+    segment_place(&size, &s);
+    st = segment_write(d, item, &size, &s.checksum);
+    if (!st) st = segment_commit(d, &s);
+    if (st) {
+        roll_back(d);
+        return st;
+    }
+    d->file.segments[d->file.n_segment++] = s;
+    d->file.end += size.total;
+    if (out) *out = s;
+    return ST_OK;
+}
+
+/* ---- the end of a file -------------------------------------------------------------------------------------------- */
+
+status_t data_remove(const char *dir, const store_file_t *f) {
+    char data[FOLDER_PATH], part[FOLDER_PATH], index[FOLDER_PATH];
+    status_t st = folder_file_path(dir, f, NAME_DATA, data);
+    if (!st) st = folder_file_path(dir, f, NAME_PART, part);
+    if (!st) st = folder_file_path(dir, f, NAME_INDEX, index);
+    if (!st && file_exists(data)) st = disk_rename(dir, data, part); /* a .part without its index is a leftover, not damage */
+    if (!st) st = disk_remove(index);
+    if (!st) st = disk_sync_dir(dir);
+    if (!st) st = disk_remove(part);
+    return st ? st : disk_sync_dir(dir);
+}
+
+static status_t header_write(const char *path, const store_profile_t *p, const store_file_t *f) {
+    char *header = NULL;
+    int fd = -1;
+    status_t st = data_header(p, f->segments, f->n_segment, &header);
+    if (st) goto out;
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0) st = disk_fail("cannot open", path);
+    if (!st) st = disk_write_at(fd, path, 0, header, DATA_HEADER_BYTES);
+    if (!st) st = disk_cut(fd, path, f->end);
+    if (!st) st = disk_sync(fd, path);
+out:
+    if (fd >= 0) close(fd);
+    mem_free(header);
+    return st;
+}
+
+status_t data_complete(const char *dir, const store_profile_t *p, store_file_t *f) {
+    char path[FOLDER_PATH], part[FOLDER_PATH];
+    if (!f->n_segment) return data_remove(dir, f);
+    status_t st = folder_file_path(dir, f, NAME_DATA, path);
+    if (!st) st = folder_file_path(dir, f, NAME_PART, part);
+    if (!st) st = header_write(part, p, f);
+    if (!st) st = disk_rename(dir, part, path);
+    if (!st) f->part = false;
+    return st;
+}
+
+status_t data_finish(data_out_t *d) {
+    if (d->fd < 0) return ST_OK;
+    status_t st = data_complete(d->dir, d->p, &d->file);
+    file_close(d); /* only now: the lock on the index goes with it */
+    return st;
+}
+
+void data_end(data_out_t *d) {
+    file_close(d);
+    mem_free(d->file.segments);
+    mem_free(d->buffer);
+    d->file.segments = NULL;
+    d->buffer = NULL;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------ */
+
+status_t data_map(const char *dir, const store_file_t *f, file_map_t *out) {
+    char path[FOLDER_PATH];
+    store_file_t other = *f;
+    status_t st = folder_data_path(dir, f, path);
+    if (st) return st;
+    if (!file_exists(path)) { /* completed since it was listed, or the other way round */
+        other.part = !f->part;
+        if ((st = folder_data_path(dir, &other, path))) return st;
+        if (!file_exists(path)) folder_data_path(dir, f, path);
+    }
+    return file_map(path, out);
+}
+
+bool data_checksum(const store_profile_t *p, const file_map_t *map, const store_segment_t *s, hash_t *out) {
+    segment_size_t size;
+    if (!segment_size(p, s->n_token, s->n_row, &size) || s->tokens_offset < 0) return false;
+    if ((size_t)s->tokens_offset > map->bytes || (size_t)size.total > map->bytes - (size_t)s->tokens_offset) return false;
+    *out = hash_bytes(map->data + s->tokens_offset, (size_t)size.total);
+    return true;
+}
+
+status_t data_check(const char *dir, const store_profile_t *p, const store_file_t *f, const file_map_t *map, problems_t *found) {
+    char path[FOLDER_PATH], *header = NULL;
+    status_t st = folder_data_path(dir, f, path);
+    if (st) return st;
+    if (map->bytes != (size_t)f->end) return problem(found, "%s has %zu bytes, its index says %" PRId64, path, map->bytes, f->end);
+    st = data_header(p, f->segments, f->n_segment, &header);
+    if (!st && memcmp(map->data, header, DATA_HEADER_BYTES)) {
+        size_t at = 0;
+        while ((char)map->data[at] == header[at]) at++;
+        st = problem(found, "%s: the header is damaged at byte %zu", path, at);
+    }
+    mem_free(header);
+    return st;
+}

@@ -1,0 +1,134 @@
+/* One thread that writes while the caller encodes. The two meet at one slot:
+ *
+ *     encoder:  append(a) ........ append(b) ........ wait
+ *     thread:      [ a: convert, write, sync, line ] [ b .. ]
+ *
+ * append(b) waits until a is done, then hands b over. A failure stays in the writer and is the answer to every later call.
+ */
+#include <pthread.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "store/data.h"
+#include "store/profile.h"
+
+struct store_writer {
+    char *dir;
+    store_profile_t profile;
+    data_out_t out;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    /* under lock */
+    bool busy, stop;
+    store_item_t item;
+    int64_t bytes;
+    status_t failed;
+    char message[1024];
+};
+
+static void failure_keep(store_writer_t *w, status_t st) {
+    w->failed = st;
+    snprintf(w->message, sizeof w->message, "%s", status_message());
+}
+
+static void *thread_run(void *arg) {
+    store_writer_t *w = arg;
+    pthread_mutex_lock(&w->lock);
+    for (;;) {
+        while (!w->busy && !w->stop) pthread_cond_wait(&w->changed, &w->lock);
+        if (!w->busy) break;
+        store_item_t item = w->item;
+        pthread_mutex_unlock(&w->lock);
+        store_segment_t s;
+        segment_size_t size;
+        status_t st = data_append(&w->out, &item, &s);
+        pthread_mutex_lock(&w->lock);
+        if (st)
+            failure_keep(w, st);
+        else if (segment_size(&w->profile, s.n_token, s.n_row, &size))
+            w->bytes += size.total;
+        w->busy = false;
+        pthread_cond_broadcast(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
+}
+
+static void writer_free(store_writer_t *w) {
+    data_end(&w->out);
+    profile_free(&w->profile);
+    mem_free(w->dir);
+    pthread_cond_destroy(&w->changed);
+    pthread_mutex_destroy(&w->lock);
+    mem_free(w);
+}
+
+status_t store_writer_open(const char *dir, const store_profile_t *p, int writer, store_writer_t **out) {
+    store_writer_t *w;
+    *out = NULL;
+    status_t st = mem_zalloc(&w, 1, sizeof *w, "a store writer");
+    if (st) return st;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->changed, NULL);
+    w->out.fd = w->out.index_fd = -1;
+    if (!(w->dir = mem_strdup(dir))) st = ST_FAIL;
+    if (!st && !file_is_dir(dir)) st = status_fail(ST_INPUT, "%s is no folder; prepare the store before its writers", dir);
+    if (!st) st = profile_check(p, dir);
+    if (!st) st = profile_copy(p, &w->profile);
+    if (!st) st = data_begin(&w->out, w->dir, &w->profile, writer);
+    if (!st && pthread_create(&w->thread, NULL, thread_run, w))
+        st = status_fail(ST_FAIL, "cannot start the store's thread; raise the limit on processes (ulimit -u)");
+    if (st)
+        writer_free(w);
+    else
+        *out = w;
+    return st;
+}
+
+/* With the lock held: nothing in flight; the failure, if there was one. */
+static status_t idle_wait(store_writer_t *w) {
+    while (w->busy) pthread_cond_wait(&w->changed, &w->lock);
+    return w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
+}
+
+status_t store_append(store_writer_t *w, const store_item_t *item) {
+    pthread_mutex_lock(&w->lock);
+    status_t st = idle_wait(w);
+    if (!st) {
+        w->item = *item;
+        w->busy = true;
+        pthread_cond_broadcast(&w->changed);
+    }
+    pthread_mutex_unlock(&w->lock);
+    return st;
+}
+
+status_t store_writer_wait(store_writer_t *w) {
+    pthread_mutex_lock(&w->lock);
+    status_t st = idle_wait(w);
+    pthread_mutex_unlock(&w->lock);
+    return st;
+}
+
+int64_t store_writer_bytes(const store_writer_t *w) {
+    pthread_mutex_t *lock = (pthread_mutex_t *)&w->lock;
+    pthread_mutex_lock(lock);
+    int64_t bytes = w->bytes;
+    pthread_mutex_unlock(lock);
+    return bytes;
+}
+
+status_t store_writer_close(store_writer_t *w) {
+    if (!w) return ST_OK;
+    status_t first = store_writer_wait(w);
+    pthread_mutex_lock(&w->lock);
+    w->stop = true;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    pthread_join(w->thread, NULL);
+    status_t st = data_finish(&w->out); /* also after a failure: what was committed becomes a complete file */
+    if (first) st = status_fail(first, "%s", w->message);
+    writer_free(w);
+    return st;
+}

@@ -1,0 +1,156 @@
+#!/bin/bash
+# The command line: a table of commands with the exit code, a pattern for standard output and one for standard error.   usage: tests/cli/run.sh build/precis
+# Needs no model but the tiny ones of tests/golden. A pattern is an extended regular expression; - expects nothing at all, * anything.
+set -u
+precis=$(realpath "${1:?usage: $0 PRECIS}")
+cd "$(dirname "$0")/../.." || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+tiny=tests/golden/tiny-llama/model.gguf
+unset "${!PRECIS_@}"
+passed=0 failed=0
+
+matches() { # FILE PATTERN
+    case $2 in
+    '*') true ;;
+    -) [ ! -s "$1" ] ;;
+    *) grep -qE -e "$2" "$1" ;;
+    esac
+}
+
+# expect CODE STDOUT STDERR ARGUMENTS...
+expect() {
+    local code=$1 out=$2 err=$3 rc
+    shift 3
+    timeout 60 "$precis" "$@" >"$work/out" 2>"$work/err" </dev/null
+    rc=$?
+    if [ "$rc" -eq "$code" ] && matches "$work/out" "$out" && matches "$work/err" "$err"; then passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "cli: precis $*"
+        echo "cli:   exit $rc (wanted $code); stdout (wanted $out): $(head -c 300 "$work/out"); stderr (wanted $err): $(head -c 300 "$work/err")"
+    fi
+}
+holds() { # NAME COMMAND...: a shell command that must succeed
+    local name=$1
+    shift
+    if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "cli: $name"; fi
+}
+
+# ---- help: on stdout, exit 0, by example ------------------------------------------------------------------------------------------------------------
+expect 0 'commands' - --help
+expect 0 'commands' - help
+expect 2 - 'commands'
+expect 0 '^precis [0-9]+\.' - --version
+expect 0 '^backends: cpu, cpu_ref' - version
+for command in encode query 'eval ppl' plan tokenize inspect store logits version help; do
+    # shellcheck disable=SC2086 # a command may be two words
+    expect 0 '^examples' - $command --help
+    # shellcheck disable=SC2086
+    expect 0 '^usage: precis' - help $command
+done
+expect 0 '^precis eval ppl' - eval --help
+expect 0 '^\.TH PRECIS 1' - help man
+expect 0 'complete -o filenames -F _precis precis' - help completion
+holds 'the completion is no bash' bash -n <("$precis" help completion)
+if command -v man >/dev/null; then holds 'the man page has faults' test -z "$("$precis" help man | MANROFFSEQ='' man --warnings -E UTF-8 -l -Tutf8 -Z - 2>&1 >/dev/null)"; fi
+
+# ---- mistakes: exit 2, what is wrong and what was probably meant --------------------------------------------------------------------------------------
+expect 2 - 'encoed.*did you mean precis encode' encoed
+expect 2 - 'no command; precis --help' zzzzzzzz
+expect 2 - 'eval.*did you mean precis eval ppl' eval ppx
+expect 2 - '--modle.*did you mean --model' encode --modle x
+expect 2 - '--segmnt.*did you mean --segment' encode --segmnt=4K
+expect 2 - '--zzzzzzzz is no option.*--help' encode --zzzzzzzz
+expect 2 - '-m: options have two dashes' encode -m x
+expect 2 - 'needs --model and --store' encode x
+expect 2 - 'something is missing.*usage' encode --model m --store s
+expect 2 - 'one word too many' tokenize --model m --input f extra
+expect 2 - '--segment: "4X" has a unit' encode --model m --store s --segment 4X x
+expect 2 - '--segment: "4KB" has a unit that is 1000' encode --model m --store s --segment 4KB x
+expect 2 - '--segment: "0" is too small.*from 1 to 16M' encode --model m --store s --segment 0 x
+expect 2 - '--segment: "-1" is too small' encode --model m --store s --segment -1 x
+expect 2 - '--segment: "99999999999999999999" is far too large' encode --model m --store s --segment 99999999999999999999 x
+expect 2 - '--segment: "17M" is too large' encode --model m --store s --segment 17M x
+expect 2 - '--segment: "4K 5" has a unit' encode --model m --store s --segment '4K 5' x
+expect 2 - '--segment needs a value' encode --model m --store s --segment
+expect 2 - '--segment needs a value but is followed by --bos' encode --model m --store s --segment --bos
+expect 2 - '--layout: "nope" is not known; give one of full, pce' encode --model m --store s --layout nope x
+expect 2 - '--select: "-1" is too small' query --model m --store s --select -1 --prompt x
+expect 2 - '--temperature: "hot" is no number' query --model m --store s --temperature hot --prompt x
+expect 2 - '--temperature: "nan" is no number' query --model m --store s --temperature nan --prompt x
+expect 2 - '--top-p: "0" is too small' query --model m --store s --top-p 0 --prompt x
+expect 2 - '--pieces: "1,,4" has an empty item' eval ppl --model m --input f --pieces 1,,4
+expect 2 - '--pieces: "1,0" is too small' eval ppl --model m --input f --pieces 1,0
+expect 2 - '--bos: "maybe" is neither yes nor no' encode --model m --store s --bos=maybe x
+expect 2 - '--model: "" is empty' tokenize --model= --input x
+expect 2 - 'store lss.*did you mean precis store ls' store lss x
+
+# ---- where settings come from: default < file < environment < flag --------------------------------------------------------------------------------------
+conf=$work/a.conf
+printf '# a comment\nsegment = 2K   # with a unit\nsink = "one\\ntwo # \\"three\\""\npieces = 1,2\n' >"$conf"
+job=(encode --model m --store s --print-config x)
+expect 0 '^segment = 4K +# default' - "${job[@]}"
+expect 0 '^segment = 2K +# file' - "${job[@]}" --config "$conf"
+expect 0 '^sink = "one\\ntwo # \\"three\\"" +# file' - "${job[@]}" --config="$conf"
+PRECIS_SEGMENT=3K expect 0 '^segment = 3K +# environment' - "${job[@]}" --config "$conf"
+PRECIS_CONFIG=$conf expect 0 '^segment = 2K +# file' - "${job[@]}"
+PRECIS_SEGMENT=3K expect 0 '^segment = 5K +# flag' - "${job[@]}" --config "$conf" --segment 5K
+PRECIS_SEGMENT=3X expect 2 - 'PRECIS_SEGMENT in the environment: "3X"' "${job[@]}"
+PRECIS_SEGMNT=3K expect 0 '^segment = 4K' 'PRECIS_SEGMNT.*nearest is segment' "${job[@]}"
+"$precis" "${job[@]}" --config "$conf" >"$work/printed.conf" 2>/dev/null
+"$precis" encode --config "$work/printed.conf" --print-config 2>/dev/null | sed 's/  # .*//' >"$work/again"
+holds 'a printed configuration does not read back the same' diff <(sed 's/  # .*//' "$work/printed.conf") "$work/again"
+printf 'segmnt = 2K\n' >"$conf"
+expect 2 - 'a.conf line 1: "segmnt" is no setting; did you mean segment' "${job[@]}" --config "$conf"
+printf '\nsegment 2K\n' >"$conf"
+expect 2 - 'a.conf line 2: "segment 2K" is no' "${job[@]}" --config "$conf"
+printf 'segment = 2Q\n' >"$conf"
+expect 2 - 'a.conf line 1: segment: "2Q" has a unit' "${job[@]}" --config "$conf"
+printf 'sink = "open\n' >"$conf"
+expect 2 - 'a.conf line 1: sink: a closing quote' "${job[@]}" --config "$conf"
+printf 'config = b.conf\n' >"$conf"
+expect 2 - 'config cannot be set in a file' "${job[@]}" --config "$conf"
+expect 3 - '/no/such.conf: No such file' "${job[@]}" --config /no/such.conf
+for f in configs/*.conf; do expect 0 '^segment' - "${job[@]}" --config "$f"; done
+
+# ---- bad input: exit 3, the file and the place ----------------------------------------------------------------------------------------------------------
+expect 3 - '/no/such.gguf' inspect /no/such.gguf
+expect 3 - 'run.sh' inspect tests/cli/run.sh
+expect 3 - '/no/store' store ls /no/store
+expect 3 - '/no/store' store check /no/store
+expect 3 - '/no/store' store digest /no/store
+expect 3 - '/no/such.gguf' encode --model /no/such.gguf --store "$work/s" README.md
+expect 3 - "no tokenizer" encode --model "$tiny" --store "$work/s" README.md
+expect 3 - '/no/such.gguf' logits --model /no/such.gguf --tokens x --out "$work/l"
+expect 3 - '/no/ids' logits --model "$tiny" --tokens /no/ids --out "$work/l"
+echo '1 2 x' >"$work/ids"
+expect 3 - 'word 3, "x", is no token id' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
+echo '1 2 99999999' >"$work/ids"
+expect 3 - 'word 3, "99999999"' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
+: >"$work/ids"
+expect 3 - 'no token ids' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
+for cut in 0 3 8 100 2000; do
+    head -c "$cut" "$tiny" >"$work/cut.gguf"
+    expect 3 - 'cut.gguf' inspect "$work/cut.gguf"
+done
+
+# ---- the tools at work ------------------------------------------------------------------------------------------------------------------------------------
+expect 0 '^architecture +llama' - inspect "$tiny"
+expect 0 '"architecture":"llama"' - inspect --format json "$tiny"
+expect 0 '^token_embd.weight' - inspect --all "$tiny"
+echo '1 2 3 4 5' >"$work/ids"
+expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32
+printf '1\n2\t3 4  5' | "$precis" logits --model "$tiny" --tokens - --out "$work/piped.safetensors" --quiet
+holds 'ids from a pipe give other logits' cmp "$work/l.safetensors" "$work/piped.safetensors"
+holds 'the logits are no tensor of 5 rows' grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
+holds 'a part file was left behind' test -z "$(find "$work" -name '*.part*')"
+expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l
+if [ -w /dev/full ]; then
+    "$precis" inspect "$tiny" >/dev/full 2>"$work/err"
+    rc=$?
+    holds 'a full standard output is not noticed' test $rc -eq 1 -a -s "$work/err"
+fi
+
+echo "cli: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]

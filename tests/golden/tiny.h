@@ -1,0 +1,89 @@
+/* A model of the fixtures (or any other), loaded on a backend, with one K/V pool: rows are fed in order, each seeing itself and those
+ * before. */
+#ifndef TESTS_GOLDEN_TINY_H
+#define TESTS_GOLDEN_TINY_H
+
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "io/safetensors.h"
+#include "model/model.h"
+
+typedef struct {
+    model_file_t *file;
+    backend_t *be;
+    comm_t *own; /* NULL: the caller's is used */
+    model_t *model;
+    forward_ws_t *ws;
+    kv_pool_t pool;
+    int64_t n_row; /* in the pool */
+} tiny_t;
+
+typedef status_t (*backend_create_t)(dtype_t, int, backend_t **);
+
+/* comm NULL: one rank of its own. */
+static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
+                                    int64_t max_row) {
+    status_t st;
+    *t = (tiny_t){0};
+    if (!comm && (st = comm_self_create(&t->own))) return st;
+    if ((st = model_file_open(path, &t->file)) || (st = create(act, n_threads, &t->be)) ||
+        (st = model_load(t->file, t->be, comm ? comm : t->own, &t->model)) || (st = forward_ws_create(t->model, max_row, &t->ws)))
+        return st;
+    const model_config_t *c = model_config(t->model);
+    int64_t row = c->d_head, head = row * max_row, layer = head * c->n_kv_head;
+    size_t bytes = (size_t)(layer * c->n_layer) * dtype_bytes(act);
+    t->pool = (kv_pool_t){.type = act, .n_row = max_row, .row_stride = row, .head_stride = head, .layer_stride = layer};
+    if ((st = t->be->ops->alloc(t->be, bytes, "keys", &t->pool.k)) || (st = t->be->ops->alloc(t->be, bytes, "values", &t->pool.v)))
+        return st;
+    memset(t->pool.k, 0xff, bytes); /* NaN: rows that are not there yet must not be looked at */
+    memset(t->pool.v, 0xff, bytes);
+    return ST_OK;
+}
+
+static inline status_t tiny_open(tiny_t *t, const char *path, backend_create_t create, dtype_t act, int n_threads, int64_t max_row) {
+    return tiny_open_on(t, NULL, path, create, act, n_threads, max_row);
+}
+
+static inline void tiny_close(tiny_t *t) {
+    if (t->be) {
+        t->be->ops->free(t->be, t->pool.k);
+        t->be->ops->free(t->be, t->pool.v);
+    }
+    forward_ws_free(t->ws);
+    model_free(t->model);
+    if (t->own) t->own->ops->close(t->own);
+    if (t->be) t->be->ops->destroy(t->be);
+    model_file_close(t->file);
+}
+
+/* The next n rows; logits[n][n_vocab] of all of them, or NULL. */
+static inline status_t tiny_feed(tiny_t *t, const int32_t *tokens, int64_t n, float *logits) {
+    double *positions = malloc((size_t)(n ? n : 1) * sizeof *positions);
+    int64_t *rows = malloc((size_t)(n ? n : 1) * sizeof *rows);
+    for (int64_t i = 0; i < n; i++) {
+        positions[i] = (double)(t->n_row + i);
+        rows[i] = i;
+    }
+    run_t run = {.n = n, .index = t->n_row, .pool = 0, .span = 0, .n_span = 1};
+    span_t span = {.begin = 0, .end = t->n_row + n, .lo = edge_const(0), .hi = edge_step(1, 1, 1, 0)};
+    batch_t b = {.n_row = n,
+                 .tokens = tokens,
+                 .positions = positions,
+                 .n_pool = 1,
+                 .n_run = 1,
+                 .n_span = 1,
+                 .pools = &t->pool,
+                 .runs = &run,
+                 .spans = &span,
+                 .n_out = logits ? n : 0,
+                 .out_rows = rows,
+                 .logits = logits};
+    status_t st = forward(t->model, t->ws, &b);
+    t->n_row += n;
+    free(positions);
+    free(rows);
+    return st;
+}
+
+#endif

@@ -1,0 +1,87 @@
+#!/bin/bash
+# The partition changes nothing: stores, answers and their statistics have the same bits at 1, 2, 3, 4 and 7 ranks x 1 and 2 threads.
+#
+#     tests/parallel/bits.sh PRECIS [MODEL]        without MODEL: the tiny random model of tests/golden with a tokenizer of 160 tokens made here
+#
+# Prints a line per check that fails and `bits: N passed, N failed`.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+. "$here/env.sh"
+[ $# -gt 0 ] || { echo "usage: $0 PRECIS [MODEL]" >&2; exit 2; }
+precis=$(realpath "$1") model=${2:-}
+command -v mpirun >/dev/null || { echo "bits: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
+dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-bits.XXXXXX")
+[ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
+
+n_pass=0 n_fail=0
+check() { # NAME STATUS [WORDS]
+    if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
+}
+
+# 94 printable characters, blank, newline, and 64 merges of two: ids 0..159. In the byte-level alphabet a blank is written U+0120, a newline U+010A.
+write_tokenizer() {
+    awk 'BEGIN {
+        s = "\304\240"; n = 0
+        for (c = 33; c < 127; c++) { t = sprintf("%c", c); if (t == "\"" || t == "\\") t = "\\" t; v[n++] = t }
+        v[n++] = s; v[n++] = "\304\212"
+        for (i = 0; i < 26; i++) { m[k++] = s " " sprintf("%c", 97 + i); v[n++] = s sprintf("%c", 97 + i) }
+        for (i = 0; i < 26; i++) { m[k++] = sprintf("%c", 97 + i) " e"; v[n++] = sprintf("%ce", 97 + i) }
+        for (i = 0; i < 12; i++) { m[k++] = sprintf("%c", 98 + i) " a"; v[n++] = sprintf("%ca", 98 + i) }
+        printf "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},"
+        printf "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"unk_token\":null,\"vocab\":{"
+        for (i = 0; i < n; i++) printf "%s\"%s\":%d", i ? "," : "", v[i], i
+        printf "},\"merges\":["
+        for (i = 0; i < k; i++) printf "%s\"%s\"", i ? "," : "", m[i]
+        print "]}}"
+    }'
+}
+
+if [ -z "$model" ]; then
+    model=$dir/model
+    mkdir "$model"
+    cp "$root/tests/golden/tiny-llama/config.json" "$root/tests/golden/tiny-llama/model.safetensors" "$model"
+    LC_ALL=C write_tokenizer >"$model/tokenizer.json"
+fi
+
+# Very unequal documents; one of them alone has fewer segments than ranks.
+head -c 6000 "$root/LICENSE" >"$dir/long.txt"
+tail -c 700 "$root/LICENSE" >"$dir/short.txt"
+echo "One line." >"$dir/line.txt"
+cat >"$dir/prompts.jsonl" <<'PROMPTS'
+{"id":1,"prompt":"You may"}
+{"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
+{"id":3,"prompt":"x"}
+PROMPTS
+
+run() { timeout -k 5 120 mpirun -n "$n" "$precis" "$@" --threads "$t" 2>>"$dir/log"; } # at $n ranks x $t threads
+digest() { "$precis" store digest "$1" 2>>"$dir/log" | cut -d' ' -f1; }
+answers() { run query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --temperature 0 --format jsonl --stats "${@:2}" | sed 's/"timings":{[^}]*}//'; }
+
+for n in ${SIZES:-1 2 3 4 7}; do
+    for t in ${THREADS:-1 2}; do
+        at="$n ranks x $t threads"
+        for corpus in "$dir/long.txt $dir/line.txt $dir/short.txt" "$dir/short.txt"; do
+            name=$(wc -w <<<"$corpus")
+            store=$dir/store-$n-$t-$name
+            # shellcheck disable=SC2086
+            run encode --model "$model" --store "$store" --segment 128 --sink "A text:" $corpus >/dev/null
+            check "encode at $at" $? "$(tail -1 "$dir/log")"
+            got=$(digest "$store")
+            [ "$n-$t" != 1-1 ] || printf '%s' "$got" >"$dir/digest-$name"
+            [ -n "$got" ] && [ "$got" = "$(cat "$dir/digest-$name" 2>/dev/null)" ]; check "store at $at" $? "$got"
+        done
+        answers "$dir/store-$n-$t-3" >"$dir/answers-$n-$t"
+        [ "$(wc -l <"$dir/answers-$n-$t")" -eq 3 ] && cmp -s "$dir/answers-$n-$t" "$dir/answers-1-1"; check "answers at $at" $? "$(tail -1 "$dir/log")"
+        answers "$dir/store-$n-$t-3" --select 3 >"$dir/select-$n-$t"
+        [ "$(wc -l <"$dir/select-$n-$t")" -eq 3 ] && cmp -s "$dir/select-$n-$t" "$dir/select-1-1"; check "answers by selected segments at $at" $? "$(tail -1 "$dir/log")"
+    done
+done
+
+seq 0 150 >"$dir/ids"
+for t in ${THREADS:-1 2}; do
+    "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"
+    check "logits with $t threads" $? "$(tail -1 "$dir/log")"
+done
+echo "bits: $n_pass passed, $n_fail failed"
+[ $n_fail -eq 0 ]

@@ -1,0 +1,30 @@
+/* A growing buffer for tests that build files by hand. */
+#ifndef TESTS_UNIT_BYTES_H
+#define TESTS_UNIT_BYTES_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    uint8_t data[1 << 16];
+    size_t n;
+} bytes_t;
+
+static inline void put(bytes_t *b, const void *p, size_t n) {
+    if (b->n + n > sizeof b->data) abort();
+    if (n) memcpy(b->data + b->n, p, n);
+    b->n += n;
+}
+static inline void put_u8(bytes_t *b, uint8_t v) { put(b, &v, 1); }
+static inline void put_u32(bytes_t *b, uint32_t v) { put(b, &v, 4); }
+static inline void put_u64(bytes_t *b, uint64_t v) { put(b, &v, 8); }
+static inline void put_str(bytes_t *b, const char *s) { /* as GGUF writes one */
+    put_u64(b, strlen(s));
+    put(b, s, strlen(s));
+}
+static inline void pad(bytes_t *b, size_t to) {
+    while (b->n % to) put_u8(b, 0);
+}
+
+#endif

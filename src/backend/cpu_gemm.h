@@ -81,7 +81,6 @@ V_FN void gemm_strip(int kind, int m, int64_t steps, const float *x, int64_t ldx
     }
 #undef TILE
 }
-}
 
 V_FN void gemm_rows(int kind, int64_t steps, int m, const float *x, int64_t ldx, const float *panel, float *y, int64_t ldy, int n_col,
                     bool add) {

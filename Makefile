@@ -61,7 +61,7 @@ endif
 
 # ---- sources ----------------------------------------------------------------
 MPI_SRC := $(wildcard mpi/comm_mpi.c mpi/launch.c) $(if $(NCCL),$(wildcard mpi/comm_nccl.c))
-SRC  := $(filter-out src/cli/main.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
+SRC  := $(filter-out src/cli/main.c src/cli/spin.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
 OBJ  := $(SRC:%.c=$(BUILD)/%.o) $(if $(USE_CUDA),$(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu)))
 LIB  := $(BUILD)/libprecis.a
 LINK  = $(LIB) $(LIBS) $(MPI_LIBS) $(CUDA_LIBS)
@@ -109,9 +109,9 @@ $(LIB): $(OBJ)
 	@echo "  ar    $@"
 	$(Q)ar rcs $@ $(OBJ)
 
-$(BUILD)/precis: $(BUILD)/src/cli/main.o $(LIB)
+$(BUILD)/precis: $(BUILD)/src/cli/main.o $(BUILD)/src/cli/spin.o $(LIB)
 	@echo "  link  $@"
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $< $(LINK) -o $@
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) $(filter %.o,$^) $(LINK) -o $@
 
 # ---- tests: every test_*.c is a program of its own, every fuzz_*.c a parser with its corpus ------
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/golden/test_*.c))

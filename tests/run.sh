@@ -3,6 +3,7 @@
 # A suite prints `name: N passed, N failed[, N skipped]`, as often as it likes. One that leaves with an error and no failure to show counts as one failure.
 # The last line is the total, alone; exit 1 when anything failed.
 set -u
+export OMP_WAIT_POLICY=passive # test machines share their cores
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 passed=0 failed=0 skipped=0

@@ -52,17 +52,21 @@ status_t cpu_linear_pack(backend_t *be, linear_shape_t s, void *packed, int64_t 
     cpu_t *c = (cpu_t *)be;
     assert(row0 % 64 == 0 && row0 + n_row <= s.n_out && (n_row % 64 == 0 || row0 + n_row == s.n_out));
     if (n_row == 0) return ST_OK;
+    void *same = NULL; /* memory of the call's own: other threads may be packing other weights */
+    status_t st = ST_OK;
     if (w_type != be->act) {
-        void *same;
         size_t n = (size_t)n_row * (size_t)s.n_in;
-        status_t st = cpu_scratch(c, n * dtype_bytes(be->act), &same);
+        st = mem_alloc(&same, n, dtype_bytes(be->act), "rows of weights");
         if (st) return st;
         c->k->convert(n, be->act, same, w_type, w);
         w = same;
     }
-    if (takes_dnnl(c, s)) return cpu_dnnl_pack(c->dnnl, s, packed, row0, n_row, w);
-    panels_pack(c, s, packed, row0, n_row, w);
-    return ST_OK;
+    if (takes_dnnl(c, s))
+        st = cpu_dnnl_pack(c->dnnl, s, packed, row0, n_row, w);
+    else
+        panels_pack(c, s, packed, row0, n_row, w);
+    mem_free(same);
+    return st;
 }
 
 status_t cpu_linear_open(backend_t *be, linear_shape_t s, const void *packed, linear_t **out) {

@@ -72,21 +72,48 @@ static status_t gist_init_option(const options_t *o, const model_config_t *c, ke
     return ST_OK;
 }
 
+enum { UNIGIST_WINDOW = 128 };
+
+static status_t window_option(const options_t *o, const layout_info_t *info, gist_spec_t *g) {
+    int64_t local = opt_given(o, "local") ? opt_int(o, "local") : info->whole ? UNIGIST_WINDOW / g->ratio * g->ratio : -1;
+    if (local > 0 && local % g->ratio)
+        return status_fail(ST_USAGE, "--local %lld is no multiple of --ratio %lld; use %lld", (long long)local, (long long)g->ratio,
+                           (long long)(local / g->ratio * g->ratio));
+    if (info->gists_at_end && local >= 0) return status_fail(ST_USAGE, "--local has no meaning for --layout %s; leave it out", info->name);
+    g->window = local;
+    return ST_OK;
+}
+
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
-    const char *keep = opt_text(o, "keep");
-    *out = (kept_t){.keep = KEEP_RAW};
+    const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
+    *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
     if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
     const layout_info_t *info = layout_info(*layout);
-    if (!info->gists) return ST_OK;
-    int64_t ratio = opt_int(o, "ratio"), local = opt_given(o, "local") ? opt_int(o, "local") : -1;
-    if (local > 0 && local % ratio)
-        return status_fail(ST_USAGE, "--local %lld is no multiple of --ratio %lld; use %lld", (long long)local, (long long)ratio,
-                           (long long)(local / ratio * ratio));
-    if (info->gists_at_end && local >= 0) return status_fail(ST_USAGE, "--local has no meaning for --layout %s; leave it out", info->name);
-    out->gist = (gist_spec_t){.ratio = ratio, .window = local, .at_end = info->gists_at_end};
-    out->keep = !strcmp(keep, "raw") ? KEEP_RAW : !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
-    if (info->chained && out->keep == KEEP_RAW)
-        return status_fail(ST_USAGE, "--keep raw: segments of --layout %s see earlier gists, so these must be kept; use gist or both",
-                           info->name);
-    return gist_init_option(o, c, out);
+    status_t st = gist_init_option(o, c, out);
+    if (st || !info->gists) return st;
+    out->gist.ratio = opt_int(o, "ratio");
+    out->gist.at_end = info->gists_at_end;
+    if ((st = window_option(o, info, &out->gist))) return st;
+    out->keep = keep && !strcmp(keep, "raw") ? KEEP_RAW : keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
+    if ((info->chained || info->whole) && out->keep == KEEP_RAW)
+        return status_fail(ST_USAGE, "--keep raw: later rows of --layout %s see earlier gists, so these must be kept; use gist%s",
+                           info->name, info->whole ? "" : " or both");
+    if (info->whole && out->keep == KEEP_BOTH)
+        return status_fail(ST_USAGE, "--keep both: --layout %s frees raw rows that left the window; use gist", info->name);
+    return ST_OK;
+}
+
+status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, bool *compact) {
+    const char *name = opt_text(o, "positions");
+    const layout_info_t *info = layout_info(layout);
+    *compact = name && !strcmp(name, "compact");
+    if (!name) return ST_OK;
+    bool apart = !strcmp(name, "reused") || !strcmp(name, "global"), chain = info->chained && info->gists;
+    if (apart ? info->chained || info->whole : !chain)
+        return status_fail(ST_USAGE, "--positions %s has no meaning for --layout %s; %s", name, info->name,
+                           chain                          ? "use original or compact"
+                           : info->chained || info->whole ? "leave it out"
+                                                          : "use reused or global");
+    if (!strcmp(name, "global")) *align = ALIGN_SEQUENTIAL;
+    return ST_OK;
 }

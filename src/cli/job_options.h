@@ -18,7 +18,9 @@ int64_t job_rows(const options_t *o, int64_t segment);
 /* The model's tokenizer, or ST_INPUT saying that this command needs one. */
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out);
 
-/* --layout with --ratio, --local, --gist-init and --keep. ST_USAGE when they do not fit together. */
+/* --layout with --ratio, --local, --gist-init, --sinks and --keep. ST_USAGE when they do not fit together. */
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out);
+/* --positions, where given: *align becomes sequential for `global`. ST_USAGE when the layout has no such positions. */
+status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, bool *compact);
 
 #endif

@@ -16,9 +16,9 @@ static const option_t table[] = {
     {"store", OPT_TEXT, NULL, 0, 0, NULL, "", "folder of encoded segments; made when it is not there"},
     {"input", OPT_TEXT, NULL, 0, 0, NULL, "", "file of JSON lines (also .zst and .gz), or - for standard input"},
     /* the context */
-    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv", "",
+    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist", "",
      "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
-     "the gists of those before"},
+     "the gists of those before; unigist: rows see all gists and a window"},
     {"segment", OPT_SIZE, "4K", 1, 16 * M, NULL, "tokens", "longest segment; longer documents are cut"},
     {"sink", OPT_TEXT, "none", 0, 0, NULL, "", "text that all segments share and see first: TEXT, @FILE or none"},
     {"align", OPT_CHOICE, NULL, 0, 0, "even|left|right|sequential", "",
@@ -28,6 +28,10 @@ static const option_t table[] = {
     {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
      "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV)"},
+    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows", "sink rows without text, in front of --sink's; what they begin as: --gist-init"},
+    {"positions", OPT_CHOICE, NULL, 0, 0, "reused|global|compact|original", "",
+     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv): "
+     "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "", "rows of a gist layout that go to the store"},
@@ -64,6 +68,7 @@ static const option_t table[] = {
     {"decode", OPT_FLAG, "no", 0, 0, NULL, "", "the other way: ids in, text out"},
     {"special", OPT_FLAG, "yes", 0, 0, NULL, "",
      "special tokens written in the text become their ids; --no-special: they are ordinary text"},
+    {"all-rows", OPT_FLAG, "no", 0, 0, NULL, "", "rows of sinks and gists, too, in the order of the sequence"},
     {"out", OPT_TEXT, NULL, 0, 0, NULL, "", "file to write"},
     /* the machine */
     {"dtype", OPT_CHOICE, "auto", 0, 0, "auto|f32|bf16", "", "numbers to compute in; auto: bf16 where the CPU is fast at it"},

@@ -40,7 +40,7 @@ typedef struct {
     char *host[2]; /* host copies of K/V when the backend's memory is not ours */
     progress_t progress;
     bool stopping, failed_elsewhere;
-    int64_t done_ranks, tokens_done;
+    int64_t done_ranks, tokens_done, segments_done;
     bool released;
 } job_t;
 
@@ -112,7 +112,10 @@ static status_t notes_take(job_t *j) {
     note_t n;
     status_t st = ST_OK;
     while (!st && j->comm->ops->note_poll(j->comm, &n)) {
-        if (n.kind == NOTE_PROGRESS) j->tokens_done += n.a;
+        if (n.kind == NOTE_PROGRESS) {
+            j->tokens_done += n.a;
+            j->segments_done += n.b;
+        }
         if (n.kind == NOTE_DONE && j->comm->rank == 0) j->done_ranks++;
         if (n.kind == NOTE_DONE && j->comm->rank) j->released = true;
         if (n.kind == NOTE_STOP && j->comm->rank == 0) st = ask_to_stop(j);
@@ -123,11 +126,11 @@ static status_t notes_take(job_t *j) {
     return st;
 }
 
-static status_t report_tokens(job_t *j, int64_t n) {
-    if (j->comm->rank == 0)
-        j->tokens_done += n;
-    else
-        return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = n});
+static status_t report_done(job_t *j, int64_t tokens, int64_t segments) {
+    if (j->comm->rank)
+        return j->comm->ops->note_send(j->comm, 0, (note_t){.kind = NOTE_PROGRESS, .from = j->comm->rank, .a = tokens, .b = segments});
+    j->tokens_done += tokens;
+    j->segments_done += segments;
     return ST_OK;
 }
 
@@ -243,7 +246,7 @@ static status_t encode_batch(job_t *j, const round_t *r, const int64_t *mine, in
     j->turn = 1 - b;
     mem_free(pieces);
     mem_free(kept);
-    return st ? st : report_tokens(j, tokens);
+    return st ? st : report_done(j, tokens, n);
 }
 
 /* Segments of one document that continue each other. What later ones see of earlier ones stays in memory until the document ends: all raw
@@ -269,7 +272,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         st = encoder_run(j->encoder, &piece, 1);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && it->todo) st = append(j, r, it, &kept, 0);
-        if (!st) st = report_tokens(j, it->n);
+        if (!st) st = report_done(j, it->n, it->todo);
         if (!st) st = notes_take(j);
         at += n;
     }
@@ -445,11 +448,12 @@ static status_t job_open(job_t *j) {
 
 static status_t totals(job_t *j, double begin_s) {
     encode_report_t *rep = j->report;
-    int64_t sums[2] = {j->comm->rank == 0 ? j->tokens_done : 0, j->writer ? store_writer_bytes(j->writer) : 0};
-    status_t st = j->comm->ops->sum_i64(j->comm, sums, 2);
+    int64_t root = j->comm->rank == 0,
+            sums[3] = {root * j->tokens_done, j->writer ? store_writer_bytes(j->writer) : 0, root * j->segments_done};
+    status_t st = j->comm->ops->sum_i64(j->comm, sums, 3);
     rep->tokens_encoded = sums[0];
     rep->bytes_written = sums[1];
-    rep->n_encoded = rep->n_segment - rep->n_reused;
+    rep->n_encoded = sums[2];
     rep->seconds = clock_s() - begin_s;
     rep->stopped = j->stopping;
     return st;

@@ -3,6 +3,8 @@
  * The sink prefix is encoded once, by rank 0, and handed to the others; segments are then encoded in any batches, each behind the sink and
  * blind to the others. Rows of several segments share a forward pass up to max_row rows; a longer segment goes through in chunks. Neither
  * changes a bit of the result.
+ *
+ * The sink prefix is `n_blank` rows without text, then the rows of the sink's tokens.
  */
 #ifndef ENCODE_ENCODER_H
 #define ENCODE_ENCODER_H
@@ -15,19 +17,28 @@
 
 typedef struct encoder encoder_t;
 
-/* What a gist row's input is without an adapter. */
-typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN } gist_init_t; /* mean of all embeddings; of its unit's raw tokens; a token's */
+/* What a gist row's input is without an adapter: the mean of all embeddings; that of its unit's raw tokens'; a token's. Sink rows without
+ * text begin as the token, else as the mean of all. */
+typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN } gist_init_t;
+
+/* Takes the logits [n][n_vocab] of rows `at` .. at+n-1 of the whole sequence. Rows come in no particular order. */
+typedef status_t (*rows_fn)(void *ctx, int64_t at, int64_t n, const float *logits);
 
 typedef struct {
     const int32_t *sink; /* [n_sink]; copied */
-    int64_t n_sink;
+    int64_t n_sink, n_blank;
     align_t align;
     int64_t reserve;  /* positions that the segments' common range holds (ALIGN_EVEN, ALIGN_RIGHT) */
     int64_t max_row;  /* rows per forward pass */
     gist_spec_t gist; /* ratio 0: no gists. max_row must be at least ratio + 1 */
     gist_init_t gist_init;
     int32_t gist_token; /* GIST_TOKEN */
+    bool compact;       /* every row of a segment, gists too, takes a position of its own behind the gists of the chain */
+    bool evict;         /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
     bool by_rule;       /* the reference switch of layout/rule.h */
+    rows_fn rows;       /* logits wanted, by rank 0; NULL: none */
+    void *rows_ctx;
+    bool all_rows; /* of the sink and of gists too; else rows are counted over raw rows alone */
 } encoder_spec_t;
 
 typedef struct {
@@ -37,16 +48,20 @@ typedef struct {
     const kv_pool_t
         *chain; /* [n_chain] K/V of the slices that this one continues, all visible (full attention over a sliced document); NULL: none */
     int n_chain;
-    kv_pool_t pool;      /* n_row >= n rows of the backend's act type, in backend memory: where K/V of the raw rows go */
+    kv_pool_t pool;      /* n_row >= n rows of the backend's act type, in backend memory: where K/V of the raw rows go. With evict: of the
+                            last encoder_tail rows, or n_row = 0 */
     kv_pool_t gist_pool; /* the same for its gist_count(n) gists */
+    int64_t at;          /* its first row's number, for the spec's `rows` */
 } piece_t;
 
 /* Collective over comm. */
 status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, encoder_t **out);
 void encoder_free(encoder_t *e);
-const kv_pool_t *encoder_sink(const encoder_t *e); /* n_row = n_sink; lives as long as e */
+const kv_pool_t *encoder_sink(const encoder_t *e); /* n_row = n_blank + n_sink; lives as long as e */
 forward_ws_t *encoder_workspace(encoder_t *e);     /* to be used between encodings */
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece);
+/* Raw rows that a row right behind n raw rows would still see of them. */
+static inline int64_t encoder_tail(const gist_spec_t *g, int64_t n) { return n - gist_oldest(g, n); }
 
 /* Bytes that encoder_create takes, for plan. */
 size_t encoder_bytes(const model_config_t *c, dtype_t act, const encoder_spec_t *spec);

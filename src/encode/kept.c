@@ -1,6 +1,7 @@
 #include "encode/kept.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const keep_names[] = {"raw", "gist", "both"};
@@ -14,43 +15,67 @@ kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     return part;
 }
 
-void kept_text(const kept_t *k, char *out, size_t cap) {
-    char window[32], init[32];
-    *out = 0;
-    if (!k->gist.ratio) return;
-    if (k->gist.window < 0)
-        snprintf(window, sizeof window, "all");
-    else
-        snprintf(window, sizeof window, "%lld", (long long)k->gist.window);
+static void init_text(const kept_t *k, char *out, size_t cap) {
     if (k->init == GIST_TOKEN)
-        snprintf(init, sizeof init, "%d", k->token);
+        snprintf(out, cap, "%d", k->token);
     else
-        snprintf(init, sizeof init, "%s", k->init == GIST_UNIT ? "unit" : "mean");
-    snprintf(out, cap, "ratio %lld window %s%s init %s keep %s", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "", init,
-             keep_names[k->keep]);
+        snprintf(out, cap, "%s", k->init == GIST_UNIT ? "unit" : "mean");
 }
 
-bool kept_parse(const char *text, kept_t *out) {
-    long long ratio;
-    char window[32], init[32], keep[16];
-    *out = (kept_t){.keep = KEEP_RAW};
-    if (!*text) return true;
-    const char *at_end = strstr(text, " at end");
-    char plain[128];
-    snprintf(plain, sizeof plain, "%.*s%s", at_end ? (int)(at_end - text) : (int)strlen(text), text, at_end ? at_end + 7 : "");
-    if (sscanf(plain, "ratio %lld window %31s init %31s keep %15s", &ratio, window, init, keep) != 4 || ratio < 1) return false;
-    out->gist = (gist_spec_t){.ratio = ratio, .window = -1, .at_end = at_end != NULL};
-    long long w;
-    if (strcmp(window, "all")) {
-        if (sscanf(window, "%lld", &w) != 1 || w < 0) return false;
-        out->gist.window = w;
-    }
-    out->init = !strcmp(init, "mean") ? GIST_MEAN : !strcmp(init, "unit") ? GIST_UNIT : GIST_TOKEN;
-    if (out->init == GIST_TOKEN && sscanf(init, "%d", &out->token) != 1) return false;
+void kept_text(const kept_t *k, char *out, size_t cap) {
+    char window[32] = "all", init[32];
+    size_t at = 0;
+    *out = 0;
+    if (!k->gist.ratio && !k->n_blank) return;
+    init_text(k, init, sizeof init);
+    if (k->gist.window >= 0) snprintf(window, sizeof window, "%lld", (long long)k->gist.window);
+    if (k->gist.ratio)
+        at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "");
+    at += (size_t)snprintf(out + at, cap - at, "init %s keep %s", init, keep_names[k->keep]);
+    if (k->n_blank) snprintf(out + at, cap - at, " sinks %lld", (long long)k->n_blank);
+}
+
+static bool number_parse(const char *text, int64_t least, int64_t *out) {
+    char *end;
+    long long v = strtoll(text, &end, 10);
+    *out = v;
+    return end != text && !*end && v >= least && v <= INT32_MAX;
+}
+
+static bool init_parse(const char *text, kept_t *out) {
+    int64_t token = 0;
+    out->init = !strcmp(text, "mean") ? GIST_MEAN : !strcmp(text, "unit") ? GIST_UNIT : GIST_TOKEN;
+    if (out->init == GIST_TOKEN && !number_parse(text, 0, &token)) return false;
+    out->token = (int32_t)token;
+    return true;
+}
+
+static bool keep_parse(const char *text, kept_t *out) {
     for (int i = 0; i < 3; i++)
-        if (!strcmp(keep, keep_names[i])) {
+        if (!strcmp(text, keep_names[i])) {
             out->keep = (keep_t)i;
             return true;
         }
     return false;
+}
+
+static bool word_parse(const char *key, const char *value, kept_t *out) {
+    if (!strcmp(key, "ratio")) return number_parse(value, 1, &out->gist.ratio);
+    if (!strcmp(key, "window")) return !strcmp(value, "all") || number_parse(value, 0, &out->gist.window);
+    if (!strcmp(key, "at")) return (out->gist.at_end = !strcmp(value, "end"));
+    if (!strcmp(key, "init")) return init_parse(value, out);
+    if (!strcmp(key, "keep")) return keep_parse(value, out);
+    return !strcmp(key, "sinks") && number_parse(value, 1, &out->n_blank);
+}
+
+bool kept_parse(const char *text, kept_t *out) {
+    char copy[128], *rest;
+    *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW};
+    if (strlen(text) >= sizeof copy) return false;
+    strcpy(copy, text);
+    for (const char *key = strtok_r(copy, " ", &rest); key; key = strtok_r(NULL, " ", &rest)) {
+        const char *value = strtok_r(NULL, " ", &rest);
+        if (!value || !word_parse(key, value, out)) return false;
+    }
+    return true;
 }

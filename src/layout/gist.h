@@ -39,6 +39,28 @@ typedef struct {
 /* A run of raw rows from .. from+n-1; n_gist: gists of the segment that exist when the pass ends. */
 status_t layout_gist_raw(layout_t *l, const gist_spec_t *g, int32_t raw_pool, int32_t gist_pool, int64_t from, int64_t n, int64_t n_gist,
                          const shared_t *shared);
+/* The same when raw rows lie in pages: page P is a pool of `page` rows that holds raw rows P*page .. (P+1)*page-1, and pools[P - first] is
+ * its number. Pages 0 .. first-1 are gone: nobody sees them any more. A run must lie in one page, and is cut where it does not. */
+typedef struct {
+    const int32_t *pools;
+    int64_t first, n, page;
+} pages_t;
+status_t layout_gist_raw_paged(layout_t *l, const gist_spec_t *g, const pages_t *pages, int32_t gist_pool, int64_t from, int64_t n,
+                               int64_t n_gist, const shared_t *shared);
+status_t layout_gist_rows_paged(layout_t *l, const gist_spec_t *g, const pages_t *pages, int32_t gist_pool, int64_t from, int64_t upto,
+                                int64_t n_raw, const shared_t *shared);
+/* The first raw row that raw row `raw`, or any row after it, still sees. */
+static inline int64_t gist_oldest(const gist_spec_t *g, int64_t raw) {
+    int64_t unit = g->window < 0 ? 0 : raw / g->ratio - g->window / g->ratio;
+    return unit > 0 ? unit * g->ratio : 0;
+}
+/* Place of a row in the interleaved sequence of its segment. */
+static inline int64_t gist_order(const gist_spec_t *g, row_kind_t kind, int64_t i, int64_t n_raw) {
+    if (!g->ratio || (g->at_end && kind == KIND_RAW)) return i;
+    if (g->at_end) return n_raw + i;
+    return kind == KIND_RAW ? i + i / g->ratio : (i + 1) * g->ratio + i;
+}
+
 /* A run of gists from .. upto-1 of a segment of n_raw raw rows. */
 status_t layout_gist_rows(layout_t *l, const gist_spec_t *g, int32_t raw_pool, int32_t gist_pool, int64_t from, int64_t upto, int64_t n_raw,
                           const shared_t *shared);

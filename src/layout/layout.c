@@ -6,11 +6,13 @@
 #include "base/mem.h"
 
 static const layout_info_t methods[LAYOUT_COUNT] = {
-    [LAYOUT_FULL] = {"full", true, false, false},           /* section 2, and section 3 with one piece */
-    [LAYOUT_PCE] = {"pce", false, false, false},            /* section 3 */
-    [LAYOUT_BLOCKGIST] = {"blockgist", false, true, false}, /* section 7 */
-    [LAYOUT_FINE_KV] = {"fine-kv", true, true, false},      /* section 4 */
-    [LAYOUT_COARSE_KV] = {"coarse-kv", true, true, true},   /* section 4 */
+    [LAYOUT_FULL] = {.name = "full", .chained = true},                      /* section 2, and section 3 with one piece */
+    [LAYOUT_PCE] = {.name = "pce"},                                         /* section 3 */
+    [LAYOUT_BLOCKGIST] = {.name = "blockgist", .gists = true},              /* section 7 */
+    [LAYOUT_FINE_KV] = {.name = "fine-kv", .chained = true, .gists = true}, /* section 4 */
+    [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true}, /* section 4 */
+    [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                             /* section 5 */
+    [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true},                                  /* section 7, its end */
 };
 
 const layout_info_t *layout_info(layout_method_t m) { return &methods[m]; }

@@ -13,13 +13,24 @@
 #include "base/status.h"
 #include "layout/span.h"
 
-typedef enum { LAYOUT_FULL, LAYOUT_PCE, LAYOUT_BLOCKGIST, LAYOUT_FINE_KV, LAYOUT_COARSE_KV, LAYOUT_COUNT } layout_method_t;
+typedef enum {
+    LAYOUT_FULL,
+    LAYOUT_PCE,
+    LAYOUT_BLOCKGIST,
+    LAYOUT_FINE_KV,
+    LAYOUT_COARSE_KV,
+    LAYOUT_UNIGIST,
+    LAYOUT_BLOCKSELECT,
+    LAYOUT_COUNT
+} layout_method_t;
 /* What sets one method apart from another. */
 typedef struct {
     const char *name;  /* as on the command line and in a store */
     bool chained;      /* a segment continues those before it in its document (else it sees the sink alone) */
     bool gists;        /* has gist rows; chained segments then see earlier gists, else earlier raw rows */
     bool gists_at_end; /* behind the segment's raw rows, else spaced */
+    bool whole;        /* a document is one segment */
+    bool selects;      /* a segment keeps its most important raw rows alone */
 } layout_info_t;
 const layout_info_t *layout_info(layout_method_t m);
 bool layout_find(const char *name, layout_method_t *out);

@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "model/model_impl.h"
+#include "model/rope.h"
 
 enum { SLAB_ROWS = 256 };
 
@@ -24,4 +25,8 @@ status_t model_mean_embedding(const model_t *m, float *out) {
     mem_free(sum);
     mem_free(slab);
     return st;
+}
+
+void model_rope(const model_t *m, int64_t n, const double *positions, float *cos_sin) {
+    rope_cos_sin(m->inv_freq, m->config.d_rot, n, positions, cos_sin);
 }

@@ -114,6 +114,12 @@ static size_t space_after(const char *s, size_t n, size_t at) {
     return at;
 }
 
+static bool may_be_special(const added_walk_t *w, size_t begin, size_t end) {
+    for (int i = 0; i < w->n_own; i++)
+        if (begin < w->own[i].end && end > w->own[i].begin) return false;
+    return w->specials;
+}
+
 const added_token_t *added_next(const added_t *a, added_walk_t *w, size_t *from, size_t *begin) {
     *from = w->done;
     while (a->n && w->at < w->n) {
@@ -124,7 +130,7 @@ const added_token_t *added_next(const added_t *a, added_walk_t *w, size_t *from,
         }
         size_t start = w->at, stop = start + t->n;
         w->at = stop; /* also when the match does not count, as HF goes on */
-        if (t->special && !w->specials) continue;
+        if (t->special && !may_be_special(w, start, stop)) continue;
         if (t->single_word && !stands_alone(w->text, w->n, start, stop)) continue;
         if (t->lstrip) start = space_before(w->text, start, w->done);
         if (t->rstrip) stop = space_after(w->text, w->n, stop);

@@ -35,6 +35,35 @@ static size_t bytes_to_ids(const vocabulary_t *v, const uint8_t *p, size_t n, in
     return k;
 }
 
+/* The ids of the bytes of a character that is no token; false when one of them has none. */
+static bool spare_bytes(const vocabulary_t *v, const uint8_t *p, size_t n, int32_t *ids, size_t *k) {
+    for (size_t i = 0; i < n; i++)
+        if (v->spare_id[p[i]] < 0) return false;
+    for (size_t i = 0; i < n; i++) ids[(*k)++] = v->spare_id[p[i]];
+    return true;
+}
+
+/* The ids of single characters, else of their bytes, else unk. As in HF, an unk goes in only before the next character that is a token:
+ * characters written as bytes go before it, and do not part a run of unk. */
+static size_t chars_to_ids(const vocabulary_t *v, const uint8_t *p, size_t n, int32_t *ids) {
+    size_t k = 0, len;
+    bool waiting = false;
+    for (size_t i = 0; i < n; i += len) {
+        len = p[i] < 0x80 ? 1 : p[i] < 0xe0 ? 2 : p[i] < 0xf0 ? 3 : 4;
+        int32_t id = len == 1 ? v->byte_id[p[i]] : vocabulary_find(v, p + i, len);
+        if (id >= 0) {
+            if (waiting) ids[k++] = v->unk;
+            waiting = false;
+            ids[k++] = id;
+        } else if (!spare_bytes(v, p + i, len, ids, &k) && v->unk >= 0) {
+            if (waiting && !v->fuse_unk) ids[k++] = v->unk;
+            waiting = true;
+        }
+    }
+    if (waiting) ids[k++] = v->unk;
+    return k;
+}
+
 static size_t merge_short(const vocabulary_t *v, int32_t *ids, size_t n) {
     const merge_slot_t *with[SHORT]; /* what symbol i and its right neighbour become */
     for (size_t i = 0; i + 1 < n; i++) with[i] = vocabulary_pair(v, ids[i], ids[i + 1]);
@@ -125,7 +154,7 @@ static status_t merge_long(const vocabulary_t *v, bpe_work_t *w, size_t *count) 
 static status_t merge(const vocabulary_t *v, bpe_work_t *w, const uint8_t *piece, size_t n, size_t *count) {
     status_t st = reserve(&w->ids, &w->ids_cap, n, sizeof *w->ids);
     if (st) return st;
-    *count = bytes_to_ids(v, piece, n, w->ids);
+    *count = v->textual ? chars_to_ids(v, piece, n, w->ids) : bytes_to_ids(v, piece, n, w->ids);
     if (*count > SHORT) return merge_long(v, w, count);
     *count = merge_short(v, w->ids, *count);
     return ST_OK;

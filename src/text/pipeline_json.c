@@ -1,5 +1,13 @@
-/* Each stage is {"type": ..., settings}, or null, or a Sequence of such. What is here: NFC; Split by a regular expression, Digits,
- * ByteLevel; ByteLevel to decode; ByteLevel (which adds nothing to the ids) and TemplateProcessing after. All else is refused by its name.
+/* Each stage is {"type": ..., settings}, or null, or a Sequence of such. What is here:
+ *
+ *                       byte-level families                             SentencePiece's families
+ *     normalizer        NFC, Prepend, Replace of a text                 the same
+ *     pre_tokenizer     Split by a regular expression, Digits, last     none; Metaspace alone; a Split at blanks, of which the
+ *                       ByteLevel                                       normalizer has left none
+ *     decoder           ByteLevel                                       Replace, ByteFallback, Fuse, Strip; or Metaspace
+ *     post_processor    ByteLevel (which adds nothing to the ids), TemplateProcessing
+ *
+ * All else is refused by its name.
  */
 #include "text/pipeline_json.h"
 
@@ -22,7 +30,13 @@ static bool is(const cJSON *stage, const char *type) { return !strcmp(type_of(st
 static status_t normalizer(tokenizer_t *t, const cJSON *o, const char *name) {
     status_t st = ST_OK;
     if (absent(o)) return ST_OK;
-    if (is(o, "NFC")) return t->nfc = true, ST_OK;
+    if (is(o, "NFC")) return normal_add(&t->normal, NORMAL_NFC, NULL, NULL, name);
+    if (is(o, "Prepend")) return normal_add(&t->normal, NORMAL_PREPEND, NULL, json_get_str(o, "prepend"), name);
+    if (is(o, "Replace")) {
+        const char *from = json_get_str(json_get(o, "pattern"), "String"), *to = json_get_str(o, "content");
+        if (!from || !to) return refuse(name, "normalizer Replace with", "a pattern that is no String");
+        return normal_add(&t->normal, NORMAL_REPLACE, from, to, name);
+    }
     if (!is(o, "Sequence")) return refuse(name, "normalizer", type_of(o));
     const cJSON *list = json_get(o, "normalizers");
     for (const cJSON *x = list ? list->child : NULL; x && !st; x = x->next) st = normalizer(t, x, name);
@@ -35,7 +49,7 @@ typedef struct {
     tokenizer_t *t;
     const char *name;
     const char *first, *second; /* patterns of the steps so far, to find the family's name */
-    bool byte_level;
+    bool byte_level, at_blanks; /* at_blanks: a Split at blanks, which textual families may have */
 } steps_t;
 
 static status_t step(steps_t *s, const char *pattern, bool matches_only) {
@@ -48,6 +62,8 @@ static status_t split_step(steps_t *s, const cJSON *o) {
     const char *pattern = json_get_str(json_get(o, "pattern"), "Regex"), *behavior = json_get_str(o, "behavior");
     bool invert = false;
     json_get_bool(o, "invert", &invert);
+    const char *text = json_get_str(json_get(o, "pattern"), "String");
+    if (text && !strcmp(text, " ") && s->t->split.n == 0) return s->at_blanks = true, ST_OK;
     if (!pattern) return refuse(s->name, "pre_tokenizer Split", "pattern that is no Regex");
     if (!behavior) behavior = "(none)";
     if (!strcmp(behavior, "Isolated")) return step(s, pattern, false);
@@ -64,6 +80,24 @@ static status_t byte_level_step(steps_t *s, const cJSON *o) {
     return regex ? step(s, SPLIT_GPT2, false) : ST_OK;
 }
 
+static status_t metaspace_step(steps_t *s, const cJSON *o) {
+    static const char *const schemes[] = {"never", "first", "always"};
+    const char *blank = json_get_str(o, "replacement"), *scheme = json_get_str(o, "prepend_scheme");
+    bool prefix = true;
+    json_get_bool(o, "add_prefix_space", &prefix); /* older files have it in place of the scheme */
+    if (!blank || strcmp(blank, VOCABULARY_BLANK)) return refuse(s->name, "Metaspace with the replacement", blank ? blank : "(none)");
+    if (!scheme) scheme = prefix ? "always" : "never";
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(scheme, schemes[i])) continue;
+        if (!prefix && i != PREFIX_NEVER) return refuse(s->name, "Metaspace without add_prefix_space, with prepend_scheme", scheme);
+        s->t->metaspace.on = s->t->metaspace.split = true;
+        s->t->metaspace.prefix = (prefix_t)i;
+        json_get_bool(o, "split", &s->t->metaspace.split);
+        return ST_OK;
+    }
+    return refuse(s->name, "Metaspace with prepend_scheme", scheme);
+}
+
 static status_t pre_tokenizer(steps_t *s, const cJSON *o) {
     status_t st = ST_OK;
     bool each = false;
@@ -74,6 +108,9 @@ static status_t pre_tokenizer(steps_t *s, const cJSON *o) {
         return st;
     }
     if (s->byte_level) return refuse(s->name, "a pre_tokenizer after ByteLevel,", type_of(o));
+    if (s->t->metaspace.on) return refuse(s->name, "a pre_tokenizer after Metaspace,", type_of(o));
+    if (s->at_blanks) return refuse(s->name, "a pre_tokenizer after Split at blanks,", type_of(o));
+    if (is(o, "Metaspace") && s->t->split.n == 0) return metaspace_step(s, o);
     if (is(o, "ByteLevel")) return byte_level_step(s, o);
     if (is(o, "Split")) return split_step(s, o);
     if (!is(o, "Digits")) return refuse(s->name, "pre_tokenizer", type_of(o));
@@ -96,13 +133,77 @@ static const char *family_of(const steps_t *s) {
     return "its own";
 }
 
+/* ---- decoder ---- */
+
+static bool text_is(const cJSON *o, const char *key, const char *want) {
+    const char *s = json_get_str(o, key);
+    return s && !strcmp(s, want);
+}
+
+/* Later ones stand further down the list; *at is the place of the last. */
+static status_t decoder_step(tokenizer_t *t, const cJSON *o, const char *name, int *at) {
+    static const char *const order[] = {"Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"};
+    int k = 0;
+    while (k < 5 && !is(o, order[k])) k++;
+    if (k == 5) return refuse(name, "decoder", type_of(o));
+    if (k <= *at || (k == 1 && *at == 0)) return refuse(name, "decoder in this place,", type_of(o));
+    if (k == 0 && !(text_is(json_get(o, "pattern"), "String", VOCABULARY_BLANK) && text_is(o, "content", " ")))
+        return refuse(name, "decoder Replace of other than", VOCABULARY_BLANK);
+    if (k < 2) t->vocabulary.shows_blank = true;
+    if (k == 1) {
+        steps_t s = {.t = t, .name = name};
+        bool on = t->metaspace.on, split = t->metaspace.split;
+        prefix_t prefix = t->metaspace.prefix;
+        status_t st = metaspace_step(&s, o);
+        if (st) return st;
+        t->decode.bare_first = t->metaspace.prefix != PREFIX_NEVER;
+        t->metaspace.on = on, t->metaspace.split = split, t->metaspace.prefix = prefix;
+    }
+    if (k == 2) t->vocabulary.shows_bytes = true;
+    if (k == 4) {
+        int64_t start = 0, stop = 0;
+        bool good = *at == 3 && text_is(o, "content", " ") && json_get_i64(o, "start", &start) && json_get_i64(o, "stop", &stop);
+        if (!good || start < 0 || start > 1000 || stop != 0) return refuse(name, "decoder of this form,", "Strip");
+        t->decode.strip = (int)start;
+    }
+    *at = k;
+    return ST_OK;
+}
+
+static status_t decoder_textual(tokenizer_t *t, const cJSON *o, const char *name) {
+    int at = -1;
+    status_t st = ST_OK;
+    if (absent(o)) return refuse(name, "decoder", "null");
+    if (!is(o, "Sequence")) return decoder_step(t, o, name, &at);
+    const cJSON *list = json_get(o, "decoders");
+    for (const cJSON *x = list ? list->child : NULL; x && !st; x = x->next) st = decoder_step(t, x, name, &at);
+    return st;
+}
+
+/* ---- all ---- */
+
+static bool blanks_replaced(const normal_t *z) {
+    return z->n && z->step[z->n - 1].kind == NORMAL_REPLACE && !strcmp(z->step[z->n - 1].from, " ") && !strchr(z->step[z->n - 1].to, ' ');
+}
+
+static status_t textual(steps_t *s, const cJSON *decoder) {
+    tokenizer_t *t = s->t;
+    if (t->split.n || !(t->metaspace.on || blanks_replaced(&t->normal)))
+        return refuse(s->name, "a tokenizer without the pre_tokenizer", "ByteLevel or Metaspace");
+    if (t->metaspace.on && normal_has(&t->normal, NORMAL_PREPEND))
+        return refuse(s->name, "pre_tokenizer Metaspace with the normalizer", "Prepend");
+    t->vocabulary.textual = true;
+    snprintf(t->family, sizeof t->family, "SentencePiece BPE, %s", t->metaspace.on ? "Metaspace" : "whole text");
+    return decoder_textual(t, decoder, s->name);
+}
+
 status_t pipeline_read(tokenizer_t *t, const cJSON *root, const char *name) {
     steps_t s = {.t = t, .name = name};
     const cJSON *decoder = json_get(root, "decoder");
     status_t st = normalizer(t, json_get(root, "normalizer"), name);
     if (!st) st = pre_tokenizer(&s, json_get(root, "pre_tokenizer"));
     if (st) return st;
-    if (!s.byte_level) return refuse(name, "a tokenizer without the pre_tokenizer", "ByteLevel");
+    if (!s.byte_level) return textual(&s, decoder);
     if (absent(decoder) || !is(decoder, "ByteLevel")) return refuse(name, "decoder", absent(decoder) ? "null" : type_of(decoder));
     snprintf(t->family, sizeof t->family, "byte-level BPE, %s pre-tokeniser", family_of(&s));
     return ST_OK;

@@ -1,7 +1,8 @@
 /* Text to token ids and back, exact to the last id as HF `tokenizers` does it.
  *
- * Byte-level BPE with the families' pre-tokenisers (PCRE2), from a GGUF file's vocabulary or a tokenizer.json. Thread-safe for reading: one
- * tokenizer may serve several threads. Unknown pre-tokenisers, normalisers or model types are refused by name, never guessed.
+ * Byte-level BPE with the families' pre-tokenisers (PCRE2) and SentencePiece's BPE with byte fallback, from a GGUF file's vocabulary or a
+ * tokenizer.json. Thread-safe for reading: one tokenizer may serve several threads. Unknown pre-tokenisers, normalisers or model types are
+ * refused by name, never guessed.
  */
 #ifndef TEXT_TOKENIZER_H
 #define TEXT_TOKENIZER_H
@@ -30,9 +31,30 @@ void tokenizer_free(tokenizer_t *t);
  * ids (as HF does); without it they are ordinary text. Adds no BOS or EOS. */
 status_t tokenizer_encode(const tokenizer_t *t, const char *text, size_t n, bool parse_special, ids_t *out);
 
-/* Decodes to bytes, UTF-8-repaired as HF does (U+FFFD). show_special: special tokens appear in the text. *text is the caller's (mem_free),
- * NUL-terminated. */
+/* Decodes to bytes, UTF-8-repaired as HF does (U+FFFD), without the blank that SentencePiece's families put before a text. show_special:
+ * special tokens appear in the text. *text is the caller's (mem_free), NUL-terminated. */
 status_t tokenizer_decode(const tokenizer_t *t, const int32_t *ids, int64_t n, bool show_special, char **text, size_t *bytes);
+/* The same, an id at a time, for showing text while it is made: each call gives what is certain so far, whole characters only, and all
+ * calls together what tokenizer_decode gives. text is the stream's, NUL-terminated, until the next call on it.
+ *
+ *     tokenizer_stream_t s;
+ *     tokenizer_stream_begin(&s, t, false);
+ *     for (...) if ((st = tokenizer_stream_put(&s, id, &text, &n))) break; else fwrite(text, 1, n, stdout);
+ *     if (!st) st = tokenizer_stream_end(&s, &text, &n);       what was held back; the stream may then begin another text
+ *     tokenizer_stream_free(&s);
+ */
+typedef struct {
+    const tokenizer_t *tokenizer;
+    bool show_special, begun;
+    int strip; /* blanks still to be taken off the head */
+    char *text, *held;
+    size_t text_n, text_cap, held_n, held_cap;
+} tokenizer_stream_t;
+void tokenizer_stream_begin(tokenizer_stream_t *s, const tokenizer_t *t, bool show_special);
+status_t tokenizer_stream_put(tokenizer_stream_t *s, int32_t id, const char **text, size_t *n);
+status_t tokenizer_stream_end(tokenizer_stream_t *s, const char **text, size_t *n);
+void tokenizer_stream_free(tokenizer_stream_t *s);
+
 /* The raw bytes of one token ("" for ids that have none); borrowed. Special tokens give their written form. */
 const char *tokenizer_piece(const tokenizer_t *t, int32_t id, size_t *n);
 bool tokenizer_is_special(const tokenizer_t *t, int32_t id);

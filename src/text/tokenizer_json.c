@@ -3,6 +3,7 @@
  *     tokenizer.json           model (vocabulary, merges), added tokens, the stages around the model
  *     tokenizer_config.json    which tokens begin and end a text, the chat template
  *     chat_template.jinja      the chat template, in newer folders
+ *     generation_config.json   which tokens end a generation
  *
  * Limits on truncation and padding in the file are for batches of other programs and are not applied.
  */
@@ -14,10 +15,8 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/utf8.h"
-#include "text/alphabet.h"
 #include "text/pipeline_json.h"
 #include "text/tokenizer_impl.h"
-#include "text/unicode.h"
 
 enum { JSON_FILE_MAX = 512 << 20, CONFIG_FILE_MAX = 64 << 20 };
 
@@ -27,9 +26,8 @@ static bool said(const cJSON *o, const char *key) { /* neither absent, null, fal
            !(cJSON_IsNumber(x) && x->valuedouble == 0);
 }
 
-static status_t model_check(const cJSON *model, const char *name) {
-    /* byte_fallback: SentencePiece's kind of BPE, which is to get its own path beside vocabulary.c and bpe.c */
-    static const char *const unsupported[] = {"byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix"};
+static status_t model_check(const cJSON *model, bool textual, const char *name) {
+    static const char *const unsupported[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
     const char *type = json_get_str(model, "type");
     const cJSON *vocab = json_get(model, "vocab"), *merges = json_get(model, "merges");
     if (type && strcmp(type, "BPE"))
@@ -39,6 +37,8 @@ static status_t model_check(const cJSON *model, const char *name) {
     for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++)
         if (said(model, unsupported[i]))
             return status_fail(ST_INPUT, "%s: a BPE model with \"%s\" is not supported; use another model", name, unsupported[i]);
+    if (!textual && said(model, "byte_fallback"))
+        return status_fail(ST_INPUT, "%s: a byte-level BPE model with \"byte_fallback\" is not supported; use another model", name);
     return ST_OK;
 }
 
@@ -77,10 +77,10 @@ static status_t read_merge(vocabulary_t *v, int64_t rank, const cJSON *x) {
 
 static status_t read_unk(vocabulary_t *v, const cJSON *model) {
     const char *unk = json_get_str(model, "unk_token");
-    char bytes[TOKEN_BYTES_MAX];
+    char key[TOKEN_BYTES_MAX];
     size_t n;
     if (!unk) return ST_OK;
-    if (strlen(unk) < sizeof bytes && alphabet_decode(unk, strlen(unk), bytes, &n)) v->unk = vocabulary_find(v, bytes, n);
+    if (strlen(unk) < sizeof key && vocabulary_key(v, unk, strlen(unk), key, &n)) v->unk = vocabulary_find(v, key, n);
     if (v->unk < 0) return status_fail(ST_INPUT, "%s: unk_token \"%.40s\" is not in the vocabulary; get the file again", v->name, unk);
     json_get_bool(model, "fuse_unk", &v->fuse_unk);
     return ST_OK;
@@ -88,33 +88,34 @@ static status_t read_unk(vocabulary_t *v, const cJSON *model) {
 
 static status_t read_model(tokenizer_t *t, const cJSON *root, const char *name) {
     const cJSON *model = json_get(root, "model");
-    vocabulary_t *v = &t->vocabulary;
+    vocabulary_t *v = &t->vocabulary, like = *v;
     int64_t n_id, rank = 0;
-    status_t st = model_check(model, name);
+    bool fallback = false;
+    status_t st = model_check(model, v->textual, name);
     if (!st) st = count_ids(root, model, name, &n_id);
-    if (!st) st = vocabulary_create(v, n_id, cJSON_GetArraySize(json_get(model, "merges")), name);
+    if (!st) st = vocabulary_create(v, &like, n_id, cJSON_GetArraySize(json_get(model, "merges")), name);
     for (const cJSON *x = st ? NULL : first_of(model, "vocab"); x && !st; x = x->next)
         st = vocabulary_set(v, id_of(x), x->string, strlen(x->string), true);
     if (st) return st;
-    vocabulary_index_bytes(v);
+    json_get_bool(model, "byte_fallback", &fallback);
+    vocabulary_index_bytes(v, fallback);
     for (const cJSON *x = first_of(model, "merges"); x && !st; x = x->next) st = read_merge(v, rank++, x);
     json_get_bool(model, "ignore_merges", &t->ignore_merges);
-    return st ? st : read_unk(v, model);
+    if (!st) st = read_unk(v, model);
+    if (!st) vocabulary_find_cuts(v);
+    return st;
 }
 
 /* An added token may be in the model's vocabulary too; then both must mean the same. */
 static status_t place_added(vocabulary_t *v, const added_token_t *a) {
-    char bytes[ADDED_BYTES_MAX];
-    size_t n = a->n;
+    char key[ADDED_BYTES_MAX];
+    size_t n;
     int32_t known = -1;
-    if (a->n > sizeof bytes) return ST_OK; /* added_put words this */
-    if (alphabet_decode(a->text, a->n, bytes, &n))
-        known = vocabulary_find(v, bytes, n);
-    else
-        memcpy(bytes, a->text, n = a->n);
-    piece_t p = v->piece[a->id];
-    if (p.n == 0 && known < 0) return vocabulary_set(v, a->id, a->text, a->n, false);
-    if (p.n == n && !memcmp(v->blob + p.at, bytes, n)) return ST_OK;
+    if (a->n > sizeof key) return ST_OK; /* added_put words this */
+    if (vocabulary_key(v, a->text, a->n, key, &n)) known = vocabulary_find(v, key, n);
+    piece_t k = v->key[a->id];
+    if (k.n == 0 && known < 0) return vocabulary_set(v, a->id, a->text, a->n, false);
+    if (k.n == n && !memcmp(v->blob + k.at, key, n)) return ST_OK;
     return status_fail(ST_INPUT, "%s: added token \"%.40s\" with id %d disagrees with the vocabulary; get the file again", v->name, a->text,
                        a->id);
 }
@@ -129,13 +130,13 @@ static status_t read_added(tokenizer_t *t, const cJSON *x, const char *name) {
     json_get_bool(x, "lstrip", &a.lstrip);
     json_get_bool(x, "rstrip", &a.rstrip);
     json_get_bool(x, "normalized", &a.normalized);
-    utf8_t normal = {0};
+    normal_work_t work = {0};
     status_t st = place_added(&t->vocabulary, &a);
-    if (!st && a.normalized && t->nfc && utf8_valid_bytes(a.text, a.n) == a.n) { /* it is looked for in normalised text */
-        if (!(st = unicode_nfc(a.text, a.n, &normal))) a.text = normal.s, a.n = normal.n;
-    }
+    if (!st && a.normalized && utf8_valid_bytes(a.text, a.n) == a.n) /* it is looked for in normalised text */
+        st = normal_run(&t->normal, &work, &a.text, &a.n);
+    if (!st && a.text != text) st = vocabulary_show_as(&t->vocabulary, a.id, a.text, a.n); /* and HF shows it so */
     if (!st) st = added_put(a.normalized ? &t->added_normalized : &t->added_raw, &a, name);
-    mem_free(normal.s);
+    normal_work_free(&work);
     return st;
 }
 
@@ -195,6 +196,24 @@ status_t tokenizer_parse_json(const char *text, size_t n, const char *name, cons
     return st;
 }
 
+status_t tokenizer_read_generation(tokenizer_t *t, const char *text, size_t n, const char *name) {
+    cJSON *root = NULL;
+    status_t st = json_parse(text, n, name, &root);
+    if (st) return st;
+    const cJSON *eos = json_get(root, "eos_token_id"); /* an id or a list of them */
+    for (const cJSON *x = cJSON_IsArray(eos) ? eos->child : eos; x && !st; x = cJSON_IsArray(eos) ? x->next : NULL) {
+        if (cJSON_IsNull(x)) continue;
+        int64_t id = id_of(x);
+        if (id < 0 || id >= t->vocabulary.n)
+            st = status_fail(ST_INPUT, "%s: eos_token_id names no token of the vocabulary (ids 0 .. %lld); get the file again", name,
+                             (long long)t->vocabulary.n - 1);
+        else
+            tokenizer_add_eos(t, (int32_t)id);
+    }
+    cJSON_Delete(root);
+    return st;
+}
+
 /* The text of a file beside path, or NULL when there is none. */
 static status_t read_beside(const char *path, const char *file, char **text, size_t *n) {
     const char *slash = strrchr(path, '/');
@@ -212,15 +231,22 @@ static status_t read_beside(const char *path, const char *file, char **text, siz
 }
 
 status_t tokenizer_from_json(const char *path, tokenizer_t **out) {
-    char *text = NULL, *config = NULL, *chat_template = NULL;
-    size_t n, config_n, chat_n;
+    char *text = NULL, *config = NULL, *chat_template = NULL, *generation = NULL;
+    size_t n, config_n, chat_n, generation_n;
     *out = NULL;
     status_t st = file_read_text(path, JSON_FILE_MAX, &text, &n);
     if (!st) st = read_beside(path, "tokenizer_config.json", &config, &config_n);
     if (!st) st = read_beside(path, "chat_template.jinja", &chat_template, &chat_n);
+    if (!st) st = read_beside(path, "generation_config.json", &generation, &generation_n);
     if (!st) st = tokenizer_parse_json(text, n, path, config, config_n, chat_template, out);
+    if (!st && generation && (st = tokenizer_read_generation(*out, generation, generation_n, path))) {
+        status_prefix(st, "generation_config.json beside ");
+        tokenizer_free(*out);
+        *out = NULL;
+    }
     mem_free(text);
     mem_free(config);
     mem_free(chat_template);
+    mem_free(generation);
     return st;
 }

@@ -119,13 +119,13 @@ OMP_NUM_THREADS=1 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
 limit=()
 [ $real_limit -eq 0 ] || limit=(--time=1 --signal=B:USR1@50)
 job=$(sbatch --parsable "${one_cpu[@]}" "${limit[@]}" --output=requeue.log "$root/jobs/encode.sbatch" --store "$dir/twice" "${encode_args[@]}")
-for _ in $(seq 1 300); do [ "$(committed "$dir/twice")" -lt 2 ] || break; sleep 0.1; done
+for _ in $(seq 1 600); do [ "$(committed "$dir/twice")" -lt 2 ] || break; sleep 0.1; done
 [ $real_limit -eq 1 ] || scancel --batch --signal=USR1 "$job"
 for _ in $(seq 1 600); do ! grep -q 'queueing again' requeue.log 2>/dev/null || break; sleep 0.1; done
 grep -q 'queueing again (restart 1)' requeue.log; check "the warned job stops with 75 and queues itself again" $? "$(tail -1 requeue.log)"
 before=$(committed "$dir/twice") total=$(committed "$dir/plain")
 [ "$before" -ge 2 ] && [ "$before" -lt "$total" ]; check "it stopped in the middle with its work saved" $? "$before of $total segments"
-job_wait "$job" $((40 + 140 * real_limit)); check "it finishes" $? "$(grep -o 'JobState=[A-Z]*' <<<"$state") $(tail -1 requeue.log)"
+job_wait "$job" $((90 + 140 * real_limit)); check "it finishes" $? "$(grep -o 'JobState=[A-Z]*' <<<"$state") $(tail -1 requeue.log)"
 grep -q "Restarts=$([ $real_limit -eq 1 ] && echo '[1-9]' || echo 1) " <<<"$state"; check "on its second try" $? "$(grep -o 'Restarts=[0-9]*' <<<"$state")"
 same "$(digest "$dir/twice")" "$want"; check "its store equals the one made in one go" $? "$(digest "$dir/twice") / $want"
 "$precis" store check "$dir/twice" >>digest.log 2>&1; check "and checks clean" $? "$(tail -1 digest.log)"

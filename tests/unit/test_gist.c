@@ -5,7 +5,7 @@
 #include "base/rng.h"
 #include "layout/gist.h"
 
-enum { SINK, RAW, GIST };
+enum { SINK, RAW, GIST, PAGE };
 
 static bool spans_see(const layout_t *l, const run_t *run, int64_t i, int32_t pool, int64_t c) {
     int hits = 0;
@@ -47,6 +47,44 @@ static void check_segment(rng_t *rnd) {
     layout_free(&l);
 }
 
+/* The same with raw rows in pages, of which only those that the pass still sees are there. */
+static void check_paged(rng_t *rnd) {
+    int64_t r = 1 + rng_below(rnd, 7), n = 1 + rng_below(rnd, 90), n_sink = rng_below(rnd, 4), page = 1 + rng_below(rnd, 20);
+    gist_spec_t g = {.ratio = r, .window = rng_below(rnd, 5) * r};
+    int32_t sink_pool = SINK, pools[100];
+    shared_t shared = {&sink_pool, &n_sink, 1};
+    int64_t raw = 0, gist = 0, raw_n, gist_n, space = r + 1 + rng_below(rnd, 20);
+    for (int i = 0; i < 100; i++) pools[i] = PAGE + i;
+    while (gist_step(&g, n, raw, gist, space, &raw_n, &gist_n)) {
+        int64_t first = gist_oldest(&g, raw_n ? raw : gist * r) / page;
+        pages_t pages = {.pools = pools + first, .first = first, .n = 100 - first, .page = page};
+        layout_t l = {0};
+        if (raw_n) CU_ASSERT_EQUAL(layout_gist_raw_paged(&l, &g, &pages, GIST, raw, raw_n, gist + gist_n, &shared), ST_OK);
+        if (gist_n) CU_ASSERT_EQUAL(layout_gist_rows_paged(&l, &g, &pages, GIST, gist, gist + gist_n, n, &shared), ST_OK);
+        CU_ASSERT_EQUAL(l.n_row, raw_n + gist_n);
+        for (int k = 0; k < l.n_run; k++)
+            for (int64_t t = 0; t < l.runs[k].n; t++) {
+                const run_t *run = &l.runs[k];
+                row_kind_t kind = run->pool == GIST ? KIND_GIST : KIND_RAW;
+                int64_t i = run->index + t, q = kind == KIND_RAW ? i + (run->pool - PAGE) * page : i;
+                CU_ASSERT_EQUAL(q, kind == KIND_RAW ? raw + run->row + t : gist + run->row + t - raw_n);
+                for (int64_t c = 0; c < n; c++)
+                    CU_ASSERT_EQUAL(spans_see(&l, run, i, (int32_t)(PAGE + c / page), c % page), gist_sees(&g, kind, q, KIND_RAW, c, n));
+                for (int64_t c = 0; c < gist_count(&g, n); c++)
+                    CU_ASSERT_EQUAL(spans_see(&l, run, i, GIST, c), gist_sees(&g, kind, q, KIND_GIST, c, n));
+            }
+        raw += raw_n;
+        gist += gist_n;
+        layout_free(&l);
+    }
+    CU_ASSERT(raw == n && gist == gist_count(&g, n));
+}
+
+static void test_paged(void) {
+    rng_t r = {12};
+    for (int i = 0; i < 400; i++) check_paged(&r);
+}
+
 static void test_random(void) {
     rng_t r = {11};
     for (int i = 0; i < 400; i++) check_segment(&r);
@@ -64,4 +102,4 @@ static void test_table(void) { /* r = 4: raw 0 1 2 3, gist 4, raw 4 5 6 7, gist 
     CU_ASSERT(!gist_sees(&g, KIND_RAW, 3, KIND_GIST, 0, 10) && gist_sees(&g, KIND_RAW, 4, KIND_GIST, 0, 10));
 }
 
-UNIT_MAIN("gist", {"random", test_random}, {"table", test_table})
+UNIT_MAIN("gist", {"random", test_random}, {"pages", test_paged}, {"table", test_table})

@@ -1,0 +1,59 @@
+/* Inputs of rows that have no token: gists and sink rows without text. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "encode/encoder_impl.h"
+#include "model/embedding.h"
+
+status_t inputs_setup(encoder_t *e) {
+    size_t rows = (size_t)e->spec.max_row, d = (size_t)e->config->d_model;
+    status_t st = mem_alloc(&e->mean, d, sizeof *e->mean, "the mean embedding");
+    if (!st) st = mem_alloc(&e->unit, d, sizeof *e->unit, "an embedding");
+    if (!st) st = mem_alloc(&e->input, rows * d, sizeof *e->input, "gist inputs");
+    if (!st) st = mem_alloc(&e->given, rows, sizeof *e->given, "gist inputs");
+    bool mean = e->spec.gist_init == GIST_MEAN || (e->spec.gist_init == GIST_UNIT && e->spec.n_blank);
+    return st || !mean ? st : model_mean_embedding(e->model, e->mean);
+}
+
+static void give(encoder_t *e, int64_t row, int64_t n) {
+    e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->input + row * e->config->d_model};
+}
+
+status_t inputs_blank(encoder_t *e, int64_t row, int64_t n) {
+    int64_t d = e->config->d_model;
+    bool token = e->spec.gist_init == GIST_TOKEN;
+    for (int64_t i = 0; i < n; i++) {
+        e->tokens[row + i] = token ? e->spec.gist_token : 0;
+        if (!token) memcpy(e->input + (row + i) * d, e->mean, (size_t)d * sizeof(float));
+    }
+    if (n && !token) give(e, row, n);
+    return ST_OK;
+}
+
+static status_t unit_mean(encoder_t *e, const int32_t *tokens, float *to) {
+    int64_t d = e->config->d_model, r = e->spec.gist.ratio;
+    memset(to, 0, (size_t)d * sizeof *to);
+    for (int64_t i = 0; i < r; i++) {
+        status_t st = model_embedding(e->model, tokens[i], e->unit);
+        if (st) return st;
+        for (int64_t c = 0; c < d; c++) to[c] += e->unit[c] / (float)r;
+    }
+    return ST_OK;
+}
+
+status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n) {
+    int64_t d = e->config->d_model, r = e->spec.gist.ratio;
+    for (int64_t i = 0; i < n; i++) e->tokens[row + i] = e->spec.gist_init == GIST_TOKEN ? e->spec.gist_token : 0;
+    if (e->spec.gist_init == GIST_TOKEN) return ST_OK; /* its token is its input */
+    for (int64_t g = 0; g < n; g++) {
+        float *to = e->input + (row + g) * d;
+        if (e->spec.gist_init == GIST_MEAN) {
+            memcpy(to, e->mean, (size_t)d * sizeof *to);
+            continue;
+        }
+        status_t st = unit_mean(e, p->tokens + (from + g) * r, to);
+        if (st) return st;
+    }
+    give(e, row, n);
+    return ST_OK;
+}

@@ -1,0 +1,55 @@
+/* Eviction: raw rows live in pages, and a page whose rows left the window takes the next rows. So memory holds the window and one pass,
+ * however long the document. */
+#include "base/mem.h"
+#include "encode/encoder_impl.h"
+
+/* Pages that a pass of max_row rows and its window can touch. */
+static int64_t pages_needed(const encoder_t *e) { return (e->spec.gist.window + e->spec.gist.ratio + e->spec.max_row - 1) / PAGE_ROWS + 2; }
+
+status_t pages_setup(encoder_t *e) {
+    int64_t n = pages_needed(e);
+    status_t st = mem_zalloc(&e->pages, (size_t)n, sizeof *e->pages, "pages of raw rows");
+    if (!st) st = mem_alloc(&e->page_pools, (size_t)n, sizeof *e->page_pools, "pages of raw rows");
+    e->n_page = st ? 0 : n;
+    for (int64_t i = 0; i < n && !st; i++) st = kv_alloc(e->be, e->config, e->be->act, PAGE_ROWS, "a page of raw rows", &e->pages[i]);
+    return st;
+}
+
+void pages_free(encoder_t *e) {
+    for (int64_t i = 0; i < e->n_page; i++) kv_free(e->be, &e->pages[i]);
+    mem_free(e->pages);
+    mem_free(e->page_pools);
+}
+
+static size_t row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t row) {
+    return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
+}
+
+static status_t rows_copy(encoder_t *e, const kv_pool_t *from, int64_t at, const kv_pool_t *to, int64_t row, int64_t n, void *host) {
+    size_t bytes = (size_t)(n * e->config->d_head) * dtype_bytes(from->type);
+    status_t st = ST_OK;
+    for (int64_t x = 0; x < e->config->n_layer * e->config->n_kv_head && !st; x++) {
+        int64_t layer = x / e->config->n_kv_head, head = x % e->config->n_kv_head;
+        size_t a = row_at(from, layer, head, at), b = row_at(to, layer, head, row);
+        st = e->be->ops->copy_out(e->be, host, (char *)from->k + a, bytes);
+        if (!st) st = e->be->ops->copy_in(e->be, (char *)to->k + b, host, bytes);
+        if (!st) st = e->be->ops->copy_out(e->be, (char *)host + bytes, (char *)from->v + a, bytes);
+        if (!st) st = e->be->ops->copy_in(e->be, (char *)to->v + b, (char *)host + bytes, bytes);
+        if (!st) st = e->be->ops->sync(e->be); /* host is used again */
+    }
+    return st;
+}
+
+status_t pages_tail(encoder_t *e, const piece_t *p) {
+    int64_t from = gist_oldest(&e->spec.gist, p->n), row = 0;
+    void *host = NULL;
+    status_t st = mem_alloc(&host, 2 * PAGE_ROWS * (size_t)e->config->d_head, dtype_bytes(e->be->act), "rows of a page");
+    while (from < p->n && !st) {
+        int64_t P = from / PAGE_ROWS, n = i64_min(p->n, (P + 1) * PAGE_ROWS) - from;
+        st = rows_copy(e, &e->pages[P % e->n_page], from % PAGE_ROWS, &p->pool, row, n, host);
+        from += n;
+        row += n;
+    }
+    mem_free(host);
+    return st;
+}

@@ -1,0 +1,90 @@
+#include "encode/sequence.h"
+
+#include "base/mem.h"
+#include "encode/move.h"
+
+typedef struct {
+    const sequence_spec_t *spec;
+    const layout_info_t *info;
+    const gist_spec_t *gist;
+    model_t *model;
+    backend_t *be;
+    encoder_t *encoder;
+    kv_pool_t raw, gists; /* of the whole sequence where segments continue each other, else of one segment */
+    kv_pool_t *chain;     /* what later segments see of earlier ones */
+    double *distance;
+    int64_t n_segment;
+} sequence_t;
+
+static int64_t segment_length(const sequence_spec_t *s, int64_t n) { return layout_info(s->layout)->whole ? n : i64_min(s->segment, n); }
+
+int64_t sequence_rows(const sequence_spec_t *s, int64_t n) {
+    int64_t rows = n, L = segment_length(s, n);
+    if (!s->all_rows) return rows;
+    for (int64_t at = 0; at < n; at += L) rows += gist_count(&s->kept.gist, i64_min(L, n - at));
+    return rows + s->n_sink + s->kept.n_blank;
+}
+
+static status_t sequence_open(sequence_t *q, comm_t *comm, int64_t n, rows_fn rows, void *ctx) {
+    const sequence_spec_t *s = q->spec;
+    const model_config_t *c = model_config(q->model);
+    int64_t L = segment_length(s, n), g = gist_count(q->gist, L);
+    bool evict = q->info->whole, keep_raw = q->info->chained && !q->info->gists, keep_gists = q->info->chained && q->info->gists;
+    encoder_spec_t e = {.sink = s->sink,
+                        .n_sink = s->n_sink,
+                        .n_blank = s->kept.n_blank,
+                        .align = q->info->chained ? ALIGN_SEQUENTIAL
+                                 : q->info->whole ? ALIGN_LEFT
+                                                  : s->align,
+                        .reserve = L,
+                        .max_row = i64_max(s->max_row, q->gist->ratio + 1),
+                        .gist = *q->gist,
+                        .gist_init = s->kept.init,
+                        .gist_token = s->kept.token,
+                        .compact = s->compact,
+                        .evict = evict,
+                        .rows = rows,
+                        .rows_ctx = ctx,
+                        .all_rows = s->all_rows};
+    q->n_segment = i64_ceil_div(n, L);
+    status_t st = encoder_create(q->model, comm, &e, &q->encoder);
+    if (!st && !evict) st = kv_alloc(q->be, c, q->be->act, keep_raw ? n : L, "K/V of raw rows", &q->raw);
+    if (!st && g) st = kv_alloc(q->be, c, q->be->act, keep_gists ? g * q->n_segment : g, "K/V of gists", &q->gists);
+    if (!st && q->info->chained) st = mem_alloc(&q->chain, (size_t)q->n_segment, sizeof *q->chain, "segments of a sequence");
+    return st || !s->compact ? st : mem_alloc(&q->distance, (size_t)g, sizeof *q->distance, "distances");
+}
+
+static void sequence_close(sequence_t *q) {
+    encoder_free(q->encoder);
+    kv_free(q->be, &q->raw);
+    kv_free(q->be, &q->gists);
+    mem_free(q->chain);
+    mem_free(q->distance);
+}
+
+/* Gists of a segment to the places that they have for later ones: on behind those before, without the raw rows between. */
+static status_t gists_compact(sequence_t *q, piece_t *p) {
+    for (int64_t u = 0; u < p->gist_pool.n_row; u++) q->distance[u] = (double)(u - gist_order(q->gist, KIND_GIST, u, p->n));
+    return keys_move(q->model, &p->gist_pool, q->distance);
+}
+
+status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, const int32_t *tokens, int64_t n, rows_fn rows, void *ctx) {
+    sequence_t q = {.spec = s, .info = layout_info(s->layout), .gist = &s->kept.gist, .model = m, .be = model_backend(m)};
+    int64_t L = segment_length(s, n), row = s->all_rows ? s->n_sink + s->kept.n_blank : 0, gists = 0;
+    if (!n) return ST_OK;
+    status_t st = sequence_open(&q, comm, n, rows, ctx);
+    for (int64_t i = 0; i < q.n_segment && !st; i++) {
+        int64_t at = i * L, length = i64_min(L, n - at), own = gist_count(q.gist, length);
+        piece_t p = {.tokens = tokens + at, .n = length, .before = at, .at = row};
+        if (q.info->chained) p.chain = q.chain, p.n_chain = (int)i;
+        if (!q.info->whole) p.pool = kept_part(&q.raw, q.info->chained && !q.info->gists ? at : 0, length);
+        if (q.gist->ratio) p.gist_pool = kept_part(&q.gists, q.info->chained ? gists : 0, own);
+        st = encoder_run(q.encoder, &p, 1);
+        if (!st && s->compact) st = gists_compact(&q, &p);
+        if (q.chain) q.chain[i] = q.gist->ratio ? p.gist_pool : p.pool;
+        gists += own;
+        row += s->all_rows ? length + own : length;
+    }
+    sequence_close(&q);
+    return st;
+}

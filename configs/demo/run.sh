@@ -6,11 +6,12 @@ here=$(dirname "$0")
 precis=${1:-build/precis}
 model=$(MODEL=${2:-${MODEL:-}} "$here/../fetch_model.sh")
 work=${PRECIS_DEMO:-$(dirname "$precis")/demo}
-store=$work/book-$(basename "${model%.gguf}").store
+settings=$(cksum <"$here/../demo.conf") # a store is for one set of settings
+store=$work/$(basename "${model%.gguf}")-${settings%% *}.store
 mkdir -p "$work"
 
 ranks=()
-if command -v mpirun >/dev/null && "$precis" version | grep -q '^MPI: [^n]'; then
+if command -v mpirun >/dev/null && grep -q '^MPI: [^n]' <<<"$("$precis" version)"; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
     ranks=(mpirun -n 2)
 fi

@@ -75,20 +75,31 @@ static bool has_code(const char *s, size_t n, const char *word) {
     return false;
 }
 
+/* What stands between the marks; -1: something else, 1: it is trimmed. */
+static int inst_content(const char *s, size_t n, const char *plain, const char *strip, const char *trim) {
+    if (has_code(s, n, strip) || has_code(s, n, trim)) return 1;
+    return has_code(s, n, plain) ? 0 : -1;
+}
+
 static void inst(chat_t *c, const char *s, size_t n) {
     if (!mark_literal(s, n, "[INST]", c->open) || !mark_literal(s, n, "[/INST]", c->close)) return;
     if (has_code(s, n, "setsystem_message=Q")) return; /* a default of its own */
+    bool sys = find(s, n, "<<SYS>>");
+    int trims = sys ? inst_content(s, n, "[INST]Q+content+Q", "[INST]Q+content.strip()+Q", "[INST]Q+content|trim+Q")
+                    : inst_content(s, n, "[INST]Q+message[QcontentQ]+Q", "[INST]Q+message[QcontentQ].strip()+Q",
+                                   "[INST]Q+message[QcontentQ]|trim+Q");
+    if (trims < 0) return;
     c->bos = find(s, n, "bos_token");
-    c->trims = has_code(s, n, "content.strip()") || has_code(s, n, "content|trim") || has_code(s, n, "message[QcontentQ]|trim");
-    if (find(s, n, "<<SYS>>")) {
+    c->trims = trims;
+    if (sys) {
         c->has_system = has_code(s, n, "Q<<SYS>>\\nQ+system_message+Q\\n<</SYS>>\\n\\nQ+message[QcontentQ]") ||
                         has_code(s, n, "Q<<SYS>>\nQ+system_message+Q\n<</SYS>>\n\nQ+message[QcontentQ]");
         if (c->has_system) c->family = CHAT_LLAMA2;
         return;
     }
-    c->has_system =
-        has_code(s, n, "system_message+Q\\n\\nQ+message[QcontentQ]") || has_code(s, n, "system_message+Q\n\nQ+message[QcontentQ]");
-    if (has_code(s, n, "+message[QcontentQ]+Q")) c->family = CHAT_MISTRAL;
+    c->has_system = has_code(s, n, "[INST]Q+system_message+Q\\n\\nQ+message[QcontentQ]+Q") ||
+                    has_code(s, n, "[INST]Q+system_message+Q\n\nQ+message[QcontentQ]+Q");
+    if (!c->trims || !c->has_system) c->family = CHAT_MISTRAL; /* which would be trimmed then is not known */
 }
 
 static bool zephyr(chat_t *c, const char *s, size_t n) {

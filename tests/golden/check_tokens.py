@@ -5,7 +5,7 @@
     python3 tests/golden/check_tokens.py --precis build/precis --model MODEL texts.jsonl
     python3 tests/golden/check_tokens.py --precis build/precis --model MODEL.gguf --spm tokenizer.model texts.jsonl
 
-MODEL may be an HF folder, whose tokenizer.json HF reads itself; for a GGUF file the HF tokenizer is built from the file's own vocabulary and the family's
+--precis build/tests/bench/bench_tokenizer does for a MODEL that has a tokenizer only. MODEL may be an HF folder, whose tokenizer.json HF reads itself; for a GGUF file the HF tokenizer is built from the file's own vocabulary and the family's
 pre-tokeniser, or --spm names the SentencePiece model that it was made from. Lines are {"text"} with, maybe, "kind"; bytes that are no UTF-8 are read by
 Python's rule. Needs the packages tokenizers and gguf (and sentencepiece). Prints the number of texts, ids and differences; exit 1 when there are any.
 """
@@ -46,11 +46,14 @@ class Spm:
         self.split = re.compile('(' + '|'.join(map(re.escape, self.marks)) + ')')
     def ids(self, s): return [i for part in self.split.split(s) if part for i in ([self.marks[part]] if part in self.marks else self.sp.encode(part))]
 
-def precis(a, flags, lines):
+def precis(a, mode, lines):
+    """bench_tokenizer takes a tokenizer without a model."""
     with tempfile.TemporaryDirectory() as d:
         src = os.path.join(d, 'in.jsonl')
         with open(src, 'wb') as f: f.write(lines)
-        t0 = time.time(); out = subprocess.run([a.precis, 'tokenize', *flags, '--model', a.model, '--input', src], stdout=subprocess.PIPE, check=True).stdout
+        if os.path.basename(a.precis) == 'bench_tokenizer': cmd = [a.precis, mode, os.path.join(a.model, 'tokenizer.json') if os.path.isdir(a.model) else a.model, src]
+        else: cmd = [a.precis, 'tokenize', '--model', a.model, '--input', src] + {'--ids': [], '--plain': ['--no-special'], '--text': ['--decode']}[mode]
+        t0 = time.time(); out = subprocess.run(cmd, stdout=subprocess.PIPE, check=True).stdout
         return [json.loads(l) for l in out.splitlines()], time.time() - t0
 
 def main():
@@ -61,7 +64,7 @@ def main():
     lines = b''.join(open(f, 'rb').read() for f in a.files)
     records = [json.loads(l.decode('utf-8', 'replace')) for l in lines.splitlines()]
     texts = [r['text'] for r in records]
-    got, ours = precis(a, ['--no-special'] if a.plain else [], lines)
+    got, ours = precis(a, '--plain' if a.plain else '--ids', lines)
     got = [r['tokens'] for r in got]
     t0 = time.time()
     if a.spm:
@@ -77,7 +80,7 @@ def main():
         print(f'first: text {i} {ascii(texts[i][:60])}, id {k}: {got[i][max(0, k - 3):k + 6]} for {want[i][max(0, k - 3):k + 6]}')
     unlike = []
     if not a.spm:
-        shown, _ = precis(a, ['--decode'], b''.join(json.dumps({'id': i, 'tokens': w}).encode() + b'\n' for i, w in enumerate(want)))
+        shown, _ = precis(a, '--text', b''.join(json.dumps({'id': i, 'tokens': w}).encode() + b'\n' for i, w in enumerate(want)))
         unlike = [i for i, w in enumerate(want) if shown[i]['text'] != hf.decode(w, skip_special_tokens=False)]
         print(f'decoded: {len(unlike)} texts differ' + (f'; first: text {unlike[0]} {ascii(texts[unlike[0]][:60])}' if unlike else ''))
     return bool(bad or unlike)

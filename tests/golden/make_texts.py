@@ -25,7 +25,7 @@ def script(rng):
 def numbers(rng): return ''.join(rng.choice(['%d' % rng.randrange(10 ** rng.randrange(1, 20)), '%.6g' % rng.gauss(0, 1e4), '\u0663\u0664', '\u00bd', '1,000', '0x%x' % rng.randrange(1 << 40), '\u2167']) + rng.choice([' ', ', ', '\n', '', '-']) for _ in range(300))
 def emoji(rng): return ''.join(rng.choice([chr(rng.randrange(0x1f300, 0x1f650)), '\u200d', '\ufe0f', '\U0001f3fd', 'e', 'a', chr(rng.randrange(0x300, 0x36f)), '\u0323\u0301', ' ', 'ok ', '\u1100\u1161\u11a8', '\u0344']) for _ in range(500))
 def blanks(rng): return ''.join(rng.choice([' ', '\n', '\t', '\r\n', '\u00a0', '\u3000', '\u2028', '\x85']) * rng.choice([1, 1, 2, 3, 7, 40]) + rng.choice(['', 'a', 'the', '12', '.', '\u2581']) for _ in range(150))
-def controls(rng): return ''.join(chr(rng.choice([rng.randrange(0, 32), rng.randrange(0x7f, 0xa0), 0xad, 0x200b, 0x200e, 0xfeff, 0x61, 0x20])) for _ in range(300))
+def controls(rng): return ''.join(chr(rng.choice([rng.randrange(1, 32), rng.randrange(0x7f, 0xa0), 0xad, 0x200b, 0x200e, 0xfeff, 0x61, 0x20])) for _ in range(300))
 def specials(rng): return ''.join(rng.choice(SPECIAL) + rng.choice(BETWEEN) + rng.choice(BETWEEN) for _ in range(rng.randrange(1, 30)))
 def long(rng): return rng.choice(['a', ' ', '\n', 'ab', '=-', '\u00e9', '\u4e2d', '\U0001f600', '\u2581', 'the', '0']) * rng.randrange(100, 3000)
 def invalid(rng):

@@ -404,8 +404,9 @@ static void test_chat_inst(void) {
         "{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + "
         "message['content'] %}{% endif %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}";
     static const char mistral1[] = "{{ bos_token }}{{ '[INST] ' + message['content'] + ' [/INST]' }}";
-    static const char mistral3[] = "{{- bos_token }}{{- \"[INST] \" + system_message + \"\\n\\n\" + message[\"content\"] + \"[/INST]\" }}"
-                                   "{{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}";
+    static const char mistral3[] =
+        "{{- bos_token }}{{- \"[INST] \" + system_message + \"\\n\\n\" + message[\"content\"] + \"[/INST]\" }}"
+        "{{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}{{- \" \" + message[\"content\"]|trim + eos_token}}";
     static const char zephyr[] = "{% if message['role'] == 'user' %}\n{{ '<|user|>\\n' + message['content'] + eos_token }}\n{% elif %}\n"
                                  "{{ '<|system|>\\n' + message['content'] + eos_token }}\n{{ '<|assistant|>' }}\n{% endif %}";
     ids_t ids = {0};
@@ -434,6 +435,7 @@ static void test_chat_inst(void) {
     ids.n = 0;
     tokenizer_free(t);
     t = load_inst("mistral3", mistral3);
+    chat_gives(t, " S ", " Hi\n", "<s>[INST]  S \n\n Hi\n[/INST]"); /* the answer alone is trimmed */
     chat_gives(t, "S", "Hi", "<s>[INST] S\n\nHi[/INST]");
     tokenizer_free(t);
     t = load_inst("llama2", zephyr);
@@ -443,6 +445,7 @@ static void test_chat_inst(void) {
     static const char *const unknown[] = {
         "{{ bos_token + '[INST] ' + c + ' [/INST]' }}{{ ' [INST] ' }}", /* spelled in two ways */
         "{% set system_message = 'You are' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}",
+        "{{ '[INST] ' + message['content'][0] + ' [/INST]' }}",
         "{{ '[INST] <<SYS>>' + x + ' [/INST]' }}",
         "<|user|>\n",
     };

@@ -65,7 +65,7 @@ static status_t cache_fill(cuda_backend_t *b, cached_t *c, std::vector<char> &ke
 }
 static void key_add(std::vector<char> &key, const void *p, size_t n) { key.insert(key.end(), (const char *)p, (const char *)p + n); }
 
-// ---- work lists ----------------------------------------------------------------------------------------------------------------------------------
+// ---- work lists -----------------------------------------------------------------------------------------------------
 struct maker_t {
     const attn_args_t *x;
     int tile_rows;
@@ -128,7 +128,8 @@ static void slab_end(maker_t &m) {
     s.n_merge = (int)m.merges.size() - s.merge;
 }
 
-static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int partial, int64_t out, int cost, int64_t place) {
+static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int partial, int64_t out, int cost,
+                     int64_t place) {
     ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, partial, out};
     m.items.push_back(it);
     m.cost.push_back(cost);
@@ -195,8 +196,10 @@ static void plan_run(maker_t &m, const run_t &r) {
         while (s1 < r.span + r.n_span && m.x->spans[s1].block == block) s1++;
         for (int64_t t = 0; t < r.n; t += m.tile_rows) {
             int64_t n = i64_min(m.tile_rows, r.n - t);
-            if (split) tile_split(m, r, first, t, n, block, s0, s1);
-            else tile_whole(m, r, first, t, n, block, s0, s1);
+            if (split)
+                tile_split(m, r, first, t, n, block, s0, s1);
+            else
+                tile_whole(m, r, first, t, n, block, s0, s1);
         }
         s0 = s1;
     }
@@ -238,8 +241,10 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
     m.part_limit = (int64_t)(PART_BYTES / (sizeof(float) * (size_t)x->n_head * (size_t)(x->d_head + 2 + ATTN_TOP)));
     slab_begin(m);
     for (int r = 0; r < x->n_run && m.ok; r++) {
-        if (x->runs[r].index + x->runs[r].n >= LIMIT_32) m.ok = false;
-        else plan_run(m, x->runs[r]);
+        if (x->runs[r].index + x->runs[r].n >= LIMIT_32)
+            m.ok = false;
+        else
+            plan_run(m, x->runs[r]);
     }
     slab_end(m);
     *ok = m.ok;
@@ -262,19 +267,23 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
 status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok) {
     try {
         return plan_make(b, x, tile_rows, out, ok);
-    } catch (const std::bad_alloc &) { return status_fail(ST_FAIL, "no memory for an attention work list of %lld rows; use smaller batches", (long long)x->n_row); }
+    } catch (const std::bad_alloc &) {
+        return status_fail(ST_FAIL, "no memory for an attention work list of %lld rows; use smaller batches", (long long)x->n_row);
+    }
 }
 
-// ---- tensor maps ---------------------------------------------------------------------------------------------------------------------------------
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                              const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+// ---- tensor maps ----------------------------------------------------------------------------------------------------
+typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
+                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                              CUtensorMapFloatOOBfill);
 
 bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box) {
     static encode_fn encode;
     if (!encode) { // found at run time, so that the program needs no driver library to start
         void *f = NULL;
         cudaDriverEntryPointQueryResult q;
-        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &q) != cudaSuccess || q != cudaDriverEntryPointSuccess)
+        if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &q) != cudaSuccess ||
+            q != cudaDriverEntryPointSuccess)
             return false;
         encode = (encode_fn)f;
     }
@@ -282,14 +291,16 @@ bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims
     cuuint32_t bx[5], one[5] = {1, 1, 1, 1, 1};
     for (int i = 0; i < rank; i++) d[i] = dims[i], bx[i] = box[i];
     for (int i = 0; i + 1 < rank; i++) s[i] = strides[i];
-    return encode((CUtensorMap *)map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank, (void *)base, d, s, bx, one, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return encode((CUtensorMap *)map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank, (void *)base, d, s, bx, one,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 static bool pool_map(CUtensorMap *map, const kv_pool_t &p, const void *base, const attn_args_t *x) {
     enum { MANY_LAYERS = 4096 };
     // A stride that is never used (one head, one layer) may be anything: give the engine one that it takes.
-    uint64_t row = (uint64_t)p.row_stride * 2, head = p.head_stride ? (uint64_t)p.head_stride * 2 : row, layer = p.layer_stride ? (uint64_t)p.layer_stride * 2 : row;
+    uint64_t row = (uint64_t)p.row_stride * 2, head = p.head_stride ? (uint64_t)p.head_stride * 2 : row,
+             layer = p.layer_stride ? (uint64_t)p.layer_stride * 2 : row;
     uint64_t dims[4] = {(uint64_t)x->d_head, (uint64_t)p.n_row, (uint64_t)x->n_kv_head, MANY_LAYERS}, strides[3] = {row, head, layer};
     uint32_t box[4] = {64, KEY_BLOCK, 1, 1};
     if (p.type != DT_BF16 || p.row_stride <= 0 || p.head_stride < 0 || p.layer_stride < 0) return false;
@@ -319,10 +330,12 @@ status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bo
         }
         *out = c->dev;
         return ST_OK;
-    } catch (const std::bad_alloc &) { return status_fail(ST_FAIL, "no memory for the tensor maps of %d pools; use smaller batches", x->n_pool); }
+    } catch (const std::bad_alloc &) {
+        return status_fail(ST_FAIL, "no memory for the tensor maps of %d pools; use smaller batches", x->n_pool);
+    }
 }
 
-// ---- merge of split sums -------------------------------------------------------------------------------------------------------------------------
+// ---- merge of split sums --------------------------------------------------------------------------------------------
 status_t attn_part_alloc(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, attn_part_t *out) {
     int64_t rows = 0;
     for (int s = 0; s < p->n_slab; s++) rows = i64_max(rows, p->slab[s].part_rows);
@@ -347,9 +360,11 @@ __device__ __forceinline__ void keep_top(float (&best)[ATTN_TOP], float v) {
     }
 }
 
-// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps. Weights are made 32 parts at a time, one per lane; the sums run
-// in the order of the parts. An empty part has o = 0 and weight 0 and leaves no trace, so the number of parts does not matter.
-template <int D> __global__ void __launch_bounds__(256) merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, float *o, float *lse, float *m, float *top) {
+// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps. Weights are made 32 parts at a time, one per lane;
+// the sums run in the order of the parts. An empty part has o = 0 and weight 0 and leaves no trace, so the number of parts does not matter.
+template <int D>
+__global__ void __launch_bounds__(256)
+    merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, float *o, float *lse, float *m, float *top) {
     const dmerge_t g = merges[blockIdx.x];
     int lane = threadIdx.x & 31, at = (int)(blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5));
     if (at >= g.n * n_head) return;
@@ -408,13 +423,15 @@ status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_pl
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
     grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);
-    if (x->d_head == 64) merge_parts_kernel<64><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
-    else merge_parts_kernel<128><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
+    if (x->d_head == 64)
+        merge_parts_kernel<64><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
+    else
+        merge_parts_kernel<128><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
     CUDA_LAUNCHED("merge of split sums");
     return ST_OK;
 }
 
-// ---- the operation -------------------------------------------------------------------------------------------------------------------------------
+// ---- the operation --------------------------------------------------------------------------------------------------
 status_t attention_cuda(backend_t *bb, const attn_args_t *x) {
     cuda_backend_t *b = cuda_of(bb);
     bool done = false;

@@ -2,11 +2,13 @@
 //
 //   item = up to `tile_rows` consecutive rows of a run, one block, a slice of that block's spans; every item is done once per K/V head
 //
-// The query heads that share a K/V head stand side by side in a tile: row m of a tile of 128 is (row m / group, head m % group). Key blocks are aligned
-// to multiples of KEY_BLOCK in the pool, never to the tile, so that the sums of a row run in the same order whichever tile the row is in.
+// The query heads that share a K/V head stand side by side in a tile: row m of a tile of 128 is (row m / group, head m % group). Key blocks
+// are aligned to multiples of KEY_BLOCK in the pool, never to the tile, so that the sums of a row run in the same order whichever tile the
+// row is in.
 //
-// Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at multiples of a chunk that depends on the pool's size
-// alone, every chunk gives a partial result, and these are merged in order. Results in the type of activations (encoding) are summed in one go.
+// Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at multiples of a chunk that depends on the
+// pool's size alone, every chunk gives a partial result, and these are merged in order. Results in the type of activations (encoding) are
+// summed in one go.
 #ifndef CUDA_ATTENTION_PLAN_CUH
 #define CUDA_ATTENTION_PLAN_CUH
 
@@ -23,10 +25,10 @@ typedef struct {
     dedge_t lo, hi;
 } dspan_t;
 typedef struct {
-    int row, n, index;  // rows of q, and the pool index of the first
+    int row, n, index; // rows of q, and the pool index of the first
     int span, n_span;
-    int partial;        // 1: results go to the partial buffers
-    int64_t out;        // row of the output arrays for the item's first row ([..][n_head])
+    int partial; // 1: results go to the partial buffers
+    int64_t out; // row of the output arrays for the item's first row ([..][n_head])
 } ditem_t;
 typedef struct { // rows row.. of block `block`: n_part partial results of n rows each, from partial row `part` on
     int64_t out, part;
@@ -59,7 +61,9 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done);
 status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done);
 
 #ifdef __CUDACC__
-__device__ __forceinline__ int dedge_at(const dedge_t &e, int i) { return (int)(__umulhi((unsigned)(i + e.add) * 2u, e.magic) >> e.shift) * e.mul + e.off; }
+__device__ __forceinline__ int dedge_at(const dedge_t &e, int i) {
+    return (int)(__umulhi((unsigned)(i + e.add) * 2u, e.magic) >> e.shift) * e.mul + e.off;
+}
 __device__ __forceinline__ int dspan_lo(const dspan_t &s, int i) { return min(max(dedge_at(s.lo, i), s.begin), s.end); }
 __device__ __forceinline__ int dspan_hi(const dspan_t &s, int i) { return min(max(dedge_at(s.hi, i), s.begin), s.end); }
 #endif

@@ -1,5 +1,5 @@
-// The plain attention kernel: one warp per (row, head, block), keys one after the other, everything in f32. It is the oracle of the fast kernels and
-// serves what they do not: f32 activations, head sizes other than 64 and 128, odd strides.
+// The plain attention kernel: one warp per (row, head, block), keys one after the other, everything in f32. It is the oracle of the fast
+// kernels and serves what they do not: f32 activations, head sizes other than 64 and 128, odd strides.
 //
 // Two passes over the keys (largest logit first), lanes hold the elements of a head. The five largest logits are kept by every lane alike.
 #include "common.cuh"
@@ -80,8 +80,10 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
 #pragma unroll
     for (int e = 0; e < REF_MAX_D / 32; e++)
         if (lane + 32 * e < a.d) {
-            if (a.o_f32) ((float *)a.o)[out * a.d + lane + 32 * e] = o[e] * inv;
-            else ((bf16 *)a.o)[out * a.d + lane + 32 * e] = __float2bfloat16_rn(o[e] * inv);
+            if (a.o_f32)
+                ((float *)a.o)[out * a.d + lane + 32 * e] = o[e] * inv;
+            else
+                ((bf16 *)a.o)[out * a.d + lane + 32 * e] = __float2bfloat16_rn(o[e] * inv);
         }
     if (lane) return;
     if (a.lse) a.lse[out] = sum > 0 ? mx + logf(sum) : -INFINITY;
@@ -91,8 +93,8 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
 }
 
 template <class A> static status_t ref_launch(cuda_backend_t *b, const attn_args_t *x) {
-    ref_args<A> a = {x->layer, x->n_head, x->n_kv_head, x->d_head, x->scale, x->n_row, (const A *)x->q, 0, 0, 0, x->n_block, x->o,
-                     x->o_type == DT_F32, x->lse, x->m, x->top};
+    ref_args<A> a = {x->layer, x->n_head,  x->n_kv_head, x->d_head,           x->scale, x->n_row, (const A *)x->q, 0, 0,
+                     0,        x->n_block, x->o,         x->o_type == DT_F32, x->lse,   x->m,     x->top};
     ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
     ST_TRY(cuda_upload(b, x->runs, sizeof *x->runs * (size_t)x->n_run, &a.runs));
     ST_TRY(cuda_upload(b, x->spans, sizeof *x->spans * (size_t)x->n_span, &a.spans));
@@ -106,6 +108,8 @@ template <class A> static status_t ref_launch(cuda_backend_t *b, const attn_args
 }
 
 status_t attention_ref_cuda(cuda_backend_t *b, const attn_args_t *x) {
-    if (x->d_head > REF_MAX_D) return status_fail(ST_FAIL, "attention: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, REF_MAX_D);
+    if (x->d_head > REF_MAX_D)
+        return status_fail(ST_FAIL, "attention: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head,
+                           REF_MAX_D);
     return b->base.act == DT_F32 ? ref_launch<float>(b, x) : ref_launch<bf16>(b, x);
 }

@@ -1,7 +1,9 @@
-// The attention operator on any GPU with bf16 matrix units (sm_80 and up): mma.sync, asynchronous copies in two stages, one block per item and K/V head.
+// The attention operator on any GPU with bf16 matrix units (sm_80 and up): mma.sync, asynchronous copies in two stages, one block per item
+// and K/V head.
 //
-// 8 warps of 16 rows. Queries stay in registers; key blocks of 64 come through shared memory, their 16-byte chunks swizzled by the row so that neither
-// copies nor ldmatrix meet bank conflicts. Rows that no row of the tile sees are filled with zeros by the copy itself, and so never read.
+// 8 warps of 16 rows. Queries stay in registers; key blocks of 64 come through shared memory, their 16-byte chunks swizzled by the row so
+// that neither copies nor ldmatrix meet bank conflicts. Rows that no row of the tile sees are filled with zeros by the copy itself, and so
+// never read.
 #include "attention_tile.cuh"
 
 enum { WARPS = 8, KEYS = 64, NJ = KEYS / 8 };
@@ -24,7 +26,10 @@ __device__ __forceinline__ void copy_16(uint32_t dst, const void *src, bool real
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 __device__ __forceinline__ void load_4(uint32_t (&r)[4], uint32_t at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
 }
 __device__ __forceinline__ void load_4t(uint32_t (&r)[4], uint32_t at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -147,8 +152,10 @@ template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(32 * WA
         for (int j = 0; j < D / 8; j++) {
             float x = o[4 * j + 2 * r] * inv, y = o[4 * j + 2 * r + 1] * inv;
             int64_t e = at * D + 8 * j + 2 * (lane & 3);
-            if (F32) *(float2 *)((part ? a.part.o : (float *)a.o) + e) = make_float2(x, y);
-            else *(uint32_t *)((bf16 *)a.o + e) = pack_bf16(x, y);
+            if (F32)
+                *(float2 *)((part ? a.part.o : (float *)a.o) + e) = make_float2(x, y);
+            else
+                *(uint32_t *)((bf16 *)a.o + e) = pack_bf16(x, y);
         }
     }
 }
@@ -168,7 +175,8 @@ template <int D> static status_t launch_d(cuda_backend_t *b, const sm80_args &a,
 }
 
 static bool suits(const kv_pool_t &p) {
-    return p.type == DT_BF16 && p.row_stride % 8 == 0 && p.head_stride % 8 == 0 && p.layer_stride % 8 == 0 && (uintptr_t)p.k % 16 == 0 && (uintptr_t)p.v % 16 == 0;
+    return p.type == DT_BF16 && p.row_stride % 8 == 0 && p.head_stride % 8 == 0 && p.layer_stride % 8 == 0 && (uintptr_t)p.k % 16 == 0 &&
+           (uintptr_t)p.v % 16 == 0;
 }
 
 status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done) {
@@ -180,8 +188,21 @@ status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     if (!ok || (x->d_head != 64 && x->d_head != 128) || group > 64) return ST_OK;
     ST_TRY(attn_plan(b, x, TILE_M / group, &plan, &ok));
     if (!ok) return ST_OK;
-    sm80_args a = {(const bf16 *)x->q, NULL, plan->spans, NULL, x->n_head, x->n_kv_head, group, x->layer, x->scale, x->scale * 1.4426950408889634f, x->o,
-                   x->lse, x->m, x->top, {NULL, NULL, NULL, NULL}};
+    sm80_args a = {(const bf16 *)x->q,
+                   NULL,
+                   plan->spans,
+                   NULL,
+                   x->n_head,
+                   x->n_kv_head,
+                   group,
+                   x->layer,
+                   x->scale,
+                   x->scale * 1.4426950408889634f,
+                   x->o,
+                   x->lse,
+                   x->m,
+                   x->top,
+                   {NULL, NULL, NULL, NULL}};
     ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
     ST_TRY(attn_part_alloc(b, x, plan, &a.part));
     for (int s = 0; s < plan->n_slab; s++) {

@@ -1,14 +1,16 @@
-// The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two or three consumer warpgroups, persistent blocks.
+// The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two or three consumer warpgroups,
+// persistent blocks.
 //
 //   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
-//   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of stages
-//   consumers             64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while another consumer does its
-//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The first block of the next
-//                         item counts as block n, so that items follow each other without a gap
+//   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of
+//   stages consumers             64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while another
+//   consumer does its
+//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The first block of
+//                         the next item counts as block n, so that items follow each other without a gap
 //
-// Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the last, and
-// only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the registers. Rows of V
-// that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
+// Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the
+// last, and only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the
+// registers. Rows of V that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
 #include <cuda.h>
 
 #include "attention_tile.cuh"
@@ -22,7 +24,8 @@ struct sm90_args {
     const ditem_t *items;
     const dspan_t *spans;
     const CUtensorMap *maps;
-    int n_item, n_work, n_map, heads, n_head, n_kv, group, group_inv, q_bytes, layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
+    int n_item, n_work, n_map, heads, n_head, n_kv, group, group_inv, q_bytes,
+        layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
     float scale, scale_log2;
     void *o;
     float *lse, *m, *top;
@@ -44,20 +47,38 @@ struct shown_t { // what the scheduler tells the others about an item
     dspan_t span[SHOWN_SPANS];
 };
 
-// ---- matrix products -----------------------------------------------------------------------------------------------------------------------------
+// ---- matrix products ------------------------------------------------------------------------------------------------
 template <int D, int C> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
     uint64_t dq = smem_desc(q, 16), dk = smem_desc(k, 16);
+    auto q_at = [&](int e) { return dq + (uint64_t)((e / 4) * (shape_t<D, C>::Q_HALF >> 4) + (e % 4) * 2); };
+    auto k_at = [&](int e) { return dk + (uint64_t)((e / 4) * (shape_t<D, C>::HALF_BYTES >> 4) + (e % 4) * 2); };
+    wgmma_fence();
 #pragma unroll
-    for (int e = 0; e < D / 16; e++)
-        wgmma_qk(s, dq + (uint64_t)((e / 4) * (shape_t<D, C>::Q_HALF >> 4) + (e % 4) * 2), dk + (uint64_t)((e / 4) * (shape_t<D, C>::HALF_BYTES >> 4) + (e % 4) * 2),
-                 e != 0);
+    for (int e = 0; e < D / 16; e++) wgmma_qk(s, q_at(e), k_at(e), e != 0);
     wgmma_commit();
 }
-template <int D, int C> __device__ __forceinline__ void product_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v, bool first) {
+// `halves`: see walk_t. Each case is a straight line with its own fence: otherwise the assembler puts waits between the products. (The same
+// for Q K^T makes it wait as well, whatever the form: accumulators that only some cases write.)
+template <int D, int C>
+__device__ __forceinline__ void product_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v, bool first, int halves) {
     uint64_t dv = smem_desc(v, shape_t<D, C>::HALF_BYTES);
+    if (halves == 3) {
+        wgmma_fence();
 #pragma unroll
-    for (int e = 0; e < KEY_BLOCK / 16; e++) wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != 0 || !first);
-    wgmma_commit();
+        for (int e = 0; e < KEY_BLOCK / 16; e++) wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != 0 || !first);
+        wgmma_commit();
+    } else if (halves == 1) {
+        wgmma_fence();
+#pragma unroll
+        for (int e = 0; e < KEY_BLOCK / 32; e++) wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != 0 || !first);
+        wgmma_commit();
+    } else {
+        wgmma_fence();
+#pragma unroll
+        for (int e = KEY_BLOCK / 32; e < KEY_BLOCK / 16; e++)
+            wgmma_pv(o, p + 4 * e, dv + (uint64_t)(e * (2048 >> 4)), e != KEY_BLOCK / 32 || !first);
+        wgmma_commit();
+    }
 }
 
 // Clears the rows of a V tile outside [lo, hi). Every consumer may do so: all write the same.
@@ -74,7 +95,7 @@ template <int D, int C> __device__ __forceinline__ void clear_rows(uint32_t v, i
     bar_sync(BAR_CLEAR + wg, 128);
 }
 
-// ---- roles ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- roles ----------------------------------------------------------------------------------------------------------
 struct bars_t {
     uint32_t q_full, q_empty, full, empty; // arrays of 8-byte barriers: two query tiles, the ring
     uint32_t told, go;                     // an item is described in shown[]; the producer began an item
@@ -110,7 +131,8 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
 }
 
 template <int D, int C>
-__device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D, C>::STAGES> &r, const CUtensorMap *map, int row, int head, int layer) {
+__device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D, C>::STAGES> &r, const CUtensorMap *map, int row,
+                                          int head, int layer) {
     mbar_wait(bar.empty + 8 * r.at, r.phase ^ 1);
     uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D, C>::TILE_BYTES;
     mbar_expect(full, shape_t<D, C>::TILE_BYTES);
@@ -119,7 +141,8 @@ __device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t
     r.step();
 }
 
-template <int D, int C> __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
+template <int D, int C>
+__device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
     ring_t<2> qr;
     ring_t<SHOWN> tr;
     ring_t<shape_t<D, C>::STAGES> r;
@@ -140,7 +163,8 @@ template <int D, int C> __device__ __forceinline__ void produce(const sm90_args 
         mbar_expect(bar.q_full + 8 * qr.at, a.q_bytes);
 #pragma unroll
         for (int h = 0; h < shape_t<D, C>::HALVES; h++)
-            tma_load_3d(q + qr.at * shape_t<D, C>::Q_BYTES + h * shape_t<D, C>::Q_HALF, &a.q_map, bar.q_full + 8 * qr.at, h * 64, head * a.group, sh.it.row);
+            tma_load_3d(q + qr.at * shape_t<D, C>::Q_BYTES + h * shape_t<D, C>::Q_HALF, &a.q_map, bar.q_full + 8 * qr.at, h * 64,
+                        head * a.group, sh.it.row);
         qr.step();
         tr.step();
         for (int s = 0; s < n_span; s++) {
@@ -166,7 +190,8 @@ template <int D, int C> __device__ __forceinline__ void produce(const sm90_args 
 
 // Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
 template <int D, int C, bool F32, bool STATS>
-__device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2], row_t<STATS> (&row)[2]) {
+__device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2],
+                                          row_t<STATS> (&row)[2]) {
     int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
     bool part = F32 && it.partial;
     attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
@@ -185,7 +210,8 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
 #pragma unroll
             for (int j = 0; j < D / 8; j++) {
                 uint32_t dst = q + (j / 8) * shape_t<D, C>::Q_HALF + m * 128 + (((j % 8) ^ (m & 7)) << 4) + 4 * (lane % 4);
-                asm volatile("st.shared.b32 [%0], %1;" ::"r"(dst), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv)) : "memory");
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(dst), "r"(pack_bf16(o[4 * j + 2 * r] * inv, o[4 * j + 2 * r + 1] * inv))
+                             : "memory");
             }
         }
     }
@@ -207,7 +233,8 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
 }
 
 // An item that shows no key to any row.
-template <int D, bool F32, bool STATS> __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &it, int head, int thread, int n_thread) {
+template <int D, bool F32, bool STATS>
+__device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &it, int head, int thread, int n_thread) {
     for (int m = thread; m < it.n * a.group; m += n_thread) {
         int t = m * a.group_inv >> 16;
         int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
@@ -230,7 +257,8 @@ template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
     using shape = shape_t<D, C>;
     constexpr int TILE = shape::TILE_BYTES;
-    const int m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + (threadIdx.x & 31) / 4, t0 = m0 * a.group_inv >> 16, t1 = (m0 + 8) * a.group_inv >> 16;
+    const int m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + (threadIdx.x & 31) / 4, t0 = m0 * a.group_inv >> 16,
+              t1 = (m0 + 8) * a.group_inv >> 16;
     const uint32_t q_rows = q0 + wg * 64 * 128;
     ring_t<2> qr;
     ring_t<SHOWN> tr;
@@ -274,9 +302,10 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         }
         float alpha0, alpha1;
         bool first = true, ragged;
-        int v_lo, v_hi;
+        int v_lo, v_hi, v_halves;
         auto note = [&] { // the block whose probabilities p holds; its V is still to be used
             ragged = w.ragged();
+            v_halves = D == 128 ? w.halves() : 3; // for heads of 64 the choice costs more than it saves
             v_lo = w.lo - w.kb;
             v_hi = w.hi - w.kb;
         };
@@ -285,13 +314,11 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
             int k_at = r.at;
             mbar_wait(bar.full + 8 * r.at, r.phase);
             bar_sync(BAR_TURN + wg, 256);
-            wgmma_fence();
             product_qk<D, C>(s, q, kv + k_at * TILE);
             r.step();
             mbar_wait(bar.full + 8 * r.at, r.phase);
             if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
-            wgmma_fence();
-            product_pv<D, C>(o, p, kv + r.at * TILE, first);
+            product_pv<D, C>(o, p, kv + r.at * TILE, first, v_halves);
             bar_arrive(BAR_TURN + (wg + 1 == C ? 0 : wg + 1), 256);
             wgmma_wait<1>();
             release(bar.empty, k_at);
@@ -304,7 +331,6 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         row_begin<STATS>(row[0]);
         row_begin<STATS>(row[1]);
         mbar_wait(bar.full + 8 * r.at, r.phase);
-        wgmma_fence();
         product_qk<D, C>(s, q_rows + qr.at * shape::Q_BYTES, kv + r.at * TILE);
         products_end();
         softmax(alpha0, alpha1);
@@ -338,8 +364,7 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         }
         mbar_wait(bar.full + 8 * r.at, r.phase); // nothing to overlap with
         if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
-        wgmma_fence();
-        product_pv<D, C>(o, p, kv + r.at * TILE, first);
+        product_pv<D, C>(o, p, kv + r.at * TILE, first, v_halves);
         products_end();
         write_out<D, C, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
         close();
@@ -395,7 +420,7 @@ __global__ void built_kernel(unsigned *flag) {
 #endif
 }
 
-// ---- host ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- host -----------------------------------------------------------------------------------------------------------
 bool attention_sm90_built(cuda_backend_t *b) {
     unsigned flag = 0;
     built_kernel<<<1, 1, 0, b->stream>>>(b->counter + 1);
@@ -406,7 +431,8 @@ bool attention_sm90_built(cuda_backend_t *b) {
 template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
     using shape = shape_t<D, C>;
     static bool ready; // per kernel; one device per process
-    if (!ready) CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
+    if (!ready)
+        CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
     attention_sm90_kernel<D, C, F32, STATS><<<grid, shape::THREADS, shape::SMEM, b->stream>>>(a);

@@ -1,19 +1,20 @@
-// What the tiled attention kernels share: the walk over an item's key blocks, masks, the running softmax of a row, what is written at its end.
+// What the tiled attention kernels share: the walk over an item's key blocks, masks, the running softmax of a row, what is written at its
+// end.
 //
-// A warp holds 16 rows. Thread t has rows t/4 and t/4 + 8 of them and, of a block of 8 * J keys, columns 8*j + 2*(t%4) + {0, 1}: s[4*j + 2*R + {0, 1}] for
-// its row R. That is how the matrix units of sm_80 and of sm_90 both leave their results.
+// A warp holds 16 rows. Thread t has rows t/4 and t/4 + 8 of them and, of a block of 8 * J keys, columns 8*j + 2*(t%4) + {0, 1}: s[4*j +
+// 2*R + {0, 1}] for its row R. That is how the matrix units of sm_80 and of sm_90 both leave their results.
 #ifndef CUDA_ATTENTION_TILE_CUH
 #define CUDA_ATTENTION_TILE_CUH
 
 #include "attention_plan.cuh"
 
-// ---- walk over the key blocks of an item ---------------------------------------------------------------------------------------------------------
-template <int KEYS> struct walk_t { // KEYS: keys of a block
-    const dspan_t *near_by, *far;   // the item's spans; the first n_near of them lie near by as well
+// ---- walk over the key blocks of an item ----------------------------------------------------------------------------
+template <int KEYS> struct walk_t {    // KEYS: keys of a block
+    const dspan_t *near_by, *far;      // the item's spans; the first n_near of them lie near by as well
     int n_near, s, n_span, kb, lo, hi; // present span and key block; what the tile sees of the span
-    int a, b, i0, i1;          // first and last row of the tile, this thread's two rows (pool indices)
-    int lo0, hi0, lo1, hi1;    // what these two see
-    int in_lo, in_hi;          // what every row of the warp sees
+    int a, b, i0, i1;                  // first and last row of the tile, this thread's two rows (pool indices)
+    int lo0, hi0, lo1, hi1;            // what these two see
+    int in_lo, in_hi;                  // what every row of the warp sees
 
     // Rows of the tile are t-th of the item's n rows, the first of which has pool index `index`; this thread has rows t0 and t1.
     __device__ __forceinline__ void begin(const ditem_t &it, int t0, int t1) {
@@ -47,10 +48,13 @@ template <int KEYS> struct walk_t { // KEYS: keys of a block
         return true;
     }
     __device__ __forceinline__ bool ragged() const { return kb < lo || kb + KEYS > hi; }
+    // Halves of the block of which some row of the tile sees something: bit 0 and bit 1. The products of a half that nobody sees are left
+    // out.
+    __device__ __forceinline__ int halves() const { return (lo < kb + KEYS / 2 ? 1 : 0) | (hi > kb + KEYS / 2 ? 2 : 0); }
     __device__ __forceinline__ bool edge() const { return kb < in_lo || kb + KEYS > in_hi; }
 };
 
-// ---- softmax of a block, two rows per thread -----------------------------------------------------------------------------------------------------
+// ---- softmax of a block, two rows per thread ------------------------------------------------------------------------
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -65,9 +69,7 @@ __device__ __forceinline__ float quad_sum(float x) {
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-template <bool STATS> struct row_t {
-    float mx, sum;
-};
+template <bool STATS> struct row_t { float mx, sum; };
 template <> struct row_t<true> {
     float mx, sum, ml, top[ATTN_TOP]; // ml: sum of p * log2(p)
 };
@@ -84,8 +86,8 @@ __device__ __forceinline__ void top_insert(float (&top)[ATTN_TOP], float v) {
 // What masked logits become. With statistics it is finite, so that p * log2(p) needs no care; no real logit is so small.
 template <bool STATS> __device__ __forceinline__ float masked() { return STATS ? -1e30f : -INFINITY; }
 
-// Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before: exactly 1 when
-// the maximum stays, so that a block of which the row sees nothing leaves no trace.
+// Half R of the accumulators becomes probabilities relative to the row's running maximum; returns the factor for what was summed before:
+// exactly 1 when the maximum stays, so that a block of which the row sees nothing leaves no trace.
 template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row(float (&s)[4 * J], row_t<STATS> &row, float scale_log2) {
     float mx = -INFINITY, limit = 0;
     if constexpr (STATS) limit = quad_max(row.top[ATTN_TOP - 1]); // below it nothing is among the row's five largest
@@ -147,7 +149,8 @@ __device__ __forceinline__ uint32_t pack_bf16(float a, float b) {
     return *(uint32_t *)&v;
 }
 
-// lse and statistics of a row whose four threads are complete; returns 1 / sum. `at`: its place in the outputs; live: it is a row of the item.
+// lse and statistics of a row whose four threads are complete; returns 1 / sum. `at`: its place in the outputs; live: it is a row of the
+// item.
 struct attn_out_t {
     float scale, scale_log2, *lse, *m, *top;
 };

@@ -43,20 +43,20 @@ typedef struct {
 static inline cuda_backend_t *cuda_of(backend_t *b) { return (cuda_backend_t *)b; }
 
 status_t cuda_failed(cudaError_t e, const char *what);
-#define CUDA_TRY(call)                                                                                                                               \
-    do {                                                                                                                                             \
-        cudaError_t cuda_try_e = (call);                                                                                                             \
-        if (cuda_try_e != cudaSuccess) return cuda_failed(cuda_try_e, #call);                                                                        \
+#define CUDA_TRY(call)                                                                                                                     \
+    do {                                                                                                                                   \
+        cudaError_t cuda_try_e = (call);                                                                                                   \
+        if (cuda_try_e != cudaSuccess) return cuda_failed(cuda_try_e, #call);                                                              \
     } while (0)
-#define CUDA_LAUNCHED(what)                                                                                                                          \
-    do {                                                                                                                                             \
-        cudaError_t cuda_try_e = cudaGetLastError();                                                                                                 \
-        if (cuda_try_e != cudaSuccess) return cuda_failed(cuda_try_e, what);                                                                         \
+#define CUDA_LAUNCHED(what)                                                                                                                \
+    do {                                                                                                                                   \
+        cudaError_t cuda_try_e = cudaGetLastError();                                                                                       \
+        if (cuda_try_e != cudaSuccess) return cuda_failed(cuda_try_e, what);                                                               \
     } while (0)
-#define ST_TRY(call)                                                                                                                                 \
-    do {                                                                                                                                             \
-        status_t st_try = (call);                                                                                                                    \
-        if (st_try) return st_try;                                                                                                                   \
+#define ST_TRY(call)                                                                                                                       \
+    do {                                                                                                                                   \
+        status_t st_try = (call);                                                                                                          \
+        if (st_try) return st_try;                                                                                                         \
     } while (0)
 
 // Device copy of `bytes` host bytes for operations issued from now on; *out stays good until ring_bytes more were uploaded.

@@ -23,8 +23,10 @@ static status_t alloc_cuda(backend_t *bb, size_t bytes, const char *what, void *
         if (e != cudaSuccess) {
             cudaGetLastError();
             cudaMemGetInfo(&free_bytes, &total);
-            return status_fail(ST_FAIL, "GPU: no memory for %s: %.2f GiB wanted, %.2f of %.2f GiB free; use shorter segments, smaller batches or more GPUs",
-                               what, (double)bytes / 0x1p30, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
+            return status_fail(
+                ST_FAIL,
+                "GPU: no memory for %s: %.2f GiB wanted, %.2f of %.2f GiB free; use shorter segments, smaller batches or more GPUs", what,
+                (double)bytes / 0x1p30, (double)free_bytes / 0x1p30, (double)total / 0x1p30);
         }
     }
     *(void **)out_pp = p;
@@ -56,7 +58,7 @@ static status_t sync_cuda(backend_t *bb) {
     return ST_OK;
 }
 
-// ---- small host arrays on their way to the device -----------------------------------------------------------------------------------------------
+// ---- small host arrays on their way to the device -------------------------------------------------------------------
 static void ring_free(char **host, char **dev) {
     if (*host) cudaFreeHost(*host);
     cudaFree(*dev);
@@ -103,7 +105,7 @@ status_t cuda_scratch(cuda_backend_t *b, size_t bytes, void *out_pp) {
     return ST_OK;
 }
 
-// ---- life ----------------------------------------------------------------------------------------------------------------------------------------
+// ---- life -----------------------------------------------------------------------------------------------------------
 static void destroy_cuda(backend_t *bb) {
     if (!bb) return;
     cuda_backend_t *b = cuda_of(bb);
@@ -121,9 +123,9 @@ static void destroy_cuda(backend_t *bb) {
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda",           alloc_cuda,      free_cuda,        copy_in_cuda, copy_out_cuda, sync_cuda,    linear_bytes_cuda, linear_pack_cuda,
-    linear_open_cuda, linear_close_cuda, linear_cuda,    embed_cuda,   rmsnorm_cuda,  silu_mul_cuda, qkv_cuda,         attention_cuda,
-    merge_cuda,       gather_rows_cuda, convert_cuda,    destroy_cuda,
+    "cuda",           alloc_cuda,       free_cuda,         copy_in_cuda,     copy_out_cuda, sync_cuda,    linear_bytes_cuda,
+    linear_pack_cuda, linear_open_cuda, linear_close_cuda, linear_cuda,      embed_cuda,    rmsnorm_cuda, silu_mul_cuda,
+    qkv_cuda,         attention_cuda,   merge_cuda,        gather_rows_cuda, convert_cuda,  destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {
@@ -134,7 +136,8 @@ static status_t choose_family(cuda_backend_t *b) {
     int f = !strcmp(wish, "ref") ? 0 : !strcmp(wish, "sm80") ? 80 : !strcmp(wish, "sm90") ? 90 : -1;
     if (f < 0) return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: ref, sm80 and sm90 are known; set one of these, or none", wish);
     if (f > b->cc || (f == 90 && !hopper))
-        return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: not for compute capability %d.%d, or not built in (CUDA_ARCH); unset it", wish, b->cc / 10, b->cc % 10);
+        return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: not for compute capability %d.%d, or not built in (CUDA_ARCH); unset it",
+                           wish, b->cc / 10, b->cc % 10);
     b->attn_family = f;
     return ST_OK;
 }
@@ -157,8 +160,11 @@ static status_t setup(cuda_backend_t *b) {
     CUDA_TRY(cudaMemset(b->counter, 0, 256));
     ST_TRY(ring_make(b, RING_BYTES));
     ST_TRY(choose_family(b));
-    snprintf(b->base.detail, sizeof b->base.detail, "cuda, %s, device %d: %.60s, %d multiprocessors, attention %s", dtype_name(b->base.act), b->device,
-             prop.name, b->n_sm, b->base.act == DT_F32 || !b->attn_family ? "plain" : b->attn_family == 90 ? "wgmma" : "mma.sync");
+    snprintf(b->base.detail, sizeof b->base.detail, "cuda, %s, device %d: %.60s, %d multiprocessors, attention %s", dtype_name(b->base.act),
+             b->device, prop.name, b->n_sm,
+             b->base.act == DT_F32 || !b->attn_family ? "plain"
+             : b->attn_family == 90                   ? "wgmma"
+                                                      : "mma.sync");
     return ST_OK;
 }
 
@@ -174,7 +180,8 @@ status_t backend_create_cuda(dtype_t act, int device, backend_t **out) {
     int n = backend_cuda_devices();
     *out = NULL;
     if (!n) return status_fail(ST_FAIL, "no usable GPU: no driver, or no device is visible; use --backend cpu");
-    if (device < 0 || device >= n) return status_fail(ST_USAGE, "GPU %d does not exist, there are %d; choose one of 0..%d", device, n, n - 1);
+    if (device < 0 || device >= n)
+        return status_fail(ST_USAGE, "GPU %d does not exist, there are %d; choose one of 0..%d", device, n, n - 1);
     ST_TRY(mem_zalloc(&b, 1, sizeof *b, "the GPU backend"));
     b->base.ops = &ops_cuda;
     b->base.act = act;

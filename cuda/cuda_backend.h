@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* act: DT_F32 or DT_BF16. device: index as CUDA counts them. One backend is used from one thread. The environment variable PRECIS_CUDA_ATTENTION
- * (ref, sm80, sm90) forces a kernel family; empty: the best the card has. */
+/* act: DT_F32 or DT_BF16. device: index as CUDA counts them. One backend is used from one thread. The environment variable
+ * PRECIS_CUDA_ATTENTION (ref, sm80, sm90) forces a kernel family; empty: the best the card has. */
 status_t backend_create_cuda(dtype_t act, int device, backend_t **out);
 /* GPUs that can be used; 0 when there is no driver. */
 int backend_cuda_devices(void);

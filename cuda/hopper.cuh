@@ -1,14 +1,15 @@
 // Hopper's own instructions, as thin functions: warpgroup matrix products, bulk tensor copies, memory barriers.
 //
 // wgmma: D[64][n] (f32, in registers) += A[64][16] B[16][n]. Thread t of a warpgroup holds rows 16*(t/32) + (t%32)/4 + {0, 8} and columns
-// 8*j + 2*(t%4) + {0, 1}: c[4*j + 2*half + {0, 1}]. Operands in shared memory are described by 64 bits (start, strides, swizzle), see smem_desc.
+// 8*j + 2*(t%4) + {0, 1}: c[4*j + 2*half + {0, 1}]. Operands in shared memory are described by 64 bits (start, strides, swizzle), see
+// smem_desc.
 #ifndef CUDA_HOPPER_CUH
 #define CUDA_HOPPER_CUH
 
 #include <stdint.h>
 
-// Tiles of rows of 64 bf16 (128 bytes), swizzled in groups of 8 rows as the copy engine lays them down. For operands contiguous along the sum (Q, K)
-// only the start matters; for V, contiguous along n, `lead` is the distance between blocks of 64 columns.
+// Tiles of rows of 64 bf16 (128 bytes), swizzled in groups of 8 rows as the copy engine lays them down. For operands contiguous along the
+// sum (Q, K) only the start matters; for V, contiguous along n, `lead` is the distance between blocks of 64 columns.
 __device__ __forceinline__ uint64_t smem_desc(uint32_t addr, uint32_t lead_bytes) {
     return (uint64_t)((addr & 0x3ffff) >> 4) | (uint64_t)(lead_bytes >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
@@ -18,15 +19,20 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
 
-__device__ __forceinline__ void mbar_init(uint32_t bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)); }
+__device__ __forceinline__ void mbar_init(uint32_t bar, int count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
 __device__ __forceinline__ void mbar_expect(uint32_t bar, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
-__device__ __forceinline__ void mbar_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+__device__ __forceinline__ void mbar_arrive(uint32_t bar) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 __device__ __forceinline__ void mbar_wait(uint32_t bar, int phase) {
-    asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}\n" ::"r"(bar),
-                 "r"(phase)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}\n" ::"r"(bar),
+        "r"(phase)
+        : "memory");
 }
 __device__ __forceinline__ void bar_sync(int id, int n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 __device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n) : "memory"); }
@@ -34,14 +40,16 @@ __device__ __forceinline__ void bar_arrive(int id, int n) { asm volatile("bar.ar
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ __forceinline__ void tma_load_3d(uint32_t dst, const void *map, uint32_t bar, int c0, int c1, int c2) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(dst), "l"(map),
-                 "r"(bar), "r"(c0), "r"(c1), "r"(c2)
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(
+                     dst),
+                 "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2)
                  : "memory");
 }
 __device__ __forceinline__ void tma_load_4d(uint32_t dst, const void *map, uint32_t bar, int c0, int c1, int c2, int c3) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(dst),
-                 "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(dst),
+        "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+        : "memory");
 }
 // A tensor map that lies in ordinary memory may be an older one in the engine's cache.
 __device__ __forceinline__ void tma_map_acquire(const void *map) {

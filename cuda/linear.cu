@@ -1,8 +1,9 @@
 // Linear layers through cuBLASLt. The packing is the plain row-major matrix in the type of the activations.
 //
-// The contract wants a row's bits to be the same however many rows stand beside it, while the fastest kernel differs between 1 row and 4096. So each
-// shape has a base algorithm (chosen for many rows, no split of the sum); for fewer rows other algorithms are tried on random data with the real
-// weights, and only those whose results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts.
+// The contract wants a row's bits to be the same however many rows stand beside it, while the fastest kernel differs between 1 row and
+// 4096. So each shape has a base algorithm (chosen for many rows, no split of the sum); for fewer rows other algorithms are tried on random
+// data with the real weights, and only those whose results equal the base's bit for bit may be used. The trial runs once per shape and
+// class of row counts.
 #include "common.cuh"
 
 enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
@@ -24,10 +25,10 @@ static status_t lt_failed(cublasStatus_t s, const char *what) {
     return status_fail(ST_FAIL, "cuBLASLt: %s failed: %s; check that driver and library fit together, or use --backend cpu", what,
                        cublasLtGetStatusString(s));
 }
-#define LT_TRY(call)                                                                                                                                 \
-    do {                                                                                                                                             \
-        cublasStatus_t lt_try_s = (call);                                                                                                            \
-        if (lt_try_s != CUBLAS_STATUS_SUCCESS) return lt_failed(lt_try_s, #call);                                                                    \
+#define LT_TRY(call)                                                                                                                       \
+    do {                                                                                                                                   \
+        cublasStatus_t lt_try_s = (call);                                                                                                  \
+        if (lt_try_s != CUBLAS_STATUS_SUCCESS) return lt_failed(lt_try_s, #call);                                                          \
     } while (0)
 
 size_t linear_bytes_cuda(backend_t *b, linear_shape_t s) { return (size_t)s.n_out * (size_t)s.n_in * dtype_bytes(b->act); }
@@ -53,7 +54,7 @@ status_t linear_pack_cuda(backend_t *bb, linear_shape_t s, void *packed, int64_t
     return ST_OK;
 }
 
-// ---- one product ---------------------------------------------------------------------------------------------------------------------------------
+// ---- one product ----------------------------------------------------------------------------------------------------
 // cuBLASLt counts column-major: y^T (n_out x n_row) = W (n_out x n_in, read transposed) x^T (n_in x n_row).
 typedef struct {
     cublasLtMatmulDesc_t op;
@@ -80,13 +81,13 @@ static cublasStatus_t gemm_desc_make(gemm_desc_t *g, dtype_t act, linear_shape_t
     return cublasLtMatrixLayoutCreate(&g->c, CUDA_R_32F, (uint64_t)s.n_out, (uint64_t)n_row, s.n_out);
 }
 
-static cublasStatus_t gemm_run(cuda_backend_t *b, const gemm_desc_t *g, const cublasLtMatmulAlgo_t *algo, const void *w, const void *x, float *y,
-                               bool add) {
+static cublasStatus_t gemm_run(cuda_backend_t *b, const gemm_desc_t *g, const cublasLtMatmulAlgo_t *algo, const void *w, const void *x,
+                               float *y, bool add) {
     float alpha = 1, beta = add ? 1.f : 0.f;
     return cublasLtMatmul(b->lt, g->op, &alpha, w, g->a, x, g->b, &beta, y, g->c, y, g->c, algo, b->work, b->work_bytes, b->stream);
 }
 
-// ---- choice of the algorithms --------------------------------------------------------------------------------------------------------------------
+// ---- choice of the algorithms ---------------------------------------------------------------------------------------
 static int algo_config(const cublasLtMatmulAlgo_t *a, cublasLtMatmulAlgoConfigAttributes_t what) {
     int v = 0;
     size_t n;
@@ -101,7 +102,8 @@ static status_t candidates(cuda_backend_t *b, linear_shape_t s, int64_t n_row, c
     cublasStatus_t st = gemm_desc_make(&g, b->base.act, s, n_row);
     if (!st) st = cublasLtMatmulPreferenceCreate(&pref);
     uint32_t no_split = CUBLASLT_REDUCTION_SCHEME_NONE;
-    if (!st) st = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &b->work_bytes, sizeof b->work_bytes);
+    if (!st)
+        st = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &b->work_bytes, sizeof b->work_bytes);
     if (!st) st = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &no_split, sizeof no_split);
     if (!st) st = cublasLtMatmulAlgoGetHeuristic(b->lt, g.op, g.a, g.b, g.c, g.c, pref, N_TRY, out, &n);
     if (pref) cublasLtMatmulPreferenceDestroy(pref);
@@ -109,7 +111,8 @@ static status_t candidates(cuda_backend_t *b, linear_shape_t s, int64_t n_row, c
     if (st) return lt_failed(st, "asking for algorithms");
     *n_out = 0;
     for (int i = 0; i < n; i++)
-        if (out[i].state == CUBLAS_STATUS_SUCCESS && algo_config(&out[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1) out[(*n_out)++] = out[i];
+        if (out[i].state == CUBLAS_STATUS_SUCCESS && algo_config(&out[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1)
+            out[(*n_out)++] = out[i];
     if (*n_out) return ST_OK;
     return status_fail(ST_FAIL, "cuBLASLt has no algorithm for a %lld x %lld matrix; report this with your GPU's name", (long long)s.n_out,
                        (long long)s.n_in);
@@ -121,8 +124,10 @@ __global__ void random_fill_kernel(size_t n, void *x, bool f32) {
         z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
         z = (z ^ z >> 27) * 0x94d049bb133111ebull;
         float v = (float)(int32_t)(z >> 32) * 0x1p-31f;
-        if (f32) ((float *)x)[i] = v;
-        else ((bf16 *)x)[i] = __float2bfloat16_rn(v);
+        if (f32)
+            ((float *)x)[i] = v;
+        else
+            ((bf16 *)x)[i] = __float2bfloat16_rn(v);
     }
 }
 __global__ void differ_kernel(size_t n, const uint32_t *a, const uint32_t *b, unsigned *flag) {
@@ -143,7 +148,8 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     }
     if (cls == BASE_CLASS) return ST_OK;
     int64_t rows = class_rows[cls], wide = 128; // the base is run with other rows beside ours, so that its own freedom is tested as well
-    size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256), y_bytes = (size_t)((rows + wide) * s.n_out) * 4;
+    size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256),
+           y_bytes = (size_t)((rows + wide) * s.n_out) * 4;
     y_bytes = size_round_up(y_bytes, 256);
     char *mem;
     ST_TRY(cuda_scratch(b, x_bytes + 2 * y_bytes + 256, &mem));
@@ -198,7 +204,7 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     return ST_OK;
 }
 
-// ---- the operations ------------------------------------------------------------------------------------------------------------------------------
+// ---- the operations -------------------------------------------------------------------------------------------------
 status_t linear_open_cuda(backend_t *bb, linear_shape_t s, const void *packed, linear_t **out) {
     cuda_backend_t *b = cuda_of(bb);
     *out = NULL;

@@ -1,11 +1,11 @@
-// Everything of a decoder block that is neither a matrix product nor attention. All of it is bound by memory: 16-byte accesses where the shape
-// allows, one pass. A row is reduced by one thread block in a fixed order, so its bits depend on nothing but the row.
+// Everything of a decoder block that is neither a matrix product nor attention. All of it is bound by memory: 16-byte accesses where the
+// shape allows, one pass. A row is reduced by one thread block in a fixed order, so its bits depend on nothing but the row.
 #include "common.cuh"
 
 enum { THREADS = 256 };
 static unsigned grid_for(int64_t n, int per) { return (unsigned)((n + per - 1) / per); }
 
-// ---- embed, gather -------------------------------------------------------------------------------------------------------------------------------
+// ---- embed, gather --------------------------------------------------------------------------------------------------
 template <class T> __global__ void embed_kernel(int64_t d, const int32_t *tokens, const T *table, float *x) {
     const T *from = table + (int64_t)tokens[blockIdx.x] * d;
     for (int64_t j = threadIdx.x; j < d; j += blockDim.x) x[blockIdx.x * d + j] = to_f32<T>(from[j]);
@@ -16,8 +16,10 @@ status_t embed_cuda(backend_t *bb, int64_t n_row, int64_t d, const int32_t *toke
     if (!n_row) return ST_OK;
     int32_t *t;
     ST_TRY(cuda_upload(b, tokens, sizeof *tokens * (size_t)n_row, &t));
-    if (type == DT_F32) embed_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const float *)table, x);
-    else embed_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const bf16 *)table, x);
+    if (type == DT_F32)
+        embed_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const float *)table, x);
+    else
+        embed_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, t, (const bf16 *)table, x);
     CUDA_LAUNCHED("embed");
     return ST_OK;
 }
@@ -37,7 +39,7 @@ status_t gather_rows_cuda(backend_t *bb, int64_t n, int64_t d, const int64_t *id
     return ST_OK;
 }
 
-// ---- rmsnorm -------------------------------------------------------------------------------------------------------------------------------------
+// ---- rmsnorm --------------------------------------------------------------------------------------------------------
 template <class T> __device__ __forceinline__ void store4(T *y, float4 v);
 template <> __device__ __forceinline__ void store4(float *y, float4 v) { *(float4 *)y = v; }
 template <> __device__ __forceinline__ void store4(bf16 *y, float4 v) {
@@ -81,13 +83,15 @@ template <class T> __global__ void __launch_bounds__(THREADS) rmsnorm_kernel(int
 status_t rmsnorm_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y) {
     cuda_backend_t *b = cuda_of(bb);
     if (!n_row) return ST_OK;
-    if (b->base.act == DT_F32) rmsnorm_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (float *)y);
-    else rmsnorm_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (bf16 *)y);
+    if (b->base.act == DT_F32)
+        rmsnorm_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (float *)y);
+    else
+        rmsnorm_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (bf16 *)y);
     CUDA_LAUNCHED("rmsnorm");
     return ST_OK;
 }
 
-// ---- silu_mul ------------------------------------------------------------------------------------------------------------------------------------
+// ---- silu_mul -------------------------------------------------------------------------------------------------------
 __device__ __forceinline__ float silu(float g, float u) { return g / (1.f + __expf(-g)) * u; }
 
 template <class T> __global__ void silu_mul_kernel(int64_t n, int64_t d, const float *gu, T *y) {
@@ -111,14 +115,17 @@ status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu,
     cuda_backend_t *b = cuda_of(bb);
     int64_t n = n_row * d;
     if (!n) return ST_OK;
-    if (b->base.act == DT_F32) silu_mul_kernel<float><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (float *)y);
-    else silu_mul_kernel<bf16><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (bf16 *)y);
+    if (b->base.act == DT_F32)
+        silu_mul_kernel<float><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (float *)y);
+    else
+        silu_mul_kernel<bf16><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (bf16 *)y);
     CUDA_LAUNCHED("silu_mul");
     return ST_OK;
 }
 
-// ---- qkv: bias, norms, rotation, rows into their pools ------------------------------------------------------------------------------------------
-// One thread block per row, one warp per head in turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
+// ---- qkv: bias, norms, rotation, rows into their pools
+// ------------------------------------------------------------------------------------------ One thread block per row, one warp per head in
+// turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
 enum { QKV_WARPS = 8, QKV_MAX_D = 256 };
 
 template <class T> __global__ void qkv_kernel(qkv_args_t a) {
@@ -152,7 +159,8 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
         T *q = NULL;
         void *to = NULL;
         bool to_f32_pool = false;
-        if (is_q) q = (T *)a.q + (row * a.n_head + h) * d;
+        if (is_q)
+            q = (T *)a.q + (row * a.n_head + h) * d;
         else {
             const kv_pool_t &p = a.pools[pool];
             int kv = h - a.n_head - (is_k ? 0 : a.n_kv_head);
@@ -162,10 +170,14 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
         }
         for (int j = lane; j < d; j += 32) {
             float v = x[j];
-            if ((is_q || is_k) && j < 2 * half) v = j < half ? v * cs[j] - x[j + half] * cs[half + j] : v * cs[j - half] + x[j - half] * cs[j];
-            if (q) q[j] = from_f32<T>(v);
-            else if (to_f32_pool) ((float *)to)[j] = v;
-            else ((bf16 *)to)[j] = __float2bfloat16_rn(v);
+            if ((is_q || is_k) && j < 2 * half)
+                v = j < half ? v * cs[j] - x[j + half] * cs[half + j] : v * cs[j - half] + x[j - half] * cs[j];
+            if (q)
+                q[j] = from_f32<T>(v);
+            else if (to_f32_pool)
+                ((float *)to)[j] = v;
+            else
+                ((bf16 *)to)[j] = __float2bfloat16_rn(v);
         }
         __syncwarp();
     }
@@ -174,17 +186,20 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
 status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
     cuda_backend_t *b = cuda_of(bb);
     if (!x->n_row) return ST_OK;
-    if (x->d_head > QKV_MAX_D) return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
+    if (x->d_head > QKV_MAX_D)
+        return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
     qkv_args_t a = *x;
     ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
     ST_TRY(cuda_upload(b, x->runs, sizeof *x->runs * (size_t)x->n_run, &a.runs));
-    if (b->base.act == DT_F32) qkv_kernel<float><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
-    else qkv_kernel<bf16><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
+    if (b->base.act == DT_F32)
+        qkv_kernel<float><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
+    else
+        qkv_kernel<bf16><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
     CUDA_LAUNCHED("qkv");
     return ST_OK;
 }
 
-// ---- merge of partial results --------------------------------------------------------------------------------------------------------------------
+// ---- merge of partial results ---------------------------------------------------------------------------------------
 template <class T> __global__ void merge_kernel(merge_args_t a) {
     int lane = threadIdx.x & 31;
     int64_t n = a.n_row * a.n_head, at = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
@@ -216,29 +231,38 @@ status_t merge_cuda(backend_t *bb, const merge_args_t *a) {
     cuda_backend_t *b = cuda_of(bb);
     int64_t n = a->n_row * a->n_head;
     if (!n) return ST_OK;
-    if (a->o_out_type == DT_F32) merge_kernel<float><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
-    else merge_kernel<bf16><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
+    if (a->o_out_type == DT_F32)
+        merge_kernel<float><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
+    else
+        merge_kernel<bf16><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
     CUDA_LAUNCHED("merge");
     return ST_OK;
 }
 
-// ---- convert -------------------------------------------------------------------------------------------------------------------------------------
+// ---- convert --------------------------------------------------------------------------------------------------------
 template <class D, class S> __global__ void convert_kernel(size_t n, D *dst, const S *src) {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) dst[i] = from_f32<D>(to_f32<S>(src[i]));
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
+        dst[i] = from_f32<D>(to_f32<S>(src[i]));
 }
 template <class D> static void convert_from(cuda_backend_t *b, size_t n, D *dst, dtype_t type, const void *src) {
     unsigned grid = (unsigned)(n / 1024 + 1 < 4096 ? n / 1024 + 1 : 4096);
-    if (type == DT_F32) convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const float *)src);
-    else if (type == DT_BF16) convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const bf16 *)src);
-    else convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const __half *)src);
+    if (type == DT_F32)
+        convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const float *)src);
+    else if (type == DT_BF16)
+        convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const bf16 *)src);
+    else
+        convert_kernel<<<grid, THREADS, 0, b->stream>>>(n, dst, (const __half *)src);
 }
 
 status_t convert_cuda(backend_t *bb, size_t n, dtype_t dst_type, void *dst, dtype_t src_type, const void *src) {
     cuda_backend_t *b = cuda_of(bb);
     if (!n) return ST_OK;
-    if (dst_type == DT_F32) convert_from(b, n, (float *)dst, src_type, src);
-    else if (dst_type == DT_BF16) convert_from(b, n, (bf16 *)dst, src_type, src);
-    else convert_from(b, n, (__half *)dst, src_type, src);
+    if (dst_type == DT_F32)
+        convert_from(b, n, (float *)dst, src_type, src);
+    else if (dst_type == DT_BF16)
+        convert_from(b, n, (bf16 *)dst, src_type, src);
+    else
+        convert_from(b, n, (__half *)dst, src_type, src);
     CUDA_LAUNCHED("convert");
     return ST_OK;
 }

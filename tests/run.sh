@@ -14,7 +14,7 @@ count() { # of the word $1 over all result lines of the log
 
 for program in "$@"; do
     # shellcheck disable=SC2086 # a command line in one word
-    bash -c "$program" </dev/null 2>&1 | tee "$log"
+    bash -c "$program" </dev/null 2>&1 | sed -u '/^Run Summary:/,/^Elapsed time/d; /^$/d' | tee "$log" # without CUnit's own table
     rc=${PIPESTATUS[0]}
     p=$(count passed) f=$(count failed) s=$(count skipped)
     if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then

@@ -1,6 +1,6 @@
 /* Attention on the CPU: cuts the rows into tiles, the keys into parts, and hands both to threads. The kernels are in cpu_attn.h.
  *
- *     tile   up to 96 query lines: rows of one run x the query heads that share a K/V head, so that packed K and V serve them all
+ *     tile   up to 192 query lines: rows of one run x the query heads that share a K/V head, so that packed K and V serve them all
  *     part   the keys of one span between two multiples of 1024 of the pool's index
  *
  * A tile's parts are computed apart and folded in the order of the list. When there are plenty of tiles a thread does one tile after
@@ -76,8 +76,8 @@ static int tiles_list(const attn_job_t *j, attn_tile_t *out) {
             for (int kv = 0; kv < a->n_kv_head; kv++)
                 for (int h = 0; h < group; h += ATTN_LINES, n++)
                     if (out)
-                        out[n] =
-                            (attn_tile_t){&a->runs[r], first, (int)(end - first), kv, kv * group + h, (int)i64_min(ATTN_LINES, group - h)};
+                        out[n] = (attn_tile_t){
+                            &a->runs[r], first, (int)(end - first), kv, kv * group + h, (int)i64_min(ATTN_LINES, group - h), 0};
             end = first;
         }
     return n;
@@ -88,7 +88,8 @@ static int64_t parts_list(const call_t *c, part_t *out, float *states, size_t *b
     const attn_args_t *a = c->job.a;
     int64_t n = 0;
     for (int i = 0; i < c->n_tile; i++) {
-        const attn_tile_t *t = &c->tiles[i];
+        attn_tile_t *t = &c->tiles[i];
+        t->first_part = n;
         size_t floats = attn_state_floats(&c->job, t->rows * t->heads);
         cursor_t cur = {t->run->span, INT64_MIN};
         for (int b = 0; b < a->n_block; b++)
@@ -106,29 +107,34 @@ static int64_t parts_list(const call_t *c, part_t *out, float *states, size_t *b
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-static size_t take(size_t *at, size_t bytes) {
-    size_t here = *at;
-    *at += size_round_up(bytes, 64);
-    return here;
+/* Hands out pieces of `base`, each on a cache line; with base NULL it only counts. */
+typedef struct {
+    char *base;
+    size_t at;
+} arena_t;
+
+static void *take(arena_t *a, size_t bytes) {
+    void *p = a->base ? a->base + a->at : NULL;
+    a->at += size_round_up(bytes, 64);
+    return p;
 }
 
 /* Lays the work space of a thread over `base`; returns its size (base may be NULL). */
 static size_t work_lay(const attn_job_t *j, char *base, attn_work_t *w) {
-    size_t at = 0, lines = (size_t)j->max_lines, d = (size_t)j->d_pad;
-    attn_work_t none;
-    if (!w) w = &none;
-    w->q = (float *)(base + take(&at, lines * d * 4));
-    w->k = (float *)(base + take(&at, d * ATTN_KEYS * 4));
-    w->v = (float *)(base + take(&at, d * ATTN_KEYS * 4));
-    w->s = (float *)(base + take(&at, ATTN_MR * ATTN_KEYS * 4));
-    w->p = (float *)(base + take(&at, ATTN_MR * ATTN_KEYS * 4));
-    w->l = (float *)(base + take(&at, lines * 16 * 4));
-    w->u = (float *)(base + take(&at, lines * 16 * 4));
-    w->lo = (int64_t *)(base + take(&at, (size_t)j->max_rows * 8));
-    w->hi = (int64_t *)(base + take(&at, (size_t)j->max_rows * 8));
-    w->part = (float *)(base + take(&at, attn_state_floats(j, j->max_lines) * 4));
-    w->acc = (float *)(base + take(&at, attn_state_floats(j, j->max_lines) * 4));
-    return size_round_up(at, 4096) + 64; /* + 64: the threads' spaces do not start at the same cache sets */
+    arena_t a = {base, 0};
+    size_t lines = (size_t)j->max_lines, d = (size_t)j->d_pad, state_bytes = attn_state_floats(j, j->max_lines) * sizeof(float);
+    w->q = take(&a, lines * d * 4);
+    w->k = take(&a, d * ATTN_KEYS * 4);
+    w->v = take(&a, d * ATTN_KEYS * 4);
+    w->s = take(&a, ATTN_MR * ATTN_KEYS * 4);
+    w->p = take(&a, ATTN_MR * ATTN_KEYS * 4);
+    w->l = take(&a, lines * 16 * 4);
+    w->u = take(&a, lines * 16 * 4);
+    w->lo = take(&a, (size_t)j->max_rows * 8);
+    w->hi = take(&a, (size_t)j->max_rows * 8);
+    w->part = take(&a, state_bytes);
+    w->acc = take(&a, state_bytes);
+    return size_round_up(a.at, 4096) + 64; /* + 64: the threads' spaces do not start at the same cache sets */
 }
 
 /* ---- the two ways ---------------------------------------------------------------------------------------------------- */
@@ -147,15 +153,15 @@ static void tile_run(const call_t *c, const cpu_kernels_t *k, const attn_tile_t 
     }
 }
 
-/* Folds the computed parts of a tile; `p` is the index of its first. */
-static int64_t tile_fold(const call_t *c, const cpu_kernels_t *k, int tile, int64_t p, float *acc) {
+/* Folds the computed parts of a tile. */
+static void tile_fold(const call_t *c, const cpu_kernels_t *k, int tile, float *acc) {
     const attn_tile_t *t = &c->tiles[tile];
+    int64_t p = t->first_part;
     for (int b = 0; b < c->job.a->n_block; b++) {
         k->attn_clear(&c->job, t, acc);
         for (; p < c->n_part && c->parts[p].tile == tile && c->parts[p].block == b; p++) k->attn_fold(&c->job, t, acc, c->parts[p].state);
         k->attn_finish(&c->job, t, b, acc);
     }
-    return p;
 }
 
 /* The dot product instruction flushes denormals; flush everywhere, so that where it is used does not show. */
@@ -203,11 +209,8 @@ static void run_parts(const call_t *c, const cpu_kernels_t *k) {
             loaded = p->tile;
             k->attn_part(&c->job, &c->tiles[p->tile], &w, p->span, p->begin, p->end, p->state);
         }
-#pragma omp single
-        {
-            int64_t p = 0;
-            for (int i = 0; i < c->n_tile; i++) p = tile_fold(c, k, i, p, w.acc);
-        }
+#pragma omp for schedule(dynamic, 1)
+        for (int i = 0; i < c->n_tile; i++) tile_fold(c, k, i, w.acc);
         flush_restore(csr);
     }
 }
@@ -227,7 +230,8 @@ status_t cpu_attention(backend_t *be, const attn_args_t *a) {
     c.job.max_lines = c.job.max_rows * heads;
     c.n_tile = tiles_list(&c.job, NULL);
     if (c.n_tile == 0) return ST_OK;
-    c.work_bytes = work_lay(&c.job, NULL, NULL);
+    attn_work_t sizes;
+    c.work_bytes = work_lay(&c.job, NULL, &sizes);
     size_t tile_bytes = size_round_up((size_t)c.n_tile * sizeof *c.tiles, 64), works_bytes = c.work_bytes * (size_t)c.n_thread,
            state_bytes = 0;
     char *base;

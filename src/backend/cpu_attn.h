@@ -29,6 +29,8 @@ enum { ATTN_NV = 4 };
 enum { ATTN_NV = 2 };
 #endif
 
+enum { FEW_LINES = 24 }; /* up to here a tile spends its time waiting for K and V */
+
 V_FN int attn_cells(const attn_job_t *j) { return j->d_pad >> j->dot; } /* cells of a head */
 
 /* c[mr][nv vectors] (+)= a[mr][steps] b[steps][..]; lda, ldb, ldc in cells. Constants dot, keep, mr, nv keep c in registers. */
@@ -190,6 +192,13 @@ V_FN void pack_keys(int dot, block_rows_t b, int cells, int d, float *out) {
         }
 }
 
+/* Asks for the rows of the next block, whose stride the hardware's own prefetching does not follow. */
+V_FN void prefetch_rows(const block_rows_t *b, int n, int bytes) {
+    const char *row = b->first + ATTN_KEYS * b->stride;
+    for (int i = 0; i < n; i++, row += b->stride)
+        for (int at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+}
+
 /* V rows as [64][d_pad] f32. Is every value finite? */
 V_FN bool pack_values_f32(block_rows_t b, int d, int d_pad, float *out) {
     vf check = v_set(0); /* stays 0 unless something is not finite */
@@ -206,20 +215,26 @@ V_FN bool pack_values_f32(block_rows_t b, int d, int d_pad, float *out) {
 /* V rows as [32][d_pad] pairs. */
 V_FN bool pack_values_dot(block_rows_t b, int d, int d_pad, float *out) {
     static const uint16_t zeros[VW] = {0};
-    uint64_t odd = 0;
+    v_bits_t seen = v_bits_none();
     const char *row = b.first;
     for (int i = 0; i < ATTN_KEYS; i += 2, row += 2 * b.stride, out += d_pad) {
         const uint16_t *x = i >= b.from && i < b.to ? (const uint16_t *)row : NULL;
         const uint16_t *y = i + 1 >= b.from && i + 1 < b.to ? (const uint16_t *)(row + b.stride) : NULL;
         int c = 0;
-        for (; c + VW <= d; c += VW) v_store(out + c, v_interleave(x ? x + c : zeros, y ? y + c : zeros, &odd));
+        for (; x && y && c + 2 * VW <= d; c += 2 * VW) {
+            vf pairs[2];
+            v_interleave2(x + c, y + c, pairs, &seen);
+            v_store(out + c, pairs[0]);
+            v_store(out + c + VW, pairs[1]);
+        }
+        for (; c + VW <= d; c += VW) v_store(out + c, v_interleave(x ? x + c : zeros, y ? y + c : zeros, &seen));
         if (c == d_pad) continue;
         uint16_t tail[2][VW] = {{0}};
         if (x) memcpy(tail[0], x + c, (size_t)(d - c) * sizeof *x);
         if (y) memcpy(tail[1], y + c, (size_t)(d - c) * sizeof *y);
-        v_store(out + c, v_interleave(tail[0], tail[1], &odd));
+        v_store(out + c, v_interleave(tail[0], tail[1], &seen));
     }
-    return odd == 0;
+    return v_bits_finite(seen);
 }
 
 V_FN bool pack_values(int dot, block_rows_t b, int d, int d_pad, float *out) {
@@ -365,8 +380,14 @@ V_FN void part_run(int dot, const attn_job_t *j, const attn_tile_t *t, attn_work
     memset(w->u, 0, (size_t)lines * 16 * sizeof *w->u);
     for (int64_t k0 = begin / ATTN_KEYS * ATTN_KEYS; k0 < end; k0 += ATTN_KEYS) {
         int64_t from = i64_max(begin, k0), to = i64_min(end, k0 + ATTN_KEYS);
-        pack_keys(dot, block_rows(p, p->k, base, k0, from, to), attn_cells(j), a->d_head, w->k);
-        bool finite = pack_values(dot, block_rows(p, p->v, base, k0, from, to), a->d_head, j->d_pad, w->v);
+        block_rows_t keys = block_rows(p, p->k, base, k0, from, to), values = block_rows(p, p->v, base, k0, from, to);
+        if (lines <= FEW_LINES) {
+            int next = (int)i64_min(ATTN_KEYS, end - k0 - ATTN_KEYS), row_bytes = a->d_head * (int)dtype_bytes(p->type);
+            prefetch_rows(&keys, next, row_bytes);
+            prefetch_rows(&values, next, row_bytes);
+        }
+        pack_keys(dot, keys, attn_cells(j), a->d_head, w->k);
+        bool finite = pack_values(dot, values, a->d_head, j->d_pad, w->v);
         bool whole = w->lo[t->rows - 1] <= from && w->hi[0] >= to; /* every row sees all of it */
         if (finite || whole) {
             for (int line = 0; line < lines; line += ATTN_MR)

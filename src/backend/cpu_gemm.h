@@ -57,25 +57,29 @@ V_FN void gemm_tile(int kind, int mr, int64_t steps, const float *x, int64_t ldx
 
 /* A tile of m <= GEMM_MR rows over all 32 columns. */
 V_FN void gemm_strip(int kind, int m, int64_t steps, const float *x, int64_t ldx, const float *panel, float *y, int64_t ldy, bool add) {
-    for (int c = 0; c < GEMM_COLS; c += GEMM_NV * VW) {
-#define CASE(n)                                                                                                                            \
+#define TILE(n)                                                                                                                            \
     case n:                                                                                                                                \
         gemm_tile(kind, n, steps, x, ldx, panel + c, y + c, ldy, add);                                                                     \
-        break;
+        break
+    for (int c = 0; c < GEMM_COLS; c += GEMM_NV * VW) {
         switch (m) {
-            CASE(1)
-            CASE(2)
-            CASE(3)
-            CASE(4)
-            CASE(5)
+            TILE(1);
+            TILE(2);
+            TILE(3);
+            TILE(4);
+            TILE(5);
+            TILE(6);
 #if defined(__AVX512F__)
-            CASE(6)
-            CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
+            TILE(7);
+            TILE(8);
+            TILE(9);
+            TILE(10);
+            TILE(11);
+            TILE(12);
 #endif
-                default : gemm_tile(kind, GEMM_MR, steps, x, ldx, panel + c, y + c, ldy, add);
         }
-#undef CASE
     }
+#undef TILE
 }
 
 V_FN void gemm_rows(int kind, int64_t steps, int m, const float *x, int64_t ldx, const float *panel, float *y, int64_t ldy, int n_col,

@@ -25,6 +25,7 @@ typedef struct {
     const run_t *run;
     int64_t first; /* row of the run */
     int rows, kv_head, head, heads;
+    int64_t first_part; /* in the driver's list, when there is one */
 } attn_tile_t;
 
 /* Work space of one thread, made by cpu_attn.c. Cells are 32 bits: an f32 or a pair of bf16. */

@@ -61,8 +61,10 @@ status_t cpu_linear_pack(backend_t *be, linear_shape_t s, void *packed, int64_t 
         c->k->convert(n, be->act, same, w_type, w);
         w = same;
     }
-    if (takes_dnnl(c, s)) st = cpu_dnnl_pack(c->dnnl, s, packed, row0, n_row, w);
-    else panels_pack(c, s, packed, row0, n_row, w);
+    if (takes_dnnl(c, s))
+        st = cpu_dnnl_pack(c->dnnl, s, packed, row0, n_row, w);
+    else
+        panels_pack(c, s, packed, row0, n_row, w);
     mem_free(same);
     return st;
 }

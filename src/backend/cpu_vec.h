@@ -189,13 +189,28 @@ V_FN void v_transpose(vf a[VW]) {
 /* acc + a.b on pairs of bf16, and pairs from numbers: where the CPU has them. */
 #if defined(__AVX512BF16__)
 enum { V_DOT = 1 };
-/* Pairs (a[i], b[i]); *odd gets bits where one of them is not finite. */
-V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, uint64_t *odd) {
+/* The largest exponent field seen in each lane, to know whether all numbers were finite. */
+typedef __m512i v_bits_t;
+V_FN v_bits_t v_bits_none(void) { return _mm512_setzero_si512(); }
+V_FN void v_bits_see(v_bits_t *seen, __m512i pair) { *seen = _mm512_max_epu16(*seen, _mm512_and_si512(pair, _mm512_set1_epi16(0x7f80))); }
+V_FN int v_bits_finite(v_bits_t seen) { return _mm512_cmpeq_epi16_mask(seen, _mm512_set1_epi16(0x7f80)) == 0; }
+/* Pairs (a[i], b[i]) of VW numbers, and of 2 VW. */
+V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, v_bits_t *seen) {
     __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)a)),
             y = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)b));
-    __m512i pair = _mm512_or_si512(x, _mm512_slli_epi32(y, 16)), exponent = _mm512_set1_epi16(0x7f80);
-    *odd |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(pair, exponent), exponent);
+    __m512i pair = _mm512_or_si512(x, _mm512_slli_epi32(y, 16));
+    v_bits_see(seen, pair);
     return (vf)pair;
+}
+V_FN void v_interleave2(const uint16_t *a, const uint16_t *b, vf out[2], v_bits_t *seen) {
+    static const uint16_t order[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                       11, 43, 12, 44, 13, 45, 14, 46, 15, 47, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53,
+                                       22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+    __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
+    out[0] = (vf)_mm512_permutex2var_epi16(x, _mm512_loadu_si512(order), y);
+    out[1] = (vf)_mm512_permutex2var_epi16(x, _mm512_loadu_si512(order + 32), y);
+    v_bits_see(seen, x);
+    v_bits_see(seen, y);
 }
 V_FN vf v_dot(vf acc, vf a, vf b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 V_FN void v_store_pairs(float *p, vf first, vf second) {
@@ -204,7 +219,11 @@ V_FN void v_store_pairs(float *p, vf first, vf second) {
 V_FN void v_store_half(float *p, vf a) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a)); } /* VW numbers */
 #else /* never called: V_DOT is constant */
 enum { V_DOT = 0 };
-V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, uint64_t *odd) { return *odd += *a + *b, v_set(0); }
+typedef uint64_t v_bits_t;
+V_FN v_bits_t v_bits_none(void) { return 0; }
+V_FN int v_bits_finite(v_bits_t seen) { return seen == 0; }
+V_FN vf v_interleave(const uint16_t *a, const uint16_t *b, v_bits_t *seen) { return *seen += *a + *b, v_set(0); }
+V_FN void v_interleave2(const uint16_t *a, const uint16_t *b, vf out[2], v_bits_t *seen) { out[0] = out[1] = v_interleave(a, b, seen); }
 V_FN vf v_dot(vf acc, vf a, vf b) { return v_fma(a, b, acc); }
 V_FN void v_store_pairs(float *p, vf first, vf second) { v_store(p, first + second); }
 V_FN void v_store_half(float *p, vf a) { v_store(p, a); }

@@ -33,6 +33,7 @@ status_t added_ready(added_t *a, const char *name);
 void added_free(added_t *a);
 const added_token_t *added_find(const added_t *a, const char *text, size_t n); /* NULL when absent */
 
+enum { OWN_WORDS_MAX = 2 };
 typedef struct own_words {
     size_t begin, end;
 } own_words_t; /* a part of a text that people wrote: special tokens in it, or reaching into it, are ordinary text */
@@ -41,11 +42,11 @@ typedef struct own_words {
 typedef struct {
     const char *text;
     size_t n;
-    bool specials; /* false: special tokens are passed over, to be ordinary text */
+    bool specials;          /* false: special tokens are passed over, to be ordinary text */
     const own_words_t *own; /* so are those that touch one of these ranges; from left to right */
     int n_own;
-    size_t done;   /* up to here text is dealt with */
-    size_t at;     /* the search goes on here */
+    size_t done; /* up to here text is dealt with */
+    size_t at;   /* the search goes on here */
 } added_walk_t;
 /* The next token; the plain text before it is [*from, *begin). NULL at the end; the plain text left over is then [*from, n). */
 const added_token_t *added_next(const added_t *a, added_walk_t *w, size_t *from, size_t *begin);

@@ -68,7 +68,8 @@ static status_t replace(const char *s, size_t n, const char *from, size_t from_n
     const char *end = s + n, *hit;
     status_t st = reserve(out, n);
     while (!st && (hit = find(s, (size_t)(end - s), from, from_n))) {
-        if (out->n > most) return status_fail(ST_INPUT, "normalising made a text more than %d times as long; use another model", GROWTH_MAX);
+        if (out->n > most)
+            return status_fail(ST_INPUT, "normalising made a text more than %d times as long; use another model", GROWTH_MAX);
         st = append(out, s, (size_t)(hit - s));
         if (!st) st = append(out, to, to_n);
         s = hit + from_n;

@@ -63,8 +63,8 @@ status_t vocabulary_merge_scored(vocabulary_t *v, const double *score) {
     if (!st) st = gather(v, score, list, &n);
     for (int64_t i = 0; i < n && !st; i++) n_merge += take_apart(v, list[i].id, 0, false);
     if (!st && n_merge && list[0].score == list[n - 1].score)
-        st = status_fail(ST_INPUT, "%s: all tokens have the score %g, so they do not say what merges first; convert the model again", v->name,
-                         list[0].score);
+        st = status_fail(ST_INPUT, "%s: all tokens have the score %g, so they do not say what merges first; convert the model again",
+                         v->name, list[0].score);
     if (!st) st = vocabulary_reserve_merges(v, n_merge);
     for (int64_t i = 0; i < n && !st; i++) {
         if (i && list[i].score != list[i - 1].score) rank++;

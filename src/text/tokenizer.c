@@ -178,18 +178,31 @@ static status_t encode_around(encode_t *e, const added_t *added, added_walk_t w,
     return from < w.n ? between(e, w.text + from, w.n - from, first && from == 0) : ST_OK;
 }
 
-/* Where people's own words are is known before normalising only; stretches that have some go without special tokens. */
-static bool has_own_words(const encode_t *e, const char *s, size_t n) {
-    size_t begin = (size_t)(s - e->text);
-    for (int i = 0; i < e->n_own; i++)
-        if (begin < e->own[i].end && begin + n > e->own[i].begin) return true;
-    return false;
+/* Where people's own words of the stretch are once it is normalised: as far on as the text before is then long. */
+static status_t own_normalised(encode_t *e, const char *s, size_t n, own_words_t own[OWN_WORDS_MAX], int *n_own) {
+    size_t begin = (size_t)(s - e->text), edge[2];
+    *n_own = 0;
+    for (int i = 0; i < e->n_own; i++) {
+        if (begin >= e->own[i].end || begin + n <= e->own[i].begin) continue;
+        edge[0] = e->own[i].begin > begin ? e->own[i].begin - begin : 0;
+        edge[1] = e->own[i].end - begin < n ? e->own[i].end - begin : n;
+        for (int k = 0; k < 2; k++) {
+            const char *head = s;
+            status_t st = normal_run(&e->t->normal, &e->normal, &head, edge + k);
+            if (st) return st;
+        }
+        own[(*n_own)++] = (own_words_t){edge[0], edge[1]};
+    }
+    return ST_OK;
 }
 
 static status_t encode_raw(encode_t *e, const char *s, size_t n, bool first) {
-    bool specials = e->specials && !has_own_words(e, s, n);
-    status_t st = normal_run(&e->t->normal, &e->normal, &s, &n);
-    added_walk_t w = {.text = s, .n = n, .specials = specials};
+    own_words_t own[OWN_WORDS_MAX];
+    added_walk_t w = {.specials = e->specials, .own = own};
+    status_t st = e->t->added_normalized.n ? own_normalised(e, s, n, own, &w.n_own) : ST_OK;
+    if (!st) st = normal_run(&e->t->normal, &e->normal, &s, &n);
+    w.text = s;
+    w.n = n;
     return st ? st : encode_around(e, &e->t->added_normalized, w, first, encode_plain);
 }
 

@@ -1,7 +1,8 @@
 /* Text to token ids and back, exact to the last id as HF `tokenizers` does it.
  *
  * Byte-level BPE with the families' pre-tokenisers (PCRE2) and SentencePiece's BPE with byte fallback, from a GGUF file's vocabulary or a
- * tokenizer.json. Thread-safe for reading: one tokenizer may serve several threads. Unknown pre-tokenisers, normalisers or model types are refused by name, never guessed.
+ * tokenizer.json. Thread-safe for reading: one tokenizer may serve several threads. Unknown pre-tokenisers, normalisers or model types are
+ * refused by name, never guessed.
  */
 #ifndef TEXT_TOKENIZER_H
 #define TEXT_TOKENIZER_H
@@ -30,11 +31,11 @@ void tokenizer_free(tokenizer_t *t);
  * ids (as HF does); without it they are ordinary text. Adds no BOS or EOS. */
 status_t tokenizer_encode(const tokenizer_t *t, const char *text, size_t n, bool parse_special, ids_t *out);
 
-/* Decodes to bytes, UTF-8-repaired as HF does (U+FFFD), without the blank that SentencePiece's families put before a text. show_special: special tokens appear in the text. *text is the caller's (mem_free),
- * NUL-terminated. */
+/* Decodes to bytes, UTF-8-repaired as HF does (U+FFFD), without the blank that SentencePiece's families put before a text. show_special:
+ * special tokens appear in the text. *text is the caller's (mem_free), NUL-terminated. */
 status_t tokenizer_decode(const tokenizer_t *t, const int32_t *ids, int64_t n, bool show_special, char **text, size_t *bytes);
-/* The same, an id at a time, for showing text while it is made: each call gives what is certain so far, whole characters only, and all calls
- * together what tokenizer_decode gives. text is the stream's, NUL-terminated, until the next call on it.
+/* The same, an id at a time, for showing text while it is made: each call gives what is certain so far, whole characters only, and all
+ * calls together what tokenizer_decode gives. text is the stream's, NUL-terminated, until the next call on it.
  *
  *     tokenizer_stream_t s;
  *     tokenizer_stream_begin(&s, t, false);

@@ -39,8 +39,10 @@ static status_t pre_find(const gguf_t *g, const char *name, const pre_t **out) {
     *out = NULL;
     if (n == 5 && !memcmp(s, "llama", 5)) return ST_OK;
     if (n != 4 || memcmp(s, "gpt2", 4))
-        return status_fail(ST_INPUT, "%s: tokenizer model \"%.*s\" is not supported (gpt2, byte-level BPE, and llama, SentencePiece, are); "
-                           "use another model", name, n > 40 ? 40 : (int)n, s);
+        return status_fail(ST_INPUT,
+                           "%s: tokenizer model \"%.*s\" is not supported (gpt2, byte-level BPE, and llama, SentencePiece, are); "
+                           "use another model",
+                           name, n > 40 ? 40 : (int)n, s);
     if (!gguf_get_str(g, "tokenizer.ggml.pre", &s, &n))
         return status_fail(ST_INPUT,
                            "%s: the file does not say how text is cut before merging (key tokenizer.ggml.pre); convert the model again",

@@ -37,7 +37,7 @@ struct tokenizer {
     char family[80];
 };
 
-/* Encodes with special tokens recognised outside own[0..n_own), which go from left to right. */
+/* Encodes UTF-8 with special tokens recognised outside own[0..n_own), at most OWN_WORDS_MAX, which go from left to right. */
 status_t tokenizer_encode_around(const tokenizer_t *t, const char *text, size_t n, const own_words_t *own, int n_own, ids_t *out);
 
 /* Loaders fill the vocabulary and the added tokens in any order, then call ready, which indexes them. */

@@ -6,6 +6,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
+#include "io/utf8.h"
 #include "text/alphabet.h"
 
 enum { SHOWN = 40 }; /* bytes of a token that a message quotes */
@@ -144,6 +145,8 @@ status_t vocabulary_set(vocabulary_t *v, int64_t id, const char *written, size_t
     if (v->key[id].n)
         return status_fail(ST_INPUT, "%s: id %lld is given to two tokens, the second is \"%.*s\"; get the file again", v->name,
                            (long long)id, shown(n), written);
+    if (v->textual && utf8_valid_bytes(written, n) < n)
+        return status_fail(ST_INPUT, "%s: token %lld is not UTF-8; get the file again", v->name, (long long)id);
     status_t st = blob_reserve(v, n);
     if (st) return st;
     char *key = v->blob + v->blob_n;

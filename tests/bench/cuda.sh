@@ -1,16 +1,23 @@
 #!/bin/sh
-# Checks and times the CUDA backend, and measures PyTorch's kernels on the same card for comparison (needs nvcc; python3 with torch for the baselines).
-#     tests/bench/cuda.sh            from the project's root; BUILD=build  CUDA_ARCH="80 90a"
+# Checks and times the CUDA backend, and measures PyTorch's kernels on the same card for comparison.
+# Needs nvcc; for the baselines python3 with torch. From the project's root:
+#
+#     tests/bench/cuda.sh            BUILD=build  CUDA_ARCH="80 90a"
 set -e
 BUILD=${BUILD:-build}/cuda
 mkdir -p "$BUILD"
 GEN=
-for a in ${CUDA_ARCH:-90a}; do GEN="$GEN -gencode=arch=compute_$a,code=sm_$a"; done
-for f in status mem dtype; do ${CC:-cc} -O2 -std=c11 -D_GNU_SOURCE -Isrc -c src/base/$f.c -o "$BUILD/$f.o"; done
-if [ ! -x "$BUILD/cuda_attention" ] || [ -n "$(find cuda src/backend tests/bench/cuda_attention.cu -newer "$BUILD/cuda_attention" -name '*.[ch]u*')" ]; then
+for a in ${CUDA_ARCH:-80 90a}; do GEN="$GEN -gencode=arch=compute_$a,code=sm_$a"; done
+for f in status mem dtype; do
+    ${CC:-cc} -O2 -std=c11 -D_GNU_SOURCE -Isrc -c src/base/$f.c -o "$BUILD/$f.o"
+done
+for f in cuda/*.cu tests/bench/cuda_attention.cu; do
+    o=$BUILD/$(basename "$f" .cu).o
+    [ "$o" -nt "$f" ] && [ -z "$(find cuda src/backend src/layout tests/bench -name '*.*h' -newer "$o")" ] && continue
     # shellcheck disable=SC2086
-    nvcc -O3 -std=c++17 -lineinfo $GEN -Isrc -I. cuda/*.cu tests/bench/cuda_attention.cu "$BUILD"/status.o "$BUILD"/mem.o "$BUILD"/dtype.o -lcublasLt -o "$BUILD/cuda_attention"
-fi
+    nvcc -O3 -std=c++17 -lineinfo $GEN -Isrc -I. -c "$f" -o "$o"
+done
+nvcc "$BUILD"/*.o -lcublasLt -o "$BUILD/cuda_attention"
 git log -1 --format='commit %h, %cd' 2>/dev/null || true
 nvidia-smi --query-gpu=name,clocks.sm,power.limit --format=csv,noheader
 "$BUILD/cuda_attention" check

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Compares `precis tokenize` with HF `tokenizers` on as much text as you like.
+"""Compares `precis tokenize` with HF `tokenizers`, or with SentencePiece itself, on as much text as you like: ids, and what they decode to.
 
-    python3 tests/golden/check_tokens.py --precis build/precis --model MODEL.gguf --mb 10 FILE...
+    python3 tests/golden/make_texts.py --mb 12 --prose FILE... > texts.jsonl
+    python3 tests/golden/check_tokens.py --precis build/precis --model MODEL texts.jsonl
+    python3 tests/golden/check_tokens.py --precis build/precis --model MODEL.gguf --spm tokenizer.model texts.jsonl
 
-FILE: .jsonl or .jsonl.zst with a field "text". MODEL may be an HF folder, whose tokenizer.json HF reads itself; for a GGUF file the HF tokenizer is built from
-the file's own vocabulary and the family's pre-tokeniser. Needs the packages
-tokenizers and gguf, and the program zstd. Prints the number of texts, ids and differences; exit 1 when there are any.
+MODEL may be an HF folder, whose tokenizer.json HF reads itself; for a GGUF file the HF tokenizer is built from the file's own vocabulary and the family's
+pre-tokeniser, or --spm names the SentencePiece model that it was made from. Lines are {"text"} with, maybe, "kind"; bytes that are no UTF-8 are read by
+Python's rule. Needs the packages tokenizers and gguf (and sentencepiece). Prints the number of texts, ids and differences; exit 1 when there are any.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse, collections, json, os, re, subprocess, sys, tempfile, time
 from gguf import GGUFReader
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -35,38 +37,49 @@ def hf_tokenizer(path):
     t.add_tokens([AddedToken(s, normalized=False) for s, k in zip(tokens, types) if k == USER])
     return t
 
-def read_texts(paths, limit):
-    """Documents in pieces of at most 100,000 characters, until there are `limit` bytes; the files take turns."""
-    per_file = limit // len(paths) + 1
-    for path in paths:
-        p = subprocess.Popen(['zstd', '-dc', path], stdout=subprocess.PIPE) if path.endswith('.zst') else None
-        left = per_file
-        for line in p.stdout if p else open(path, 'rb'):
-            s = json.loads(line)['text']
-            for i in range(0, len(s), 100000):
-                if left <= 0: break
-                yield s[i:i + 100000]; left -= len(s[i:i + 100000].encode())
-            if left <= 0: break
-        if p: p.stdout.close(); p.wait()
+class Spm:
+    """Text between control tokens is encoded by itself, with the blank before it."""
+    def __init__(self, path):
+        import sentencepiece
+        self.sp = sentencepiece.SentencePieceProcessor(model_file=path)
+        self.marks = {self.sp.id_to_piece(i): i for i in range(self.sp.vocab_size()) if self.sp.is_control(i) or self.sp.is_unknown(i)}
+        self.split = re.compile('(' + '|'.join(map(re.escape, self.marks)) + ')')
+    def ids(self, s): return [i for part in self.split.split(s) if part for i in ([self.marks[part]] if part in self.marks else self.sp.encode(part))]
+
+def precis(a, flags, lines):
+    with tempfile.TemporaryDirectory() as d:
+        src = os.path.join(d, 'in.jsonl')
+        with open(src, 'wb') as f: f.write(lines)
+        t0 = time.time(); out = subprocess.run([a.precis, 'tokenize', *flags, '--model', a.model, '--input', src], stdout=subprocess.PIPE, check=True).stdout
+        return [json.loads(l) for l in out.splitlines()], time.time() - t0
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument('--precis', required=True); a.add_argument('--model', required=True); a.add_argument('--mb', type=float, default=10); a.add_argument('files', nargs='+')
+    a.add_argument('--precis', required=True); a.add_argument('--model', required=True); a.add_argument('--spm'); a.add_argument('--plain', action='store_true', help='special tokens are ordinary text')
+    a.add_argument('files', nargs='+')
     a = a.parse_args()
-    hf, texts = hf_tokenizer(a.model), list(read_texts(a.files, int(a.mb * 1e6)))
-    with tempfile.TemporaryDirectory() as d:
-        src = os.path.join(d, 'in.jsonl')
-        with open(src, 'w') as f:
-            for i, s in enumerate(texts): f.write(json.dumps({'id': i, 'text': s}) + '\n')
-        t0 = time.time(); out = subprocess.run([a.precis, 'tokenize', '--model', a.model, '--input', src], stdout=subprocess.PIPE, check=True).stdout; ours = time.time() - t0
-    got = [json.loads(l)['tokens'] for l in out.splitlines()]
-    t0 = time.time(); want = [hf.encode(s, add_special_tokens=False).ids for s in texts]; theirs = time.time() - t0
+    lines = b''.join(open(f, 'rb').read() for f in a.files)
+    records = [json.loads(l.decode('utf-8', 'replace')) for l in lines.splitlines()]
+    texts = [r['text'] for r in records]
+    got, ours = precis(a, ['--no-special'] if a.plain else [], lines)
+    got = [r['tokens'] for r in got]
+    t0 = time.time()
+    if a.spm:
+        sp = Spm(a.spm); want = [sp.sp.encode(s) if a.plain else sp.ids(s) for s in texts]
+    else:
+        hf = hf_tokenizer(a.model); hf.encode_special_tokens = a.plain; want = [hf.encode(s, add_special_tokens=False).ids for s in texts]
+    theirs, mb = time.time() - t0, sum(len(s.encode()) for s in texts) / 1e6
     bad = [i for i in range(len(texts)) if i >= len(got) or got[i] != want[i]]
-    mb = sum(len(s.encode()) for s in texts) / 1e6
-    print(f'{len(texts)} texts, {mb:.1f} MB, {sum(map(len, want))} ids, {len(bad)} texts differ; precis {mb / ours:.1f} MB/s (with start and JSON), tokenizers {mb / theirs:.1f} MB/s')
+    print(f'{a.model}: {len(texts)} texts, {mb:.1f} MB, {sum(map(len, want))} ids, {len(bad)} texts differ; precis {mb / ours:.1f} MB/s (with start and JSON), the other {mb / theirs:.1f} MB/s')
     if bad:
         i = bad[0]; k = next((k for k, (x, y) in enumerate(zip(got[i] if i < len(got) else [], want[i])) if x != y), 0)
-        print(f'first: text {i}, id {k}: {hf.decode(want[i][max(0, k - 5):k + 10])!r}')
-    return bool(bad)
+        print('kinds:', dict(collections.Counter(records[i].get('kind') for i in bad)))
+        print(f'first: text {i} {ascii(texts[i][:60])}, id {k}: {got[i][max(0, k - 3):k + 6]} for {want[i][max(0, k - 3):k + 6]}')
+    unlike = []
+    if not a.spm:
+        shown, _ = precis(a, ['--decode'], b''.join(json.dumps({'id': i, 'tokens': w}).encode() + b'\n' for i, w in enumerate(want)))
+        unlike = [i for i, w in enumerate(want) if shown[i]['text'] != hf.decode(w, skip_special_tokens=False)]
+        print(f'decoded: {len(unlike)} texts differ' + (f'; first: text {unlike[0]} {ascii(texts[unlike[0]][:60])}' if unlike else ''))
+    return bool(bad or unlike)
 
 sys.exit(main())

@@ -4,6 +4,8 @@
     python3 tests/golden/make_tokens.py TEXT      TEXT: some English prose, 200 KB or more (ours: a public-domain novel); needs the packages tokenizers,
                                                   sentencepiece, gguf
 
+    python3 tests/golden/make_tokens.py TEXT --out FOLDER --size 32000         vocabularies of real size, a folder for each family, for check_tokens.py
+
 SentencePiece's families share one small model, trained with Llama 2's settings; each has its tokenizer.json put around it as the families' converters do.
 spm.gguf has the same model as GGUF files have it, and its ids are SentencePiece's own.
 
@@ -14,11 +16,12 @@ texts.jsonl, a text a line:
     FAMILY_text      what the ids decode to, where that is not the text; hexadecimal
     FAMILY_clean     what they decode to without special tokens, where that differs from the decoded text; hexadecimal
 """
-import io, json, os, random, re, sys
+import argparse, io, json, os, random, re
 import gguf, sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'tokens')
+SIZE = None  # of the vocabularies; the golden ones are small
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace(r'\p{N}{1,3}', r'\p{N}')
 CHATML = ['<|endoftext|>', '<|im_start|>', '<|im_end|>']
@@ -35,7 +38,7 @@ def train(text, pre, special, size, normalizer=None, lacking='', unmade='', **mo
     t.pre_tokenizer, t.decoder = pre, decoders.ByteLevel()
     if normalizer: t.normalizer = normalizer
     alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c not in lacking]
-    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    t.train_from_iterator([text], trainers.BpeTrainer(vocab_size=SIZE or size, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
     if unmade: # a token that no merge makes: ignore_merges finds it, others do not
         j = json.loads(t.to_str()); j['model']['vocab'][unmade] = len(j['model']['vocab']); t = Tokenizer.from_str(json.dumps(j))
     return t
@@ -63,9 +66,10 @@ INST = ['[INST]', '[/INST]', '[TOOL_CALLS]']
 def spm_train(prose):
     scripts = [s for s in HAND if not s.isascii() and '\0' not in s] * 20
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(prose.split('\n') + scripts), model_writer=model, model_type='bpe', vocab_size=700, byte_fallback=True,
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(prose.split('\n') + scripts), model_writer=model, model_type='bpe', vocab_size=SIZE or 700, byte_fallback=True,
         normalization_rule_name='identity', add_dummy_prefix=True, remove_extra_whitespaces=False, split_digits=True, character_coverage=.9995,
         allow_whitespace_only_pieces=True, max_sentence_length=100000, minloglevel=2)
+    if SIZE: open(os.path.join(OUT, 'spm.model'), 'wb').write(model.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 def spm_merges(sp):
@@ -129,7 +133,8 @@ def finish(name, t):
     """Older files have merges as strings."""
     j = json.loads(t.to_str())
     if name in ('smollm', 'gpt2', 'llama2', 'never'): j['model']['merges'] = [' '.join(m) for m in j['model']['merges']]
-    path = os.path.join(OUT, name + '.json')
+    path = os.path.join(OUT, name, 'tokenizer.json') if SIZE else os.path.join(OUT, name + '.json')
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'w') as f: json.dump(j, f, ensure_ascii=False, separators=(',', ':')); f.write('\n')
     return Tokenizer.from_file(path)
 
@@ -161,12 +166,18 @@ def texts(prose, n=480):
     return out
 
 def main():
-    prose = open(sys.argv[1], encoding='utf-8').read()[:600000]
+    global OUT, SIZE
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument('text'); a.add_argument('--out', default=OUT); a.add_argument('--size', type=int)
+    a = a.parse_args(); OUT, SIZE = a.out, a.size
+    prose = open(a.text, encoding='utf-8').read()
+    if not SIZE: prose = prose[:600000]
     os.makedirs(OUT, exist_ok=True)
     sp = spm_train(prose); spm_gguf(sp)
     toks = {k: finish(k, t) for k, t in {**families(prose), **spm_families(sp)}.items()}
     # tokenizers 0.23 does not skip special tokens whose normalised form differs; earlier ones did, and so do we
     drop = {k: {i for i, a in t.get_added_tokens_decoder().items() if a.special} for k, t in toks.items()}
+    if SIZE: return
     with open(os.path.join(OUT, 'texts.jsonl'), 'w') as f:
         for s in texts(prose):
             r = {'hex': s.encode().hex()} if '\0' in s else {'text': s}

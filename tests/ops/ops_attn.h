@@ -206,7 +206,7 @@ static inline void attn_query(attn_case_t *c, dtype_t kv, int64_t n, int64_t fir
 static inline void ops_attention(ops_t *o) {
     static const struct {
         int n_head, n_kv_head, d_head;
-    } dims[] = {{9, 3, 64}, {4, 4, 80}, {8, 1, 128}, {2, 1, 256}, {6, 2, 96}, {3, 3, 10}, {100, 1, 16}};
+    } dims[] = {{9, 3, 64}, {4, 4, 80}, {8, 1, 128}, {2, 1, 256}, {6, 2, 96}, {3, 3, 10}, {200, 1, 16}};
     dtype_t act = o->be->act;
     for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
         dtype_t o_type = i % 2 ? DT_F32 : act, kv = act == DT_BF16 || i % 3 == 1 ? DT_BF16 : DT_F32;

@@ -22,13 +22,15 @@ static dtype_t kv_option(const options_t *o) {
     return !strcmp(s, "f32") ? DT_F32 : !strcmp(s, "f16") ? DT_F16 : DT_BF16;
 }
 
-static void profile_fill(const options_t *o, const context_t *c, align_t align, const ids_t *sink, store_profile_t *p) {
+enum { WHOLE_SEGMENT = 1 << 24 }; /* tokens: longer documents are cut all the same */
+
+static void profile_fill(const options_t *o, const context_t *c, align_t align, bool whole, const ids_t *sink, store_profile_t *p) {
     const model_config_t *m = model_file_config(c->file);
     *p = (store_profile_t){.n_layer = m->n_layer,
                            .n_kv_head = m->n_kv_head,
                            .d_head = m->d_head,
                            .n_vocab = m->n_vocab,
-                           .segment = opt_int(o, "segment"),
+                           .segment = whole ? WHOLE_SEGMENT : opt_int(o, "segment"),
                            .n_sink = sink->n,
                            .sink = sink->ids,
                            .kv_type = kv_option(o),
@@ -74,7 +76,7 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
 
 static status_t check_lengths(const context_t *c, const store_profile_t *p) {
     int64_t most = p->n_sink + p->segment, ctx = model_file_config(c->file)->n_ctx;
-    if (!strcmp(p->layout, "full")) return ST_OK;
+    if (!strcmp(p->layout, "full") || p->segment == WHOLE_SEGMENT) return ST_OK;
     if (ctx > 0 && most > ctx)
         log_warn("sink and segment take %lld positions, but the model was trained for %lld; use --segment %lld or less", (long long)most,
                  (long long)ctx, (long long)i64_max(1, ctx - p->n_sink));
@@ -106,6 +108,13 @@ static status_t run_encode(const options_t *o, context_t *c) {
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
+    if (!st) st = job_positions(o, layout, &align, &kept);
+    if (!st && align == ALIGN_SEQUENTIAL)
+        st = status_fail(ST_USAGE,
+                         "--positions global makes a segment's K/V depend on the text before it, so it cannot be stored by content; "
+                         "leave it out");
+    if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
+        st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
     if (!st) st = inputs_check(inputs, n_input);
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
@@ -120,10 +129,10 @@ static status_t run_encode(const options_t *o, context_t *c) {
                           .verify = opt_flag(o, "verify"),
                           .max_row = job_rows(o, opt_int(o, "segment")),
                           .progress = context_progress(c)};
-    profile_fill(o, c, align, &sink, &spec.profile);
+    profile_fill(o, c, align, layout_info(layout)->whole, &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
-    if (kept.gist.ratio && kept.keep != KEEP_RAW)
+    if (kept.gist.ratio && kept.keep != KEEP_RAW && c->comm->rank == 0)
         log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers",
                  opt_text(o, "gist-init"));
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
@@ -146,7 +155,8 @@ const command_t cmd_encode = {
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment ratio local gist-init keep sink align split bos special kv-dtype dtype backend threads "
+             .keys = "model! store! layout segment ratio local gist-init keep sinks sink align positions split bos special kv-dtype dtype "
+                     "backend threads "
                      "batch verify format "
                      "progress quiet verbose config print-config",
              .min_args = 1,

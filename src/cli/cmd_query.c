@@ -115,13 +115,20 @@ static status_t context_open_store(query_job_t *j) {
     if (raw && how.kept.keep != KEEP_BOTH)
         return status_fail(ST_USAGE, "--fetch raw: %s does not hold both gists and raw rows; encode with --layout blockgist --keep both",
                            dir);
-    encoder_spec_t e = {.sink = p->sink, .n_sink = p->n_sink, .align = ALIGN_LEFT, .max_row = i64_max(1, i64_min(p->n_sink, 1024))};
+    int64_t n_sink = p->n_sink + how.kept.n_blank;
+    encoder_spec_t e = {.sink = p->sink,
+                        .n_sink = p->n_sink,
+                        .n_blank = how.kept.n_blank,
+                        .gist_init = how.kept.init,
+                        .gist_token = how.kept.token,
+                        .align = ALIGN_LEFT,
+                        .max_row = i64_max(1, i64_min(n_sink, 1024))};
     status_t st = encoder_create(j->c->model, comm, &e, &j->encoder);
     if (!st)
         st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n, &how, &j->kv);
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
-    j->kv.query_position = p->n_sink + j->sources.reserve;
+    j->kv.query_position = n_sink + j->sources.reserve;
     log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
              (long long)j->sources.n, (long long)j->sources.n_token,
              2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);

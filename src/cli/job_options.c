@@ -100,13 +100,14 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
                            info->name, info->whole ? "" : " or both");
     if (info->whole && out->keep == KEEP_BOTH)
         return status_fail(ST_USAGE, "--keep both: --layout %s frees raw rows that left the window; use gist", info->name);
+    if (info->whole) out->keep = KEEP_TAIL;
     return ST_OK;
 }
 
-status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, bool *compact) {
+status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept) {
     const char *name = opt_text(o, "positions");
     const layout_info_t *info = layout_info(layout);
-    *compact = name && !strcmp(name, "compact");
+    kept->compact = name && !strcmp(name, "compact");
     if (!name) return ST_OK;
     bool apart = !strcmp(name, "reused") || !strcmp(name, "global"), chain = info->chained && info->gists;
     if (apart ? info->chained || info->whole : !chain)

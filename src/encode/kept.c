@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const keep_names[] = {"raw", "gist", "both"};
+#include "base/mem.h"
+#include "encode/move.h"
+
+static const char *const keep_names[] = {"raw", "gist", "both", "tail"};
 
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     kv_pool_t part = *p;
@@ -13,6 +16,15 @@ kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     part.v = (char *)p->v + skip;
     part.n_row = n;
     return part;
+}
+
+status_t kept_compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n) {
+    double *distance = NULL;
+    status_t st = mem_alloc(&distance, (size_t)gists->n_row, sizeof *distance, "distances");
+    for (int64_t u = 0; u < gists->n_row && !st; u++) distance[u] = (double)(u - gist_order(&k->gist, KIND_GIST, u, n));
+    if (!st) st = keys_move(m, gists, distance);
+    mem_free(distance);
+    return st;
 }
 
 static void init_text(const kept_t *k, char *out, size_t cap) {
@@ -32,6 +44,7 @@ void kept_text(const kept_t *k, char *out, size_t cap) {
     if (k->gist.ratio)
         at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "");
     at += (size_t)snprintf(out + at, cap - at, "init %s keep %s", init, keep_names[k->keep]);
+    if (k->compact) at += (size_t)snprintf(out + at, cap - at, " positions compact");
     if (k->n_blank) snprintf(out + at, cap - at, " sinks %lld", (long long)k->n_blank);
 }
 
@@ -51,7 +64,7 @@ static bool init_parse(const char *text, kept_t *out) {
 }
 
 static bool keep_parse(const char *text, kept_t *out) {
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (!strcmp(text, keep_names[i])) {
             out->keep = (keep_t)i;
             return true;
@@ -65,6 +78,7 @@ static bool word_parse(const char *key, const char *value, kept_t *out) {
     if (!strcmp(key, "at")) return (out->gist.at_end = !strcmp(value, "end"));
     if (!strcmp(key, "init")) return init_parse(value, out);
     if (!strcmp(key, "keep")) return keep_parse(value, out);
+    if (!strcmp(key, "positions")) return (out->compact = !strcmp(value, "compact"));
     return !strcmp(key, "sinks") && number_parse(value, 1, &out->n_blank);
 }
 

@@ -5,7 +5,8 @@
 
 #include "encode/encoder.h"
 
-typedef enum { KEEP_RAW, KEEP_GIST, KEEP_BOTH } keep_t;
+/* KEEP_TAIL: gists, and the raw rows that a row behind the segment still sees (the others were freed while encoding). */
+typedef enum { KEEP_RAW, KEEP_GIST, KEEP_BOTH, KEEP_TAIL } keep_t;
 
 typedef struct {
     gist_spec_t gist;
@@ -13,12 +14,18 @@ typedef struct {
     int32_t token;   /* of GIST_TOKEN */
     int64_t n_blank; /* sink rows without text */
     keep_t keep;
+    bool compact; /* gists that later segments see are numbered on, one after another */
 } kept_t;
 
 static inline int64_t kept_gists(const kept_t *k, int64_t n) { return k->keep == KEEP_RAW ? 0 : gist_count(&k->gist, n); }
-static inline int64_t kept_rows(const kept_t *k, int64_t n) { return kept_gists(k, n) + (k->keep == KEEP_GIST ? 0 : n); }
+static inline int64_t kept_raw(const kept_t *k, int64_t n) {
+    return k->keep == KEEP_GIST ? 0 : k->keep == KEEP_TAIL ? encoder_tail(&k->gist, n) : n;
+}
+static inline int64_t kept_rows(const kept_t *k, int64_t n) { return kept_gists(k, n) + kept_raw(k, n); }
 /* Rows first .. first+n-1 of a pool, as a pool. */
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n);
+/* Moves the keys of an encoded segment's gists from their places among n raw rows to where later segments find them. */
+status_t kept_compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n);
 
 /* "ratio 8 window all init mean keep both sinks 4" and back; "" for no gists and no blank sink rows. false when the text is not of that
  * form. */

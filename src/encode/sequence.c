@@ -1,7 +1,6 @@
 #include "encode/sequence.h"
 
 #include "base/mem.h"
-#include "encode/move.h"
 
 typedef struct {
     const sequence_spec_t *spec;
@@ -12,7 +11,6 @@ typedef struct {
     encoder_t *encoder;
     kv_pool_t raw, gists; /* of the whole sequence where segments continue each other, else of one segment */
     kv_pool_t *chain;     /* what later segments see of earlier ones */
-    double *distance;
     int64_t n_segment;
 } sequence_t;
 
@@ -41,7 +39,7 @@ static status_t sequence_open(sequence_t *q, comm_t *comm, int64_t n, rows_fn ro
                         .gist = *q->gist,
                         .gist_init = s->kept.init,
                         .gist_token = s->kept.token,
-                        .compact = s->compact,
+                        .compact = s->kept.compact,
                         .evict = evict,
                         .rows = rows,
                         .rows_ctx = ctx,
@@ -50,8 +48,7 @@ static status_t sequence_open(sequence_t *q, comm_t *comm, int64_t n, rows_fn ro
     status_t st = encoder_create(q->model, comm, &e, &q->encoder);
     if (!st && !evict) st = kv_alloc(q->be, c, q->be->act, keep_raw ? n : L, "K/V of raw rows", &q->raw);
     if (!st && g) st = kv_alloc(q->be, c, q->be->act, keep_gists ? g * q->n_segment : g, "K/V of gists", &q->gists);
-    if (!st && q->info->chained) st = mem_alloc(&q->chain, (size_t)q->n_segment, sizeof *q->chain, "segments of a sequence");
-    return st || !s->compact ? st : mem_alloc(&q->distance, (size_t)g, sizeof *q->distance, "distances");
+    return st || !q->info->chained ? st : mem_alloc(&q->chain, (size_t)q->n_segment, sizeof *q->chain, "segments of a sequence");
 }
 
 static void sequence_close(sequence_t *q) {
@@ -59,13 +56,6 @@ static void sequence_close(sequence_t *q) {
     kv_free(q->be, &q->raw);
     kv_free(q->be, &q->gists);
     mem_free(q->chain);
-    mem_free(q->distance);
-}
-
-/* Gists of a segment to the places that they have for later ones: on behind those before, without the raw rows between. */
-static status_t gists_compact(sequence_t *q, piece_t *p) {
-    for (int64_t u = 0; u < p->gist_pool.n_row; u++) q->distance[u] = (double)(u - gist_order(q->gist, KIND_GIST, u, p->n));
-    return keys_move(q->model, &p->gist_pool, q->distance);
 }
 
 status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, const int32_t *tokens, int64_t n, rows_fn rows, void *ctx) {
@@ -80,7 +70,7 @@ status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, con
         if (!q.info->whole) p.pool = kept_part(&q.raw, q.info->chained && !q.info->gists ? at : 0, length);
         if (q.gist->ratio) p.gist_pool = kept_part(&q.gists, q.info->chained ? gists : 0, own);
         st = encoder_run(q.encoder, &p, 1);
-        if (!st && s->compact) st = gists_compact(&q, &p);
+        if (!st && s->kept.compact) st = kept_compact(&s->kept, m, &p.gist_pool, length);
         if (q.chain) q.chain[i] = q.gist->ratio ? p.gist_pool : p.pool;
         gists += own;
         row += s->all_rows ? length + own : length;

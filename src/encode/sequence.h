@@ -15,7 +15,6 @@ typedef struct {
     const int32_t *sink;
     int64_t n_sink;
     align_t align; /* of segments that do not continue each other */
-    bool compact;  /* of those that do: gists of earlier segments are numbered on behind the sink, the segment behind them */
     int64_t segment, max_row;
     bool all_rows; /* rows of the sink and gists, too, in the order of the sequence */
 } sequence_spec_t;

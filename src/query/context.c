@@ -74,6 +74,10 @@ static status_t verify_local(store_t *store, const store_segment_t *const *segme
 static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const context_read_t *how) {
     int64_t gists = kept_gists(&how->kept, n_token);
     bool use_gists = how->kept.keep != KEEP_RAW && !how->raw_only;
+    if (how->kept.keep == KEEP_TAIL) {
+        c->pools[i] = c->whole[i]; /* the last window's raw rows beside the gists */
+        return;
+    }
     c->pools[i] = use_gists ? kept_part(&c->whole[i], 0, gists) : kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
     if (how->both) c->raw[i] = kept_part(&c->whole[i], gists, c->whole[i].n_row - gists);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "encode/kept.h"
 
 static bool id_listed(const char *list, const char *id) {
     size_t n = strlen(id);
@@ -34,7 +35,10 @@ static bool takes(const char *docs, const store_document_t *d) { return !docs ||
 
 status_t sources_open(const store_t *store, const char *dir, const char *docs, sources_t *s) {
     const store_profile_t *p = store_profile(store);
-    bool whole = !strcmp(p->layout, "full"), left = !strcmp(p->align, "left");
+    layout_method_t layout;
+    kept_t kept = {0};
+    bool whole = layout_find(p->layout, &layout) && layout_info(layout)->chained, left = !strcmp(p->align, "left");
+    bool compact = kept_parse(p->gists, &kept) && kept.compact;
     int64_t n = 0;
     *s = (sources_t){0};
     status_t st = list_check(store, dir, docs);
@@ -46,6 +50,7 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
     for (int64_t i = 0; i < store_n_document(store) && !st; i++) {
         const store_document_t *d = store_document(store, i);
         if (!takes(docs, d)) continue;
+        int64_t held = 0;
         s->n_doc++;
         for (int64_t k = 0; k < d->n_segment && !st; k++) {
             const store_segment_t *seg = store_find(store, d->segments[k]);
@@ -58,9 +63,10 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
             s->doc[s->n] = (int32_t)i;
             s->ordinal[s->n++] = (int32_t)k;
             s->n_token += seg->n_token;
+            held += compact ? kept_gists(&kept, seg->n_token) : seg->n_token;
             if (!whole) s->reserve = i64_max(s->reserve, seg->n_token);
         }
-        if (whole) s->reserve = i64_max(s->reserve, d->n_token);
+        if (whole) s->reserve = i64_max(s->reserve, held);
     }
     if (!st && !whole && !left && s->n) s->reserve = p->segment;
     if (!st && !s->n)

@@ -78,12 +78,12 @@ static float got[MAX_ROWS * MAX_VOCAB], again[MAX_ROWS * MAX_VOCAB];
 
 static sequence_spec_t spec_of(const case_t *c, int64_t max_row) {
     const tensor_t *sink = safetensors_find(ref, "text_sink");
-    sequence_spec_t s = {
-        .layout = c->layout, .align = c->align, .compact = c->compact, .segment = c->segment, .max_row = max_row, .all_rows = true};
+    sequence_spec_t s = {.layout = c->layout, .align = c->align, .segment = c->segment, .max_row = max_row, .all_rows = true};
     s.kept = (kept_t){.gist = {.ratio = c->ratio, .window = c->ratio ? c->window : ALL, .at_end = layout_info(c->layout)->gists_at_end},
                       .init = c->init,
                       .token = c->token,
-                      .n_blank = c->n_blank};
+                      .n_blank = c->n_blank,
+                      .compact = c->compact};
     if (c->text) s.sink = (const void *)sink->data, s.n_sink = sink->dims[0];
     return s;
 }

@@ -1,0 +1,58 @@
+/* Every operation of the CUDA backend against cpu_ref: the same list as the CPU backends. Passes at once where there is no GPU, or no CUDA.
+ */
+#include "ops/ops_attn.h"
+#include "ops/ops_bits.h"
+#include "ops/ops_rows.h"
+
+#ifdef HAVE_CUDA
+#include "cuda/cuda_backend.h"
+
+static backend_t *remake(const ops_t *o, int n_threads) {
+    backend_t *be;
+    (void)n_threads;
+    OPS_OK(backend_create_cuda(o->be->act, 0, &be));
+    return be;
+}
+
+/* Calls `run` for each act and each kernel family that the card has. */
+static void each_backend(void (*run)(ops_t *)) {
+    static const char *const family[] = {"ref", "sm80", "sm90"};
+    if (!backend_cuda_devices()) return;
+    for (int act = 0; act < 2; act++)
+        for (int f = 0; f < (act ? 3 : 1); f++) {
+            dtype_t type = act ? DT_BF16 : DT_F32;
+            ops_t o = {.rng = {(uint64_t)(act * 100 + f)}};
+            setenv("PRECIS_CUDA_ATTENTION", family[f], 1);
+            if (backend_create_cuda(type, 0, &o.be)) {
+                fprintf(stderr, "skipped: %s\n", status_message());
+                continue;
+            }
+            OPS_OK(backend_create_cpu_ref(type, 1, &o.ref));
+            o.label = o.be->detail;
+            run(&o);
+            o.be->ops->destroy(o.be);
+            o.ref->ops->destroy(o.ref);
+        }
+    unsetenv("PRECIS_CUDA_ATTENTION");
+}
+
+static void linear_bits(ops_t *o) { ops_linear_bits(o, remake); }
+static void attention_bits(ops_t *o) { ops_attention_bits(o, remake); }
+#else
+static void each_backend(void (*run)(ops_t *)) { (void)run; }
+static void linear_bits(ops_t *o) { (void)o; }
+static void attention_bits(ops_t *o) { (void)o; }
+#endif
+
+static void test_linear(void) { each_backend(ops_linears); }
+static void test_rows(void) { each_backend(ops_rows); }
+static void test_attention(void) { each_backend(ops_attention); }
+static void test_spans(void) { each_backend(ops_attention_random); }
+static void test_linear_bits(void) { each_backend(linear_bits); }
+static void test_attention_bits(void) { each_backend(attention_bits); }
+static void test_company(void) { each_backend(ops_attention_company); }
+static void test_merge(void) { each_backend(ops_merge); }
+static void test_qkv(void) { each_backend(ops_qkvs); }
+
+UNIT_MAIN("cuda ops", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv}, {"attention", test_attention}, {"spans", test_spans},
+          {"linear_bits", test_linear_bits}, {"attention_bits", test_attention_bits}, {"company", test_company}, {"merge", test_merge})

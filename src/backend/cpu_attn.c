@@ -57,6 +57,7 @@ static bool part_next(const attn_args_t *a, const attn_tile_t *t, int block, cur
     for (; c->span < t->run->span + t->run->n_span; c->span++, c->at = INT64_MIN) {
         const span_t *s = &a->spans[c->span];
         if (s->block > block) return false;
+        if (!kv_pool_serves(&a->pools[s->pool], t->kv_head)) continue;
         int64_t begin = i64_max(c->at, span_lo(s, first)), end = span_hi(s, last);
         if (begin >= end) continue;
         c->at = i64_min(end, (begin / PART_KEYS + 1) * PART_KEYS);

@@ -70,7 +70,8 @@ static void row_attend(const attn_args_t *a, dtype_t act, const run_t *run, int6
     for (int k = 0; k < ATTN_TOP; k++) w->top[k] = -INFINITY;
     for (int k = 0; k < a->d_head; k++) w->o[k] = 0;
     for (int s = run->span; s < run->span + run->n_span; s++)
-        if (a->spans[s].block == block) add_logits(a, act, &a->spans[s], index, q_at, kv_head, w);
+        if (a->spans[s].block == block && kv_pool_serves(&a->pools[a->spans[s].pool], kv_head))
+            add_logits(a, act, &a->spans[s], index, q_at, kv_head, w);
     double lse = -INFINITY, m = 0;
     if (w->n) {
         double sum = 0;
@@ -79,7 +80,8 @@ static void row_attend(const attn_args_t *a, dtype_t act, const run_t *run, int6
         for (int64_t j = 0; j < w->n; j++) m += exp(w->logit[j] - lse) * w->logit[j];
         w->n = 0;
         for (int s = run->span; s < run->span + run->n_span; s++)
-            if (a->spans[s].block == block) add_values(a, &a->spans[s], index, kv_head, lse, w);
+            if (a->spans[s].block == block && kv_pool_serves(&a->pools[a->spans[s].pool], kv_head))
+                add_values(a, &a->spans[s], index, kv_head, lse, w);
     }
     for (int k = 0; k < a->d_head; k++) cpu_store(a->o_type, a->o, out * a->d_head + k, (float)w->o[k]);
     if (a->lse) a->lse[out] = (float)lse;

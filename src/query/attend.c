@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "encode/pick.h"
 #include "layout/rule.h"
 
 enum { SINK_POOL = 0, PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
@@ -78,6 +79,9 @@ static void partial_free(backend_t *be, partial_t *p) {
     be->ops->free(be, p->top);
 }
 
+/* Pools a segment takes in a call: one, or one for each K/V head where heads keep different rows. */
+static int64_t pools_each(const attend_t *a) { return a->ctx->counts ? a->config->n_kv_head : 1; }
+
 static status_t attend_setup(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
     status_t st = partial_alloc(a, &a->sums, 1 + ctx->n_group, false);
@@ -89,7 +93,8 @@ static status_t attend_setup(attend_t *a) {
     if (!st) st = mem_alloc(&a->total_m, cells, sizeof(float), "row totals");
     if (!st) st = mem_alloc(&a->lse_local, local * cells, sizeof(float), "segment totals");
     if (!st) st = mem_alloc(&a->bytes_each, (size_t)a->comm->size, sizeof(int64_t), "wire counts");
-    if (!st) st = mem_alloc(&a->pools, (size_t)(1 + a->max_query) + (size_t)a->n_hold, sizeof(kv_pool_t), "pools of a pass");
+    if (!st)
+        st = mem_alloc(&a->pools, (size_t)(1 + a->max_query) + (size_t)(a->n_hold * pools_each(a)), sizeof(kv_pool_t), "pools of a pass");
     if (!st && a->spec.select > 0) {
         st = a->be->ops->alloc(a->be, i64_max(1, (int64_t)(local * cells)), "selection", &a->keep_dev);
         if (!st) st = mem_alloc(&a->keep, P * cells, 1, "selection");
@@ -180,20 +185,28 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     return a->be->ops->attention(a->be, &args);
 }
 
+/* A local segment's rows as block `block`; `at`: its pools in the call. */
+static status_t segment_spans(attend_t *a, int layer, int64_t segment, int64_t block, kv_pool_t *pools, int64_t at) {
+    status_t st = ST_OK;
+    for (int64_t h = 0; h < pools_each(a) && !st; h++) {
+        const kv_pool_t *whole = &a->ctx->pools[segment];
+        pools[at + h] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[segment], layer, h) : *whole;
+        st = layout_add_span(&a->segments, span_all((int32_t)(at + h), (int32_t)block, pools[at + h].n_row));
+    }
+    return st;
+}
+
 /* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
 static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
     kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
+    int64_t each = pools_each(a);
     layout_clear(&a->segments);
     status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
-    for (int64_t i = 0; !st && i < n; i++) {
-        int64_t rows = a->ctx->pools[first + i].n_row;
-        pools[i] = a->ctx->pools[first + i];
-        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)i, rows));
-    }
+    for (int64_t i = 0; !st && i < n; i++) st = segment_spans(a, layer, first + i, i, pools, i * each);
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);
     args.pools = pools;
-    args.n_pool = (int)n;
+    args.n_pool = (int)(n * each);
     args.runs = a->segments.runs;
     args.spans = a->segments.spans;
     args.n_run = a->segments.n_run;

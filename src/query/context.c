@@ -28,6 +28,8 @@ void context_free(context_kv_t *c) {
     mem_free(c->rows);
     mem_free(c->first_group);
     mem_free(c->pools);
+    for (int64_t i = 0; c->counts && i < c->n_local; i++) mem_free(c->counts[i]);
+    mem_free(c->counts);
     mem_free(c->raw);
     mem_free(c->whole);
     *c = (context_kv_t){0};

@@ -22,6 +22,7 @@ typedef struct {
     int64_t *first_group;   /* [size+1] rank r owns groups first_group[r] .. first_group[r+1]-1 */
     int64_t first, n_local; /* this rank's segments */
     kv_pool_t *pools;       /* [n_local] backend memory, or mapped files on a CPU */
+    int32_t **counts;       /* [n_local] of packed pools (encode/pick.h): rows [n_layer][n_kv_head] of each head; NULL: ordinary pools */
     kv_pool_t *raw;         /* [n_local] raw rows of the same segments, for two-level answers; NULL: none */
     kv_pool_t *whole;       /* [n_local] what the pools are parts of, when owned */
     kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */

@@ -41,7 +41,8 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
     int64_t t = task / a.n_head / a.n_block;
     if (t >= run.n) return;
     int64_t row = run.row + t, i = run.index + t, out = ((int64_t)b * a.n_row + row) * a.n_head + h;
-    float q[REF_MAX_D / 32], o[REF_MAX_D / 32], top[ATTN_TOP], mx = -INFINITY, sum = 0, ml = 0;
+    float q[REF_MAX_D / 32], o[REF_MAX_D / 32], top[ATTN_TOP], mx = -INFINITY;
+    double sum = 0, ml = 0; // thousands of terms one after the other: f32 would show
 #pragma unroll
     for (int e = 0; e < REF_MAX_D / 32; e++) {
         q[e] = lane + 32 * e < a.d ? to_f32<A>(a.q[(row * a.n_head + h) * a.d + lane + 32 * e]) : 0.f;
@@ -70,13 +71,13 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
                 }
                 float w = expf(l - mx);
                 sum += w;
-                ml += w * l;
+                ml += (double)w * l;
 #pragma unroll
                 for (int e = 0; e < REF_MAX_D / 32; e++)
                     if (lane + 32 * e < a.d) o[e] += w * pool_at(p.v, p.type == DT_F32, base + j * p.row_stride + lane + 32 * e);
             }
         }
-    float inv = sum > 0 ? 1 / sum : 0;
+    float inv = sum > 0 ? (float)(1 / sum) : 0.f;
 #pragma unroll
     for (int e = 0; e < REF_MAX_D / 32; e++)
         if (lane + 32 * e < a.d) {
@@ -86,8 +87,8 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
                 ((bf16 *)a.o)[out * a.d + lane + 32 * e] = __float2bfloat16_rn(o[e] * inv);
         }
     if (lane) return;
-    if (a.lse) a.lse[out] = sum > 0 ? mx + logf(sum) : -INFINITY;
-    if (a.m) a.m[out] = ml * inv;
+    if (a.lse) a.lse[out] = sum > 0 ? mx + logf((float)sum) : -INFINITY;
+    if (a.m) a.m[out] = sum > 0 ? (float)(ml / sum) : 0.f;
     if (a.top)
         for (int e = 0; e < ATTN_TOP; e++) a.top[out * ATTN_TOP + e] = top[e];
 }

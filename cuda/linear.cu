@@ -11,6 +11,7 @@ static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096};
 
 struct gemm_plan {
     linear_shape_t shape;
+    bool plain; // no algorithm serves every row count: our own simple kernel
     bool ready[N_CLASS];
     cublasLtMatmulAlgo_t algo[N_CLASS];
     gemm_plan *next;
@@ -94,7 +95,7 @@ static int algo_config(const cublasLtMatmulAlgo_t *a, cublasLtMatmulAlgoConfigAt
     return cublasLtMatmulAlgoConfigGetAttribute(a, what, &v, sizeof v, &n) ? 0 : v;
 }
 
-// Candidates for n_row rows that do not split the sum, best guess first.
+// Candidates for n_row rows that do not split the sum, best guess first; there may be none.
 static status_t candidates(cuda_backend_t *b, linear_shape_t s, int64_t n_row, cublasLtMatmulHeuristicResult_t *out, int *n_out) {
     gemm_desc_t g;
     cublasLtMatmulPreference_t pref = NULL;
@@ -108,14 +109,49 @@ static status_t candidates(cuda_backend_t *b, linear_shape_t s, int64_t n_row, c
     if (!st) st = cublasLtMatmulAlgoGetHeuristic(b->lt, g.op, g.a, g.b, g.c, g.c, pref, N_TRY, out, &n);
     if (pref) cublasLtMatmulPreferenceDestroy(pref);
     gemm_desc_free(&g);
-    if (st) return lt_failed(st, "asking for algorithms");
     *n_out = 0;
+    if (st == CUBLAS_STATUS_NOT_SUPPORTED) return ST_OK;
+    if (st) return lt_failed(st, "asking for algorithms");
     for (int i = 0; i < n; i++)
         if (out[i].state == CUBLAS_STATUS_SUCCESS && algo_config(&out[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM) <= 1)
             out[(*n_out)++] = out[i];
-    if (*n_out) return ST_OK;
-    return status_fail(ST_FAIL, "cuBLASLt has no algorithm for a %lld x %lld matrix; report this with your GPU's name", (long long)s.n_out,
-                       (long long)s.n_in);
+    return ST_OK;
+}
+
+// Does the algorithm take any number of rows? Odd shapes have some that do not.
+static bool serves_all(cuda_backend_t *b, linear_shape_t s, const cublasLtMatmulAlgo_t *algo) {
+    static const int64_t rows[] = {1, 2, 3, 4, 8, 16, 17, 64, 97, 129, 144, 192, 512, 640, 4096, 5000};
+    bool ok = true;
+    for (size_t i = 0; ok && i < sizeof rows / sizeof *rows; i++) {
+        gemm_desc_t g;
+        cublasLtMatmulHeuristicResult_t r;
+        cublasStatus_t st = gemm_desc_make(&g, b->base.act, s, rows[i]);
+        if (!st) st = cublasLtMatmulAlgoCheck(b->lt, g.op, g.a, g.b, g.c, g.c, algo, &r);
+        ok = !st && r.state == CUBLAS_STATUS_SUCCESS && r.workspaceSize <= b->work_bytes;
+        gemm_desc_free(&g);
+    }
+    return ok;
+}
+
+// One warp per element of y, for shapes that cuBLASLt does not serve (dimensions that are no multiples of 16 bytes).
+template <class T> __global__ void linear_plain_kernel(int64_t n, linear_shape_t s, const T *w, const T *x, float *y, bool add) {
+    int64_t at = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
+    if (at >= n) return;
+    const T *a = w + at % s.n_out * s.n_in, *c = x + at / s.n_out * s.n_in;
+    float sum = 0;
+    for (int64_t j = threadIdx.x & 31; j < s.n_in; j += 32) sum = fmaf(to_f32<T>(a[j]), to_f32<T>(c[j]), sum);
+    sum = warp_sum(sum);
+    if (!(threadIdx.x & 31)) y[at] = add ? y[at] + sum : sum;
+}
+static status_t linear_plain(cuda_backend_t *b, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
+    int64_t n = n_row * l->shape.n_out;
+    unsigned grid = (unsigned)((n + 7) / 8);
+    if (b->base.act == DT_F32)
+        linear_plain_kernel<float><<<grid, 256, 0, b->stream>>>(n, l->shape, (const float *)l->packed, (const float *)x, y, add);
+    else
+        linear_plain_kernel<bf16><<<grid, 256, 0, b->stream>>>(n, l->shape, (const bf16 *)l->packed, (const bf16 *)x, y, add);
+    CUDA_LAUNCHED("linear (plain)");
+    return ST_OK;
 }
 
 __global__ void random_fill_kernel(size_t n, void *x, bool f32) {
@@ -143,10 +179,13 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     int n;
     if (!p->ready[BASE_CLASS]) {
         ST_TRY(candidates(b, s, class_rows[BASE_CLASS], got, &n));
-        p->algo[BASE_CLASS] = got[0].algo;
+        int k = 0;
+        while (k < n && !serves_all(b, s, &got[k].algo)) k++;
+        p->plain = k == n;
+        if (k < n) p->algo[BASE_CLASS] = got[k].algo;
         p->ready[BASE_CLASS] = true;
     }
-    if (cls == BASE_CLASS) return ST_OK;
+    if (cls == BASE_CLASS || p->plain) return ST_OK;
     int64_t rows = class_rows[cls], wide = 128; // the base is run with other rows beside ours, so that its own freedom is tested as well
     size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256),
            y_bytes = (size_t)((rows + wide) * s.n_out) * 4;
@@ -242,7 +281,8 @@ status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void
     if (!n_row) return ST_OK;
     int cls = 0;
     while (cls < BASE_CLASS && n_row > class_rows[cls]) cls++;
-    if (!l->plan->ready[cls]) ST_TRY(choose(b, l, cls));
+    if (!l->plan->plain && !l->plan->ready[cls]) ST_TRY(choose(b, l, cls));
+    if (l->plan->plain) return linear_plain(b, l, n_row, x, y, add);
     gemm_desc_t g;
     cublasStatus_t st = gemm_desc_make(&g, bb->act, l->shape, n_row);
     if (!st) st = gemm_run(b, &g, &l->plan->algo[cls], l->packed, x, y, add);

@@ -210,21 +210,21 @@ template <class T> __global__ void merge_kernel(merge_args_t a) {
     bool none = mx == -INFINITY;
     for (int k = 0; !none && k < a.n_block; k++)
         if (!a.keep || a.keep[k * n + at]) sum += expf(a.lse[k * n + at] - mx);
-    float lse = none ? -INFINITY : mx + logf(sum), m = 0;
+    float inv = none ? 0.f : 1.f / sum, m = 0;
     for (int j = lane; j < a.d_head; j += 32) {
         float o = 0;
         for (int k = 0; !none && k < a.n_block; k++) {
             float l = a.lse[k * n + at];
             if ((a.keep && !a.keep[k * n + at]) || l == -INFINITY) continue;
-            o += expf(l - lse) * a.o[(k * n + at) * a.d_head + j];
+            o += expf(l - mx) * a.o[(k * n + at) * a.d_head + j];
         }
-        ((T *)a.o_out)[at * a.d_head + j] = from_f32<T>(o);
+        ((T *)a.o_out)[at * a.d_head + j] = from_f32<T>(o * inv);
     }
     if (lane) return;
     for (int k = 0; a.m && !none && k < a.n_block; k++)
-        if ((!a.keep || a.keep[k * n + at]) && a.lse[k * n + at] != -INFINITY) m += expf(a.lse[k * n + at] - lse) * a.m[k * n + at];
-    if (a.lse_out) a.lse_out[at] = lse;
-    if (a.m_out) a.m_out[at] = m;
+        if ((!a.keep || a.keep[k * n + at]) && a.lse[k * n + at] != -INFINITY) m += expf(a.lse[k * n + at] - mx) * a.m[k * n + at];
+    if (a.lse_out) a.lse_out[at] = none ? -INFINITY : mx + logf(sum);
+    if (a.m_out) a.m_out[at] = m * inv;
 }
 
 status_t merge_cuda(backend_t *bb, const merge_args_t *a) {

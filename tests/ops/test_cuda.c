@@ -1,5 +1,4 @@
-/* Every operation of the CUDA backend against cpu_ref: the same list as the CPU backends. Passes at once where there is no GPU, or no CUDA.
- */
+/* Every operation of the CUDA backend against cpu_ref: the same list as the CPU backends. Skipped where there is no GPU, or no CUDA. */
 #include "ops/ops_attn.h"
 #include "ops/ops_bits.h"
 #include "ops/ops_rows.h"
@@ -17,7 +16,6 @@ static backend_t *remake(const ops_t *o, int n_threads) {
 /* Calls `run` for each act and each kernel family that the card has. */
 static void each_backend(void (*run)(ops_t *)) {
     static const char *const family[] = {"ref", "sm80", "sm90"};
-    if (!backend_cuda_devices()) return;
     for (int act = 0; act < 2; act++)
         for (int f = 0; f < (act ? 3 : 1); f++) {
             dtype_t type = act ? DT_BF16 : DT_F32;
@@ -36,10 +34,12 @@ static void each_backend(void (*run)(ops_t *)) {
     unsetenv("PRECIS_CUDA_ATTENTION");
 }
 
+static bool gpu_there(void) { return backend_cuda_devices() > 0; }
 static void linear_bits(ops_t *o) { ops_linear_bits(o, remake); }
 static void attention_bits(ops_t *o) { ops_attention_bits(o, remake); }
 #else
 static void each_backend(void (*run)(ops_t *)) { (void)run; }
+static bool gpu_there(void) { return false; }
 static void linear_bits(ops_t *o) { (void)o; }
 static void attention_bits(ops_t *o) { (void)o; }
 #endif
@@ -54,5 +54,6 @@ static void test_company(void) { each_backend(ops_attention_company); }
 static void test_merge(void) { each_backend(ops_merge); }
 static void test_qkv(void) { each_backend(ops_qkvs); }
 
-UNIT_MAIN("cuda ops", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv}, {"attention", test_attention}, {"spans", test_spans},
-          {"linear_bits", test_linear_bits}, {"attention_bits", test_attention_bits}, {"company", test_company}, {"merge", test_merge})
+UNIT_MAIN_IF("cuda ops", gpu_there(), "GPU, or a build without CUDA", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv},
+             {"attention", test_attention}, {"spans", test_spans}, {"linear_bits", test_linear_bits},
+             {"attention_bits", test_attention_bits}, {"company", test_company}, {"merge", test_merge})

@@ -433,6 +433,9 @@ status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_pl
 
 // ---- the operation --------------------------------------------------------------------------------------------------
 status_t attention_cuda(backend_t *bb, const attn_args_t *x) {
+    for (int p = 0; p < x->n_pool; p++)
+        if (x->pools[p].only_head)
+            return status_fail(ST_FAIL, "pools of one K/V head (--layout blockselect) are not done on a GPU yet; use --backend cpu");
     cuda_backend_t *b = cuda_of(bb);
     bool done = false;
     if (!x->n_run) return ST_OK;

@@ -90,6 +90,8 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
+    if (!st && info->selects && !opt_text(o, "keep-by"))
+        st = status_fail(ST_USAGE, "--layout %s: not with this command; precis eval ppl measures it", info->name);
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;

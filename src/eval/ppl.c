@@ -24,6 +24,11 @@ typedef struct {
     kv_pool_t own;
     piece_t *pieces; /* the pieces that are not empty */
     int n_piece;
+    kv_pool_t *spare; /* [n_piece] rows that are computed but not kept */
+    kv_pool_t *chain; /* [n_piece] what later pieces see of earlier ones, where they do */
+    scorer_t *scorer; /* blockselect */
+    float *row_scores;
+    uint8_t *row_keep;
     int32_t *tokens;
     double *positions;
     int64_t *out_rows;
@@ -68,44 +73,127 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
     return ST_OK;
 }
 
+/* The most important rows of an encoded piece to its pool. */
+static status_t piece_pick(ppl_job_t *j, int p) {
+    const piece_t *piece = &j->pieces[p];
+    status_t st = scorer_run(j->scorer, piece, j->row_scores);
+    if (!st)
+        st = pick_choose(j->config, j->spec->pick.budget, j->ctx.pools[p].n_row, piece->n, j->row_scores, j->ctx.counts[p], j->row_keep);
+    return st ? st : pick_pack(j->be, j->config, piece->n, j->ctx.pools[p].n_row, j->row_keep, &piece->pool, &j->ctx.pools[p]);
+}
+
 static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t *out) {
+    const kept_t *kept = &j->spec->kept;
     int64_t at = 0;
+    status_t st = ST_OK;
     for (int p = 0; p < j->n_piece; p++) {
         j->pieces[p].tokens = window + at;
         at += j->pieces[p].n;
     }
-    status_t st = encoder_run(j->encoder, j->pieces, j->n_piece);
+    if (!j->chain) st = encoder_run(j->encoder, j->pieces, j->n_piece);
+    for (int p = 0; p < j->n_piece && !st && j->chain; p++) {
+        st = encoder_run(j->encoder, &j->pieces[p], 1);
+        if (!st && kept->compact) st = kept_compact(kept, j->model, &j->pieces[p].gist_pool, j->pieces[p].n);
+    }
+    for (int p = 0; p < j->n_piece && !st && j->scorer; p++) st = piece_pick(j, p);
     return st ? st : query_pass(j, window, out);
+}
+
+/* Pools of piece p: what the query sees of it, and room for rows that it does not. */
+static status_t piece_pools(ppl_job_t *j, int p) {
+    const ppl_spec_t *s = j->spec;
+    const kept_t *k = &s->kept;
+    piece_t *piece = &j->pieces[p];
+    kv_pool_t *pool = &j->ctx.pools[p];
+    int64_t n = piece->n, gists = kept_gists(k, n), raw = kept_raw(k, n);
+    bool selects = layout_info(s->layout)->selects;
+    status_t st = kv_alloc(j->be, j->config, j->be->act, selects ? pick_rows(s->pick.ratio, n) : gists + raw, "K/V of a piece", pool);
+    int64_t spare = selects || k->keep == KEEP_GIST ? n : k->keep == KEEP_RAW ? gist_count(&k->gist, n) : 0;
+    if (!st && spare) st = kv_alloc(j->be, j->config, j->be->act, spare, "K/V that is not kept", &j->spare[p]);
+    if (st) return st;
+    piece->pool = spare == n ? j->spare[p] : kept_part(pool, gists, raw);
+    if (k->gist.ratio) piece->gist_pool = k->keep == KEEP_RAW ? j->spare[p] : kept_part(pool, 0, gists);
+    if (j->chain) j->chain[p] = k->gist.ratio ? piece->gist_pool : piece->pool;
+    if (j->chain) piece->chain = j->chain, piece->n_chain = p;
+    return selects ? mem_alloc(&j->ctx.counts[p], (size_t)(j->config->n_layer * j->config->n_kv_head), sizeof(int32_t), "kept rows")
+                   : ST_OK;
+}
+
+static status_t scorer_setup(ppl_job_t *j, int64_t longest, int64_t reserve) {
+    const ppl_spec_t *s = j->spec;
+    size_t cells = (size_t)(j->config->n_layer * j->config->n_kv_head * longest);
+    score_spec_t spec = {.method = s->pick.by,
+                         .repeat = s->pick.repeat,
+                         .n_repeat = s->pick.n_repeat,
+                         .align = s->align,
+                         .reserve = reserve,
+                         .max_row = s->max_row,
+                         .max_tokens = longest};
+    status_t st = scorer_create(j->model, encoder_sink(j->encoder), encoder_workspace(j->encoder), &spec, &j->scorer);
+    if (!st) st = mem_alloc(&j->row_scores, cells, sizeof *j->row_scores, "scores");
+    if (!st) st = mem_alloc(&j->row_keep, cells, 1, "scores");
+    return st ? st : mem_zalloc(&j->ctx.counts, (size_t)j->n_piece, sizeof *j->ctx.counts, "kept rows");
+}
+
+static encoder_spec_t encoder_spec(const ppl_job_t *j, int64_t reserve) {
+    const ppl_spec_t *s = j->spec;
+    const layout_info_t *info = layout_info(s->layout);
+    return (encoder_spec_t){.sink = s->sink,
+                            .n_sink = s->n_sink,
+                            .n_blank = s->kept.n_blank,
+                            .align = info->chained ? ALIGN_SEQUENTIAL
+                                     : info->whole ? ALIGN_LEFT
+                                                   : s->align,
+                            .reserve = reserve,
+                            .max_row = s->max_row,
+                            .gist = s->kept.gist,
+                            .gist_init = s->kept.init,
+                            .gist_token = s->kept.token,
+                            .compact = s->kept.compact,
+                            .evict = s->kept.keep == KEEP_TAIL,
+                            .by_rule = s->attend.by_rule};
+}
+
+/* Where the query's positions start, counted from the sink's end. */
+static int64_t context_positions(const ppl_job_t *j, int64_t reserve) {
+    const ppl_spec_t *s = j->spec;
+    int64_t total = 0, gists = 0;
+    for (int p = 0; p < j->n_piece; p++) {
+        total += j->pieces[p].n;
+        gists += gist_count(&s->kept.gist, j->pieces[p].n);
+    }
+    if (s->kept.compact) return gists;
+    return s->align == ALIGN_SEQUENTIAL || layout_info(s->layout)->chained ? total : reserve;
 }
 
 static status_t job_setup(ppl_job_t *j, int64_t pieces) {
     const ppl_spec_t *s = j->spec;
-    int64_t n_context = s->window - s->score - 1, total = 0, *rows = NULL;
+    int64_t n_context = s->window - s->score - 1, *rows = NULL;
     size_t max = (size_t)s->max_row;
+    if (layout_info(s->layout)->whole) pieces = 1;
     status_t st = mem_alloc(&rows, (size_t)pieces, sizeof *rows, "piece sizes");
     if (!st) st = mem_zalloc(&j->pieces, (size_t)pieces, sizeof *j->pieces, "pieces");
+    if (!st) st = mem_zalloc(&j->spare, (size_t)pieces, sizeof *j->spare, "pieces");
+    if (!st && layout_info(s->layout)->chained) st = mem_zalloc(&j->chain, (size_t)pieces, sizeof *j->chain, "pieces");
     for (int64_t p = 0; !st && p < pieces; p++) {
         int64_t begin, end;
         split_even(n_context, pieces, p, &begin, &end);
         if (end == begin) break;
         rows[j->n_piece] = end - begin;
         j->pieces[j->n_piece++] = (piece_t){.n = end - begin, .before = begin};
-        total = end;
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
-    encoder_spec_t e = {
-        .sink = s->sink, .n_sink = s->n_sink, .align = s->align, .reserve = reserve, .max_row = s->max_row, .by_rule = s->attend.by_rule};
+    encoder_spec_t e = encoder_spec(j, reserve);
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
-    mem_free(rows);
-    if (st) return st;
-    j->ctx.owns_pools = true;
-    j->ctx.sink = *encoder_sink(j->encoder);
-    j->ctx.query_position = s->n_sink + (s->align == ALIGN_SEQUENTIAL ? total : reserve);
-    for (int p = 0; !st && p < j->n_piece; p++) {
-        st = kv_alloc(j->be, j->config, j->be->act, j->pieces[p].n, "K/V of a piece", &j->ctx.pools[p]);
-        j->pieces[p].pool = j->ctx.pools[p];
+    if (!st) {
+        j->ctx.owns_pools = true;
+        j->ctx.sink = *encoder_sink(j->encoder);
+        j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
     }
+    if (!st && layout_info(s->layout)->selects) st = scorer_setup(j, rows[0], reserve);
+    mem_free(rows);
+    for (int p = 0; !st && p < j->n_piece; p++) st = piece_pools(j, p);
     if (!st) st = kv_alloc(j->be, j->config, j->be->act, s->score + 1, "K/V of the query", &j->own);
     if (!st) st = attend_create(j->model, j->alone, &j->ctx, &s->attend, s->max_row, 1, &j->attend);
     if (!st) st = mem_alloc(&j->tokens, max, sizeof *j->tokens, "tokens of a pass");
@@ -117,7 +205,13 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
 
 static void job_teardown(ppl_job_t *j) {
     attend_free(j->attend);
+    scorer_free(j->scorer);
     context_free(&j->ctx);
+    for (int p = 0; j->spare && p < j->n_piece; p++) kv_free(j->be, &j->spare[p]);
+    mem_free(j->spare);
+    mem_free(j->chain);
+    mem_free(j->row_scores);
+    mem_free(j->row_keep);
     encoder_free(j->encoder);
     kv_free(j->be, &j->own);
     mem_free(j->pieces);

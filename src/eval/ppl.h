@@ -3,16 +3,33 @@
  * A window of W tokens: the last `score` are scored, one more is kept with the query, the rest is cut into P pieces of ceil((W - score - 1)
  * / P). Every full window of every document counts. Windows are dealt over the ranks; sums run in window order, so figures do not depend on
  * the number of ranks.
+ *
+ * With a layout of gists the pieces leave gists to the query (or raw rows, as kept says); under blockselect their most important rows.
  */
 #ifndef EVAL_PPL_H
 #define EVAL_PPL_H
 
 #include "comm/comm.h"
+#include "encode/kept.h"
+#include "encode/pick.h"
+#include "encode/score.h"
 #include "layout/layout.h"
 #include "model/model.h"
 #include "query/attend.h"
 
+/* blockselect: which rows stay, and how many. */
 typedef struct {
+    score_method_t by;
+    budget_t budget;
+    int64_t ratio;
+    const int32_t *repeat; /* [n_repeat] prompt of SCORE_RECONSTRUCT */
+    int64_t n_repeat;
+} pick_spec_t;
+
+typedef struct {
+    layout_method_t layout;
+    kept_t kept;
+    pick_spec_t pick;
     int64_t window, score;
     const int32_t *sink; /* [n_sink] prefix rows: BOS (when asked for) and the sink's text */
     int64_t n_sink;

@@ -1,0 +1,128 @@
+/* Kept rows by head: what is chosen and packed, attention over pools that serve one head, and the scores against their definitions. */
+#include "golden/tiny.h"
+
+#include <math.h>
+
+#include "base/rng.h"
+#include "encode/pick.h"
+#include "encode/score.h"
+#include "unit.h"
+
+enum { N = 150, LAYERS = 2, HEADS = 2, D = 16, Q_HEADS = 4, VOCAB = 160 };
+static const char *const folder = "tests/golden/tiny-llama";
+static tiny_t tiny;
+static int32_t tokens[N];
+static float score[LAYERS * HEADS * N], again[LAYERS * HEADS * N];
+static uint8_t keep[LAYERS * HEADS * N];
+static int32_t count[LAYERS * HEADS];
+
+static void test_choose(void) {
+    model_config_t c = {.n_layer = 1, .n_kv_head = 2};
+    const float s[12] = {1, 5, 3, 5, 0, INFINITY, 9, 8, 7, 6, 5, 5};
+    uint8_t k[12];
+    CU_ASSERT_EQUAL(pick_choose(&c, BUDGET_UNIFORM, 2, 6, s, count, k), ST_OK);
+    CU_ASSERT(count[0] == 2 && count[1] == 2 && k[5] && k[1] && !k[3] && k[6] && k[7]);
+    CU_ASSERT_EQUAL(pick_choose(&c, BUDGET_HEAD, 3, 6, s, count, k), ST_OK); /* 6 of 12: inf 9 8 7 6, and the first 5 */
+    CU_ASSERT(count[0] == 2 && count[1] == 4 && k[5] && k[1] && !k[3] && !k[10]);
+    CU_ASSERT(pick_rows(4, 3) == 1 && pick_rows(4, 0) == 0 && pick_rows(4, 9) == 2);
+}
+
+static void segment_encode(encoder_t **e, piece_t *p, int64_t n_sink) {
+    static const int32_t sink[] = {3, 1, 4, 1, 5, 9};
+    rng_t r = {21};
+    for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&r, VOCAB);
+    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_create_cpu, DT_F32, 2, 8), ST_OK);
+    encoder_spec_t s = {.sink = sink, .n_sink = n_sink, .align = ALIGN_LEFT, .max_row = 64};
+    CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &s, e), ST_OK);
+    *p = (piece_t){.tokens = tokens, .n = N};
+    CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, model_config(tiny.model), DT_F32, N, "rows", &p->pool), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(encoder_run(*e, p, 1), ST_OK);
+}
+
+static void segment_end(encoder_t *e, piece_t *p) {
+    encoder_free(e);
+    kv_free(tiny.be, &p->pool);
+    tiny_close(&tiny);
+}
+
+static void scores(encoder_t *e, const piece_t *p, score_method_t method, int64_t max_row, float *out) {
+    const int32_t repeat[] = {8, 9, 10};
+    scorer_t *s = NULL;
+    forward_ws_t *ws = NULL;
+    score_spec_t spec = {
+        .method = method, .repeat = repeat, .n_repeat = 3, .align = ALIGN_LEFT, .reserve = N, .max_row = max_row, .max_tokens = N};
+    CU_ASSERT_EQUAL_FATAL(forward_ws_create(tiny.model, max_row, &ws), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, encoder_sink(e), ws, &spec, &s), ST_OK);
+    CU_ASSERT_EQUAL(scorer_run(s, p, out), ST_OK);
+    scorer_free(s);
+    forward_ws_free(ws);
+}
+
+/* Every method: passes of any size agree, what always stays stays, probabilities are probabilities. */
+static void test_scores(void) {
+    for (int64_t n_sink = 0; n_sink < 7; n_sink += 6)
+        for (int m = SCORE_KNORM; m <= SCORE_RECONSTRUCT; m++) {
+            encoder_t *e;
+            piece_t p;
+            segment_encode(&e, &p, n_sink);
+            scores(e, &p, (score_method_t)m, 256, score);
+            scores(e, &p, (score_method_t)m, 37, again);
+            CU_ASSERT_EQUAL(memcmp(score, again, sizeof score), 0);
+            for (int i = 0; i < LAYERS * HEADS * N; i++) {
+                bool first = !n_sink && i % N < SCORE_FIRST, last = m == SCORE_SNAPKV && i % N >= N - 64;
+                CU_ASSERT_EQUAL(score[i] == INFINITY, first || last);
+                if (m == SCORE_RECONSTRUCT) CU_ASSERT(first || (score[i] < 1e-4f && score[i] > -200));
+                if (m == SCORE_OBSERVED) CU_ASSERT(first || (score[i] >= 0 && score[i] <= 2.0001f));
+            }
+            segment_end(e, &p);
+        }
+}
+
+/* Attention over packed rows is attention over those rows: with all of them kept, that over the segment, bit by bit; and both backends
+ * agree. */
+static void test_attention(void) {
+    encoder_t *e;
+    piece_t p;
+    kv_pool_t packed, parts[HEADS];
+    static float q[3 * Q_HEADS * D], o[2][3 * Q_HEADS * D], lse[2][3 * Q_HEADS];
+    backend_t *plain;
+    rng_t r = {4};
+    segment_encode(&e, &p, 6);
+    const model_config_t *c = model_config(tiny.model);
+    CU_ASSERT_EQUAL_FATAL(backend_create_cpu_ref(DT_F32, 1, &plain), ST_OK);
+    scores(e, &p, SCORE_RECONSTRUCT, 64, score);
+    for (int i = 0; i < 3 * Q_HEADS * D; i++) q[i] = (float)rng_below(&r, 2000) / 1000 - 1;
+    for (int ratio = 1; ratio <= 4; ratio += 3) {
+        int64_t m = pick_rows(ratio, N);
+        CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, c, DT_F32, m, "packed", &packed), ST_OK);
+        CU_ASSERT_EQUAL(pick_choose(c, BUDGET_HEAD, m, N, score, count, keep), ST_OK);
+        CU_ASSERT_EQUAL(pick_pack(tiny.be, c, N, m, keep, &p.pool, &packed), ST_OK);
+        for (int layer = 0; layer < LAYERS; layer++) {
+            span_t spans[HEADS];
+            for (int h = 0; h < HEADS; h++) {
+                parts[h] = pick_part(c, &packed, count, layer, h);
+                spans[h] = span_all(h, 0, parts[h].n_row);
+            }
+            run_t run = {.n = 3, .pool = -1, .n_span = HEADS};
+            attn_args_t a = {.layer = layer, .n_head = Q_HEADS, .n_kv_head = HEADS, .d_head = D, .scale = 0.25f, .n_row = 3, .q = q};
+            a.n_pool = a.n_span = HEADS, a.n_run = a.n_block = 1, a.pools = parts, a.runs = &run, a.spans = spans;
+            a.o_type = DT_F32, a.o = o[0], a.lse = lse[0];
+            CU_ASSERT_EQUAL(tiny.be->ops->attention(tiny.be, &a), ST_OK);
+            a.o = o[1], a.lse = lse[1];
+            CU_ASSERT_EQUAL(plain->ops->attention(plain, &a), ST_OK);
+            for (int i = 0; i < 3 * Q_HEADS * D; i++) CU_ASSERT(fabsf(o[0][i] - o[1][i]) < 1e-4f);
+            for (int i = 0; i < 3 * Q_HEADS; i++) CU_ASSERT(fabsf(lse[0][i] - lse[1][i]) < 1e-4f);
+            if (ratio > 1) continue;
+            span_t all = span_all(0, 0, N);
+            run.n_span = a.n_pool = a.n_span = 1;
+            a.pools = &p.pool, a.spans = &all;
+            CU_ASSERT_EQUAL(tiny.be->ops->attention(tiny.be, &a), ST_OK);
+            CU_ASSERT(!memcmp(o[0], o[1], sizeof o[0]) && !memcmp(lse[0], lse[1], sizeof lse[0]));
+        }
+        kv_free(tiny.be, &packed);
+    }
+    plain->ops->destroy(plain);
+    segment_end(e, &p);
+}
+
+UNIT_MAIN("pick", {"choose", test_choose}, {"scores", test_scores}, {"attention", test_attention})

@@ -6,7 +6,7 @@ mkdir -p "$work"
 run() { "$precis" "$@" --model "$model"; }
 sink=$'Read the following text.\n\n'
 for backend in cuda cpu; do
-    rm -rf "$work/$backend"
+    rm -rf "${work:?}/$backend"
     run encode --backend $backend --dtype bf16 --quiet --format json --segment 2K --sink "$sink" --store "$work/$backend" "$book" | sed "s/^/encode $backend: /"
     "$precis" store check "$work/$backend"
 done

@@ -34,7 +34,8 @@ typedef struct {
     dtype_t type; /* DT_F32 or DT_BF16; bf16 pools may be read by an f32 backend, not the other way round */
     int64_t n_row;
     int64_t row_stride, head_stride, layer_stride;
-    int32_t only_head; /* 0: rows of all K/V heads. h + 1: of K/V head h alone (head_stride 0); a span over it shows the other heads nothing */
+    int32_t
+        only_head; /* 0: rows of all K/V heads. h + 1: of K/V head h alone (head_stride 0); a span over it shows the other heads nothing */
 } kv_pool_t;
 static inline bool kv_pool_serves(const kv_pool_t *p, int kv_head) { return !p->only_head || p->only_head == kv_head + 1; }
 

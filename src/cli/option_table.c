@@ -18,11 +18,14 @@ static const option_t table[] = {
     /* the context */
     {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect", "",
      "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
-     "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important rows"},
+     "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important "
+     "rows"},
     {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|reconstruct", "",
-     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows or of all its rows, or of the segment read "
+     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows or of all its rows, or of the segment "
+     "read "
      "again"},
-    {"budget", OPT_CHOICE, "head", 0, 0, "uniform|head", "", "blockselect: every head keeps 1/ratio of the rows, or the best over a layer's heads stay"},
+    {"budget", OPT_CHOICE, "head", 0, 0, "uniform|head", "",
+     "blockselect: every head keeps 1/ratio of the rows, or the best over a layer's heads stay"},
     {"segment", OPT_SIZE, "4K", 1, 16 * M, NULL, "tokens", "longest segment; longer documents are cut"},
     {"sink", OPT_TEXT, "none", 0, 0, NULL, "", "text that all segments share and see first: TEXT, @FILE or none"},
     {"align", OPT_CHOICE, NULL, 0, 0, "even|left|right|sequential", "",

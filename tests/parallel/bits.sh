@@ -78,6 +78,21 @@ for n in ${SIZES:-1 2 3 4 7}; do
     done
 done
 
+# Layouts with gists: stores and answers, too, and UniGist in one piece.
+for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv "unigist --local 32 --sinks 4"; do
+    for n in 1 3; do
+        t=1 at="${layout%% *} at $n ranks"
+        store=$dir/gists-$n
+        rm -rf "$store"
+        # shellcheck disable=SC2086
+        run encode --model "$model" --store "$store" --layout $layout --ratio 4 --segment 128 --sink "A text:" "$dir/long.txt" "$dir/short.txt" >/dev/null
+        digest "$store" >"$dir/gist-digest-$n"
+        answers "$store" >"$dir/gist-answers-$n"
+        [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
+        [ "$(wc -l <"$dir/gist-answers-$n")" -eq 3 ] && cmp -s "$dir/gist-answers-$n" "$dir/gist-answers-1"; check "answers over $at" $? "$(tail -1 "$dir/log")"
+    done
+done
+
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do
     "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"

@@ -1,0 +1,23 @@
+/* Agreement of a layout with full attention of the same model on the same text: how far its next-token distributions are off, and how often
+ * both name the same likeliest token; over all rows, and by a row's place inside its segment. */
+#ifndef EVAL_AGREE_H
+#define EVAL_AGREE_H
+
+#include "encode/sequence.h"
+
+enum { AGREE_BINS = 16 }; /* of a segment's length */
+
+typedef struct {
+    int64_t n;
+    double kl, same, nll_full, nll; /* sums: KL(full || layout) in nats, equal likeliest tokens; of rows with a next token: its -log p */
+    int64_t n_next;
+} agree_sum_t;
+
+typedef struct {
+    agree_sum_t all, bin[AGREE_BINS];
+} agree_t;
+
+/* Adds a window of n tokens. */
+status_t agree_window(model_t *m, comm_t *comm, const sequence_spec_t *layout, const int32_t *tokens, int64_t n, agree_t *out);
+
+#endif

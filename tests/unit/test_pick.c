@@ -125,4 +125,44 @@ static void test_attention(void) {
     segment_end(e, &p);
 }
 
-UNIT_MAIN("pick", {"choose", test_choose}, {"scores", test_scores}, {"attention", test_attention})
+/* Against the definitions, written out by make_scores.py. The scale of a score is of no matter, its order is: snapkv comes without its
+ * divisors, reconstruct as a logarithm. */
+static void test_golden(void) {
+    static const char *const names[] = {"knorm", "snapkv", "observed", "reconstruct"};
+    enum { n = 90 };
+    safetensors_t *ref;
+    encoder_t *e;
+    piece_t p;
+    CU_ASSERT_EQUAL_FATAL(safetensors_open("tests/golden/tiny-llama/golden-scores.safetensors", &ref), ST_OK);
+    segment_encode(&e, &p, 6);
+    p.tokens = (const void *)safetensors_find(ref, "tokens")->data;
+    p.n = n;
+    CU_ASSERT_EQUAL(encoder_run(e, &p, 1), ST_OK);
+    for (int m = SCORE_KNORM; m <= SCORE_RECONSTRUCT; m++) {
+        const tensor_t *want = safetensors_find(ref, names[m]);
+        double worst = 0, scale = m == SCORE_SNAPKV     ? 64 * 5 * 2
+                                  : m == SCORE_OBSERVED ? 2
+                                                        : 1; /* query rows, neighbours, heads of a group */
+        scorer_t *s = NULL;
+        const int32_t repeat[] = {8, 9, 10};
+        score_spec_t spec = {
+            .method = (score_method_t)m, .repeat = repeat, .n_repeat = 3, .align = ALIGN_LEFT, .reserve = n, .max_row = 33};
+        spec.max_tokens = n;
+        CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, encoder_sink(e), encoder_workspace(e), &spec, &s), ST_OK);
+        CU_ASSERT_EQUAL(scorer_run(s, &p, score), ST_OK);
+        scorer_free(s);
+        for (int i = 0; i < LAYERS * HEADS * n; i++) {
+            float w;
+            memcpy(&w, want->data + 4 * i, 4);
+            double x = m == SCORE_RECONSTRUCT ? exp((double)score[i]) : (double)score[i] / scale, d = fabs(x - (double)w);
+            if (m == SCORE_SNAPKV && i % n >= n - 64) continue;
+            if (!(d <= worst)) worst = d;
+        }
+        if (!(worst < 1e-4)) fprintf(stderr, "%s: %g\n", names[m], worst);
+        CU_ASSERT(worst < 1e-4);
+    }
+    safetensors_close(ref);
+    segment_end(e, &p);
+}
+
+UNIT_MAIN("pick", {"choose", test_choose}, {"scores", test_scores}, {"attention", test_attention}, {"golden", test_golden})

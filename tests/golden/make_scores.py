@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Golden scores of a segment's rows (which rows matter most), from their definitions, with dense attention in double precision.
+
+    python3 tests/golden/make_scores.py           # writes tests/golden/tiny-llama/golden-scores.safetensors; needs torch and safetensors
+
+Sink, segment and (for `reconstruct`) the prompt and the segment once more are one list of rows; all attention probabilities are written down, then summed up
+or maximised as each score says.  Shares nothing with the program.  Tensors: NAME[layer][kv head][row].
+"""
+import json, math, os
+import torch
+from safetensors.torch import load_file, save_file
+
+HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tiny-llama")
+C = json.load(open(os.path.join(HERE, "config.json")))
+W = {k: v.double() for k, v in load_file(os.path.join(HERE, "model.safetensors")).items()}
+N, SINK, REPEAT = 90, [3, 1, 4, 1, 5, 9], [8, 9, 10]
+TOKENS = [(i * i * 11 + 3 * i + 1) % C["vocab_size"] for i in range(N)]
+HEADS, KV, LAYERS = C["num_attention_heads"], C["num_key_value_heads"], C["num_hidden_layers"]
+D = C["hidden_size"] // HEADS
+
+
+def norm(x, w): return w * x / torch.sqrt((x * x).mean(-1, keepdim=True) + C["rms_norm_eps"])
+
+
+def rope(x, pos):
+    angle = torch.outer(pos.double(), C["rope_theta"] ** (-torch.arange(0, D, 2, dtype=torch.float64) / D))
+    c, s, a, b = torch.cos(angle)[:, None], torch.sin(angle)[:, None], x[..., :D // 2], x[..., D // 2:]
+    return torch.cat([a * c - b * s, b * c + a * s], -1)
+
+
+def probabilities(tokens, mask):
+    """[layer][head][q][c], and the rotated keys [layer][c][kv head][d]."""
+    x, pos, all_a, all_k = W["model.embed_tokens.weight"][tokens], torch.arange(len(tokens)), [], []
+    for layer in range(LAYERS):
+        w = lambda name: W[f"model.layers.{layer}.{name}.weight"]
+        h = norm(x, w("input_layernorm"))
+        q, k, v = ((h @ w(f"self_attn.{p}_proj").T).view(len(tokens), -1, D) for p in "qkv")
+        q, k = rope(q, pos), rope(k, pos)
+        a = torch.einsum("qhd,chd->hqc", q, k.repeat_interleave(HEADS // KV, 1)) / math.sqrt(D)
+        a = torch.softmax(a.masked_fill(~mask, -math.inf), -1)
+        x = x + torch.einsum("hqc,chd->qhd", a, v.repeat_interleave(HEADS // KV, 1)).reshape(len(tokens), -1) @ w("self_attn.o_proj").T
+        h = norm(x, w("post_attention_layernorm"))
+        x = x + (torch.nn.functional.silu(h @ w("mlp.gate_proj").T) * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
+        all_a.append(a); all_k.append(k)
+    return torch.stack(all_a), torch.stack(all_k)
+
+
+S = len(SINK)
+once = SINK + TOKENS
+a, k = probabilities(once, torch.ones(len(once), len(once)).tril().bool())
+by_group = lambda t: t.view(LAYERS, KV, HEADS // KV, *t.shape[2:])
+given = by_group(a)[..., S:, S:].mean(2)                                   # [layer][kv][q][c], heads of a group averaged
+out = {"tokens": torch.tensor(TOKENS, dtype=torch.int32), "knorm": -k[:, S:].norm(dim=-1).transpose(1, 2)}
+out["observed"] = given.sum(2) / (N - torch.arange(N))
+last = given[:, :, -64:].mean(2)
+padded = torch.nn.functional.pad(last, (2, 2))
+out["snapkv"] = sum(padded[..., i:i + N] for i in range(5)) / 5
+
+twice = once + REPEAT + TOKENS
+mask = torch.ones(len(twice), len(twice)).tril().bool()
+mask[S + N:, 4:S] = False                                                 # rows that read again see the first four rows of the sink alone
+a, _ = probabilities(twice, mask)
+out["reconstruct"] = by_group(a)[..., S + N:, S:S + N].amax((2, 3))
+save_file({n: (t if n == "tokens" else t.float()).contiguous() for n, t in out.items()}, os.path.join(HERE, "golden-scores.safetensors"))

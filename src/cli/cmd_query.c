@@ -135,13 +135,14 @@ static status_t context_open_store(query_job_t *j) {
     return ST_OK;
 }
 
-static void check_positions(const query_job_t *j) {
+static status_t check_positions(const query_job_t *j) {
     int64_t ctx = model_config(j->c->model)->n_ctx, longest = 0;
     for (int64_t i = 0; i < j->n; i++) longest = i64_max(longest, j->prompts[i].n);
     int64_t upto = j->kv.query_position + longest + opt_int(j->o, "max-tokens");
     if (ctx > 0 && upto > ctx)
         log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
                  (long long)upto, (long long)ctx);
+    return job_window(model_config(j->c->model), upto);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */
@@ -322,7 +323,7 @@ static status_t run_query(const options_t *o, context_t *c) {
     if (!st) st = context_open_store(&j);
     if (!st) st = comm_agree(c->comm, generations_make(&j));
     if (st) goto out;
-    check_positions(&j);
+    if ((st = check_positions(&j))) goto out;
     const int32_t *end;
     int n_end = tokenizer_eos(j.tokenizer, &end);
     int64_t longest = 1;

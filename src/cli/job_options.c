@@ -120,3 +120,12 @@ status_t job_positions(const options_t *o, layout_method_t layout, align_t *alig
     if (!strcmp(name, "global")) *align = ALIGN_SEQUENTIAL;
     return ST_OK;
 }
+
+status_t job_window(const model_config_t *c, int64_t rows) {
+    if (c->window <= 0 || rows <= c->window) return ST_OK;
+    return status_fail(ST_INPUT,
+                       "the model attends to the last %lld rows only (sliding window), but sink, context and query take %lld; a window "
+                       "inside queries is not done, so "
+                       "use less context, or a model without a window",
+                       (long long)c->window, (long long)rows);
+}

@@ -24,4 +24,8 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
  * such positions. */
 status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept);
 
+/* A query's rows see all of their context: ST_INPUT when `rows` of sink, context and query are more than the model's sliding window, which
+ * would cut that. */
+status_t job_window(const model_config_t *c, int64_t rows);
+
 #endif

@@ -125,7 +125,7 @@ static void attn_run(void *ctx) {
 static void bench_attn(backend_t *be, const char *what, int64_t rows, int64_t keys, int n_head, int n_kv, int d, bool stats) {
     attn_t b = {.be = be};
     size_t kv_n = (size_t)(keys * n_kv * d), q_n = (size_t)(rows * n_head * d);
-    b.pool = (kv_pool_t){buffer(be, kv_n, be->act), buffer(be, kv_n, be->act), be->act, keys, n_kv * d, d, 0};
+    b.pool = (kv_pool_t){buffer(be, kv_n, be->act), buffer(be, kv_n, be->act), be->act, keys, n_kv * d, d, 0, 0};
     b.run = (run_t){0, rows, keys - rows, -1, 0, 1};
     b.span = (span_t){0, 0, 0, keys, edge_const(0), edge_step(1, 1, 0, 1)};
     b.a = (attn_args_t){.n_head = n_head,
@@ -209,7 +209,7 @@ static void bench_layer(backend_t *be, int64_t n) {
     l.gu = buffer(be, r * 2 * FF, DT_F32), l.cs = buffer(be, r * DH, DT_F32);
     l.h = buffer(be, r * D, be->act), l.q = buffer(be, r * D, be->act), l.o = buffer(be, r * D, be->act),
     l.ff = buffer(be, r * FF, be->act);
-    l.pool = (kv_pool_t){buffer(be, r * KV * DH, be->act), buffer(be, r * KV * DH, be->act), be->act, n, KV * DH, DH, 0};
+    l.pool = (kv_pool_t){buffer(be, r * KV * DH, be->act), buffer(be, r * KV * DH, be->act), be->act, n, KV * DH, DH, 0, 0};
     l.run = (run_t){0, n, 0, 0, 0, 1};
     l.span = (span_t){0, 0, 0, n, edge_const(0), edge_step(1, 1, 0, 1)};
     l.attn = (attn_args_t){.n_head = HEADS,

@@ -167,7 +167,7 @@ static inline void ops_qkv_one(backend_t *be, const qkv_case_t *c, int64_t n_row
     void *dk = ops_out(be, bytes[1]), *dv = ops_out(be, bytes[2]), *dq = ops_out(be, bytes[0]);
     size_t half = (size_t)(2 * layer_stride) * dtype_bytes(c->kv_type);
     for (int p = 0; p < 2; p++)
-        pools[p] = (kv_pool_t){(char *)dk + p * half, (char *)dv + p * half, c->kv_type, kv_rows, row_stride, head_stride, layer_stride};
+        pools[p] = (kv_pool_t){(char *)dk + p * half, (char *)dv + p * half, c->kv_type, kv_rows, row_stride, head_stride, layer_stride, 0};
     run_t runs[3] = {{0, n_row / 3, 2, 0, 0, 0}, {n_row / 3, 1, 0, -1, 0, 0}, {n_row / 3 + 1, n_row - n_row / 3 - 1, 0, 1, 0, 0}};
     void *dx = ops_in(be, qkv, (size_t)(n_row * heads * d) * 4), *db = ops_in(be, bias, (size_t)(heads * d) * 4),
          *dqn = ops_in(be, qn, (size_t)d * 4), *dkn = ops_in(be, kn, (size_t)d * 4), *dcs = ops_in(be, cs, (size_t)(n_row * c->d_rot) * 4);

@@ -1,7 +1,6 @@
 /* OpenMP's threads spin for a moment before they sleep. libgomp's own moment is so long that on cores shared with other work (a test
  * machine, more ranks than cores) waiting threads use up the time that those they wait for would need: with 17 runnable processes on 2
- * cores decoding fell to 1.8 tokens/s, and reached 10 with a short one; on idle cores a short one costs decoding about a tenth, and
- * encoding nothing.
+ * cores decoding fell to 1.8 tokens/s, and reached 7.3 with this one; on idle cores it cost nothing that could be measured (SPEED.md).
  *
  * libgomp reads the setting when it is loaded, before main, so the process starts itself once more with GOMP_SPINCOUNT in its environment,
  * before any library has run. Set OMP_WAIT_POLICY or GOMP_SPINCOUNT to decide otherwise; then nothing is started anew.

@@ -35,6 +35,7 @@ typedef struct {
     int32_t gist_token; /* GIST_TOKEN */
     bool compact;       /* every row of a segment, gists too, takes a position of its own behind the gists of the chain */
     bool evict;         /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
+    bool sharded;       /* documents go over all ranks (encode/sharded.h): every rank gives `rows`, rank 0's is called */
     bool by_rule;       /* the reference switch of layout/rule.h */
     rows_fn rows;       /* logits wanted, by rank 0; NULL: none */
     void *rows_ctx;

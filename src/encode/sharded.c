@@ -55,6 +55,10 @@ status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_seg
     return shard_make(&s, out);
 }
 
+int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank) {
+    return (int64_t)(2 * kv_bytes(e->config, e->be->act, shard_sent_rows(plan, rank)));
+}
+
 static int64_t segment_rows(const flow_t *f, int64_t s) { return f->plan->segment[s + 1] - f->plan->segment[s]; }
 static int64_t segment_gists(const flow_t *f, int64_t s) { return gist_count(&f->e->spec.gist, segment_rows(f, s)); }
 

@@ -25,6 +25,8 @@ typedef struct {
 
 /* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. */
 status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, int size, shard_t *out);
+/* Bytes of K/V that a rank sends for it, all layers. */
+int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
 /* Collective. The encoder's spec must say `sharded`; compact positions are not done. A failure in the middle ends the job, since others
  * would wait. */
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, const sharded_t *d);

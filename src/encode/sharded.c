@@ -45,9 +45,10 @@ typedef struct {
     int n_part, cap_part;
 } flow_t;
 
-status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, int size, shard_t *out) {
+status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out) {
     shard_spec_t s = {.gist = e->spec.gist,
                       .raw_chain = !e->spec.gist.ratio,
+                      .raw_kept = raw_kept,
                       .segment = segment,
                       .n_segment = n_segment,
                       .size = size,

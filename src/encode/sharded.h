@@ -1,7 +1,7 @@
 /* One document through the model on all ranks at once, bit for bit as one rank would (layout/shard.h says who does what).
  *
  *     shard_t plan;
- *     st = encoder_shard(e, segment, n_segment, comm->size, &plan);
+ *     st = encoder_shard(e, segment, n_segment, raw_kept, comm->size, &plan);
  *     ... memory for the segments that shard_writer gives to this rank ...
  *     st = encoder_run_sharded(e, comm, &plan, &document);
  *     shard_free(&plan);
@@ -23,8 +23,8 @@ typedef struct {
     const kv_pool_t *raw, *gists;
 } sharded_t;
 
-/* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. */
-status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, int size, shard_t *out);
+/* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. raw_kept: all raw rows will be. */
+status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out);
 /* Bytes of K/V that a rank sends for it, all layers. */
 int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
 /* Collective. The encoder's spec must say `sharded`; compact positions are not done. A failure in the middle ends the job, since others

@@ -187,7 +187,8 @@ status_t share_document(job_t *j, const round_t *r, int64_t first) {
     if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
     if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
-    if (!st) st = encoder_shard(j->encoder, segment, n, j->comm->size, &plan);
+    keep_t keep = j->spec->kept.keep;
+    if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, &plan);
     if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n);
     if ((st = comm_agree(j->comm, st))) goto out;
     sharded_t d = {.tokens = r->tokens.ids + items[0].begin, .raw = pools + n, .gists = pools + 2 * n};

@@ -32,7 +32,7 @@ typedef struct {
     const model_config_t *config;
     comm_t *comm;
     const shard_t *plan;
-    const sharded_t *doc;
+    sharded_t *doc;
     void *memory;           /* [B] of the pools */
     kv_pool_t sink;         /* pools of two layers */
     kv_pool_t *raw, *gists; /* [n_segment] */
@@ -267,7 +267,11 @@ static status_t exchange(flow_t *f, int layer, int back, int64_t i) {
     int n_send = f->n_part;
     for (int r = 0; r < f->comm->size && !st; r++)
         if (r != rank) st = parts_of(f, shard_step(f->plan, r, back, i), rank, r, layer);
-    return st ? st : wire_start(&f->wires[layer % 2][back][i], f->be, f->comm, f->parts, n_send, f->parts + n_send, f->n_part - n_send);
+    int64_t before = f->comm->sent_bytes;
+    wire_t *w = &f->wires[layer % 2][back][i];
+    if (!st) st = wire_start(w, f->be, f->comm, f->parts, n_send, f->parts + n_send, f->n_part - n_send);
+    f->doc->sent += f->comm->sent_bytes - before;
+    return st;
 }
 
 static status_t arrivals(flow_t *f, int layer, int back) {
@@ -362,7 +366,7 @@ static status_t logits_out(flow_t *f) {
     return st;
 }
 
-status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, const sharded_t *d) {
+status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d) {
     flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan, .doc = d};
     status_t st = pools_setup(&f);
     if (!st) st = steps_setup(&f);

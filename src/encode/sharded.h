@@ -21,6 +21,7 @@ typedef struct {
     /* [n_segment] where K/V of the segments that this rank writes go, all layers: of the last n_row raw rows, and of the gists. n_row 0:
      * nowhere. NULL: nothing is kept. */
     const kv_pool_t *raw, *gists;
+    int64_t sent; /* out: bytes of K/V that this rank sent */
 } sharded_t;
 
 /* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. raw_kept: all raw rows will be. */
@@ -29,6 +30,6 @@ status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_seg
 int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
 /* Collective. The encoder's spec must say `sharded`; compact positions are not done. A failure in the middle ends the job, since others
  * would wait. */
-status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, const sharded_t *d);
+status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d);
 
 #endif

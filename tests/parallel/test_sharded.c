@@ -147,9 +147,10 @@ static void kept_case(const case_t *c, comm_t *self) {
         if (shard_writer(&plan, s) == comm->rank) pools_of(c, segment[s + 1] - segment[s], &raw[s], &gists[s]);
     }
     sharded_t d = {.tokens = tokens, .raw = raw, .gists = gists};
-    int64_t sent = comm->sent_bytes, agreed = comm->size > 1 ? (int64_t)sizeof(int64_t) : 0; /* one agreement before the layers */
+    int64_t before = comm->sent_bytes, agreed = comm->size > 1 ? (int64_t)sizeof(int64_t) : 0; /* one agreement before the layers */
     CU_ASSERT_EQUAL(encoder_run_sharded(e, comm, &plan, &d), ST_OK);
-    CU_ASSERT_EQUAL(comm->sent_bytes - sent - agreed, encoder_shard_bytes(e, &plan, comm->rank));
+    CU_ASSERT_EQUAL(comm->sent_bytes - before - agreed, encoder_shard_bytes(e, &plan, comm->rank));
+    CU_ASSERT_EQUAL(d.sent, encoder_shard_bytes(e, &plan, comm->rank));
     for (int64_t s = 0; s < n; s++) {
         piece_t p = {.tokens = tokens + segment[s],
                      .n = segment[s + 1] - segment[s],

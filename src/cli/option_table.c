@@ -44,6 +44,9 @@ static const option_t table[] = {
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "", "rows of a gist layout that go to the store"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
+    {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",
+     "positions the whole run takes, for models with dynamic or longrope scaling whose frequencies depend on it; not given: no more than "
+     "the model was trained for"},
     {"reserve", OPT_CHOICE, "max", 0, 0, "max|mean|harmonic", "",
      "positions held by the segments: their longest, mean or harmonic mean length"},
     {"bos", OPT_FLAG, "no", 0, 0, NULL, "", "put the model's beginning-of-sequence token in front"},

@@ -93,6 +93,14 @@ void forward_ws_free(forward_ws_t *ws) {
 }
 
 /* ---- the steps ------------------------------------------------------------------------------------------------- */
+static status_t beyond_limit(const model_t *m, int64_t position, int64_t limit) {
+    return status_fail(
+        ST_INPUT,
+        "%s: position %lld, but %s rope scaling was set for positions below %lld, and longer text turns every earlier key by "
+        "other frequencies; give --rope-length for the positions that the whole run takes, or use shorter segments and prompts",
+        m->file->path, (long long)position, rope_scaling_name(m->config.rope_scaling), (long long)limit);
+}
+
 static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     const model_t *m = ws->m;
     int64_t d_rot = m->config.d_rot;
@@ -101,7 +109,9 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
             return status_fail(ST_INPUT,
                                "token id %d of row %lld is outside the model's vocabulary of %lld; use ids of this model's tokenizer",
                                b->tokens[t], (long long)t, (long long)m->config.n_vocab);
-    rope_cos_sin(m->inv_freq, d_rot, b->n_row, b->positions, ws->angles);
+    for (int64_t t = 0, limit = rope_limit(&m->config); limit && t < b->n_row; t++)
+        if (b->positions[t] >= (double)limit) return beyond_limit(m, (int64_t)b->positions[t], limit);
+    rope_cos_sin(m->inv_freq, d_rot, m->config.rope_attention, b->n_row, b->positions, ws->angles);
     status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
     if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
     for (int i = 0; i < b->n_given && !st; i++) {

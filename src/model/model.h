@@ -21,6 +21,8 @@ status_t model_file_open(const char *path, model_file_t **out); /* a .gguf file,
 void model_file_close(model_file_t *f);
 const char *model_file_path(const model_file_t *f);
 const model_config_t *model_file_config(const model_file_t *f);
+/* config_rope_length, before the model is loaded. */
+status_t model_file_rope_length(model_file_t *f, int64_t length);
 const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 /* NULL when the folder has none (then commands that need text refuse, those that take ids work). */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);

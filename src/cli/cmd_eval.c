@@ -95,13 +95,9 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
     return ST_OK;
 }
 
-static const char repeat_text[] = "\n\nRepeat the previous context exactly.";
-
 static pick_spec_t pick_options(const options_t *o, const ids_t *repeat) {
-    static const char *const by[] = {"knorm", "snapkv", "observed", "reconstruct"};
     pick_spec_t p = {.ratio = opt_int(o, "ratio"), .repeat = repeat->ids, .n_repeat = repeat->n};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(opt_text(o, "keep-by"), by[i])) p.by = (score_method_t)i;
+    score_find(opt_text(o, "keep-by"), &p.by);
     p.budget = !strcmp(opt_text(o, "budget"), "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
     return p;
 }
@@ -119,7 +115,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
-    if (!st) st = tokenizer_encode(tokenizer, repeat_text, strlen(repeat_text), false, &repeat);
+    if (!st) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st) st = job_window(model_file_config(c->file), sink.n + window);

@@ -106,13 +106,16 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                      "content; use left, right or even");
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st && align == ALIGN_SEQUENTIAL)
         st = status_fail(ST_USAGE,
                          "--positions global makes a segment's K/V depend on the text before it, so it cannot be stored by content; "
                          "leave it out");
+    if (!st && layout_info(layout)->streams)
+        st = status_fail(ST_USAGE, "--layout streaming keeps nothing of a text, so there is nothing to store; precis eval ppl, eval agree "
+                                   "and logits run it");
     if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
         st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
     if (!st) st = inputs_check(inputs, n_input);

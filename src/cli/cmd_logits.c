@@ -103,11 +103,11 @@ static status_t write_logits(context_t *c, const sequence_spec_t *spec, const id
 /* Without --layout: full attention, in one piece. */
 static status_t sequence_options(const options_t *o, const context_t *c, int64_t n, ids_t *sink, sequence_spec_t *out) {
     const tokenizer_t *tokenizer = NULL;
-    bool layout = opt_given(o, "layout"), sunk = opt_given(o, "sink") || opt_flag(o, "bos");
+    bool layout = opt_given(o, "layout"), sunk = opt_given(o, "sink") || job_bos(o);
     align_t align = job_align(o, ALIGN_LEFT);
     *out = (sequence_spec_t){.layout = LAYOUT_FULL, .kept = {.gist = {.window = -1}}, .segment = n, .max_row = BATCH_ROWS};
     status_t st = sunk ? job_tokenizer(c, &tokenizer) : ST_OK;
-    if (!st && sunk) st = job_sink(o, tokenizer, opt_flag(o, "bos"), sink);
+    if (!st && sunk) st = job_sink(o, tokenizer, job_bos(o), sink);
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);
     if (layout && (out->layout != LAYOUT_FULL || opt_given(o, "segment"))) out->segment = opt_int(o, "segment");

@@ -16,10 +16,13 @@ static const option_t table[] = {
     {"store", OPT_TEXT, NULL, 0, 0, NULL, "", "folder of encoded segments; made when it is not there"},
     {"input", OPT_TEXT, NULL, 0, 0, NULL, "", "file of JSON lines (also .zst and .gz), or - for standard input"},
     /* the context */
-    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect", "",
+    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect|pcw|structured|ape|block|star|streaming",
+     "",
      "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
      "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important "
-     "rows"},
+     "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
+    {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
+    {"ape-scale", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: and their log-sum, times the temperature, is multiplied by this"},
     {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|expected|reconstruct", "",
      "blockselect: rows matter by their keys' length, by the attention of the segment's last rows, of all its rows, of the queries that "
      "its "
@@ -34,8 +37,12 @@ static const option_t table[] = {
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
     {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
-     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV)"},
-    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows", "sink rows without text, in front of --sink's; what they begin as: --gist-init"},
+     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "
+     "streaming: "
+     "rows it sees besides the sink, itself included; not given: 1020"},
+    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows",
+     "sink rows without text, in front of --sink's; what they begin as: --gist-init; streaming: tokens of the text that are its sink; "
+     "not given: 4"},
     {"positions", OPT_CHOICE, NULL, 0, 0, "reused|global|compact|original", "",
      "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv): "
      "where they were, or (compact) one after another"},

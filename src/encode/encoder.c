@@ -71,6 +71,7 @@ static status_t encoder_setup(encoder_t *e, const encoder_spec_t *spec) {
     if ((st = forward_ws_create(e->model, spec->max_row, &e->ws))) return st;
     if ((spec->gist.ratio || spec->n_blank) && (st = inputs_setup(e))) return st;
     if (spec->evict && (st = pages_setup(e))) return st;
+    if (spec->in_cache && e->n_sink && (st = near_setup(e))) return st;
     if (spec->rows && (st = logits_setup(e))) return st;
     if ((st = mem_alloc(&e->sink, (size_t)spec->n_sink, sizeof *e->sink, "the sink's tokens"))) return st;
     if (spec->n_sink) memcpy(e->sink, spec->sink, (size_t)spec->n_sink * sizeof *e->sink);
@@ -104,6 +105,8 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
 void encoder_free(encoder_t *e) {
     if (!e) return;
     kv_free(e->be, &e->sink_pool);
+    kv_free(e->be, &e->near);
+    mem_free(e->near_host);
     forward_ws_free(e->ws);
     layout_free(&e->layout);
     pages_free(e);
@@ -131,13 +134,14 @@ static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number) {
     const gist_spec_t *g = &e->spec.gist;
     int64_t raw = 0, gist = 0, raw_n, gist_n;
     status_t st = ST_OK;
-    if (e->spec.max_row - e->layout.n_row <= g->ratio || e->spec.evict) st = pass_run(e); /* pages belong to one piece */
+    bool alone = e->spec.evict || e->spec.in_cache; /* pages, or copies of the sink, belong to one piece */
+    if (e->spec.max_row - e->layout.n_row <= g->ratio || alone) st = pass_run(e);
     while (!st && gist_step(g, p->n, raw, gist, e->spec.max_row - e->layout.n_row, &raw_n, &gist_n)) {
         st = pass_add(e, p, number, raw, raw_n, gist, gist_n);
         raw += raw_n;
         gist += gist_n;
         bool more = raw < p->n || gist < gist_count(g, p->n);
-        if (!st && (more || e->layout.n_row == e->spec.max_row || e->spec.evict)) st = pass_run(e);
+        if (!st && (more || e->layout.n_row == e->spec.max_row || alone)) st = pass_run(e);
     }
     return st || !e->spec.evict || !p->pool.n_row ? st : pages_tail(e, p);
 }

@@ -34,9 +34,11 @@ typedef struct {
     gist_init_t gist_init;
     int32_t gist_token; /* GIST_TOKEN */
     bool compact;       /* every row of a segment, gists too, takes a position of its own behind the gists of the chain */
-    bool evict;         /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
-    bool by_rule;       /* the reference switch of layout/rule.h */
-    rows_fn rows;       /* logits wanted, by rank 0; NULL: none */
+    int64_t window; /* rows of its segment that a row sees, itself included, in place of the model's own sliding window; 0: the model's */
+    bool in_cache;  /* positions are those in a cache of the sink and that window: the sink stays near, however long the text */
+    bool evict;     /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
+    bool by_rule;   /* the reference switch of layout/rule.h */
+    rows_fn rows;   /* logits wanted, by rank 0; NULL: none */
     void *rows_ctx;
     bool all_rows; /* of the sink and of gists too; else rows are counted over raw rows alone */
 } encoder_spec_t;

@@ -37,6 +37,9 @@ struct encoder {
     int64_t *out_rows, *out_at; /* [max_row] rows of the pass whose logits are wanted, and their numbers */
     int64_t n_out;
     float *logits; /* [max_row][n_vocab] */
+    /* the sink as each row of the pass finds it (cache.c) */
+    kv_pool_t near;
+    void *near_host; /* one head's rows of it */
     /* eviction */
     kv_pool_t *pages; /* [n_page] page P of the piece is pages[P % n_page] */
     int32_t *page_pools;
@@ -54,6 +57,12 @@ status_t inputs_setup(encoder_t *e);
 status_t inputs_blank(encoder_t *e, int64_t row, int64_t n);
 /* Inputs of gists from .. from+n-1 of a piece, whose rows in the pass begin at `row`. */
 status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n);
+
+/* cache.c: the sink's rows once for each row of the pass, keys moved to its cache's positions; span_near is what a row sees of them. */
+status_t near_setup(encoder_t *e);
+status_t near_fill(encoder_t *e, int64_t raw, int64_t raw_n);
+span_t near_span(const encoder_t *e, int32_t pool, int64_t raw, int64_t raw_n);
+static inline int64_t encoder_window(const encoder_t *e) { return e->spec.window > 0 ? e->spec.window : e->config->window; }
 
 /* pages.c */
 status_t pages_setup(encoder_t *e);

@@ -114,10 +114,15 @@ static void rows_fill(encoder_t *e, const piece_t *p, int64_t row, int64_t raw, 
 }
 
 static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
-    status_t st = layout_add_run(&e->layout, raw_pool, raw, raw_n);
-    for (int i = 0; !st && i < shared->n; i++)
+    bool near = e->spec.in_cache && e->n_sink;
+    status_t st = near ? near_fill(e, raw, raw_n) : ST_OK;
+    int32_t copies;
+    if (!st && near) st = pass_pool(e, &e->near, 0, 0, 0, &copies);
+    if (!st) st = layout_add_run(&e->layout, raw_pool, raw, raw_n);
+    if (!st && near) st = layout_add_span(&e->layout, near_span(e, copies, raw, raw_n));
+    for (int i = near; !st && i < shared->n; i++)
         if (shared->rows[i]) st = layout_add_span(&e->layout, span_all(shared->pools[i], 0, shared->rows[i]));
-    return st ? st : layout_add_span(&e->layout, span_causal(raw_pool, 0, raw + raw_n, e->config->window));
+    return st ? st : layout_add_span(&e->layout, span_causal(raw_pool, 0, raw + raw_n, encoder_window(e)));
 }
 
 status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t raw_n, int64_t gist, int64_t gist_n) {
@@ -133,7 +138,7 @@ status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, i
     if (!st && g->ratio) st = pass_pool(e, &p->gist_pool, number, order, 0, &gist_pool);
     if (!st && gist_n) st = inputs_gist(e, p, row + raw_n, gist, gist_n);
     if (st) return st;
-    if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, e->config->window);
+    if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, encoder_window(e));
     if (!g->ratio) return add_plain(e, raw_pool, raw, raw_n, &shared);
     if (raw_n) st = layout_gist_raw_paged(&e->layout, g, &pages, gist_pool, raw, raw_n, gist + gist_n, &shared);
     if (!st && gist_n) st = layout_gist_rows_paged(&e->layout, g, &pages, gist_pool, gist, gist + gist_n, p->n, &shared);

@@ -124,7 +124,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         const round_item_t *it = &r->items[first + s];
         int64_t n = kept_rows(keep, it->n), spare = 0;
         kv_pool_t kept = buffer_piece(j, 0, at, n);
-        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen, .n_chain = (int)s};
+        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen};
+        piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
         st = encoder_run(j->encoder, &piece, 1);
         if (!st && keep->compact) st = kept_compact(keep, j->model, &piece.gist_pool, it->n);

@@ -13,6 +13,13 @@ static const layout_info_t methods[LAYOUT_COUNT] = {
     [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true}, /* section 4 */
     [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                             /* section 5 */
     [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true},                                  /* section 7, its end */
+    /* section 8 */
+    [LAYOUT_PCW] = {.name = "pcw", .bos = true, .left = true},
+    [LAYOUT_STRUCTURED] = {.name = "structured", .right = true, .own_log_p = true},
+    [LAYOUT_APE] = {.name = "ape", .reweighs = true},
+    [LAYOUT_BLOCK] = {.name = "block", .left = true, .joined = true},
+    [LAYOUT_STAR] = {.name = "star", .chained = true, .anchored = true},
+    [LAYOUT_STREAMING] = {.name = "streaming", .whole = true, .streams = true},
 };
 
 const layout_info_t *layout_info(layout_method_t m) { return &methods[m]; }

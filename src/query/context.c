@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "encode/move.h"
 #include "layout/assign.h"
 
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *c) {
@@ -87,6 +88,8 @@ static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const contex
 static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments,
                           const context_read_t *how, context_kv_t *c) {
     dtype_t type = store_profile(store)->kv_type;
+    int64_t before = 0;
+    for (int64_t i = 0; i < c->first; i++) before += segments[i]->n_token;
     status_t st = mem_zalloc(&c->whole, (size_t)c->n_local, sizeof *c->whole, "segment pools");
     if (!st && how->both) st = mem_zalloc(&c->raw, (size_t)c->n_local, sizeof *c->raw, "segment pools");
     for (int64_t i = 0; i < c->n_local && !st; i++) {
@@ -94,12 +97,14 @@ static status_t map_local(backend_t *be, const model_config_t *config, store_t *
         const void *k, *v;
         const store_segment_t *seg = segments[c->first + i];
         if ((st = store_map(store, seg, &tokens, &k, &v))) break;
-        if (readable_in_place(be, type)) {
+        if (readable_in_place(be, type) && !how->joined) {
             c->whole[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
         } else {
             c->owns_pools = true;
             st = pool_copy(be, config, type, seg->n_row, k, v, &c->whole[i]);
+            if (!st && how->joined) st = keys_move_all(how->joined, &c->whole[i], before);
         }
+        before += seg->n_token;
         take_parts(c, i, seg->n_token, how);
     }
     return st;

@@ -41,6 +41,7 @@ void context_free(context_kv_t *c);
 typedef struct {
     kept_t kept;
     bool verify, raw_only, both;
+    model_t *joined; /* its keys move to positions one segment after another; NULL: they stay where they were encoded */
 } context_read_t;
 status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
                             const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out);

@@ -122,7 +122,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     if (!st) st = tokenizer_encode(tokenizer, repeat_text, strlen(repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
-    if (!st) st = job_window(model_file_config(c->file), sink.n + window);
+    if (!st) st = job_window(model_file_config(c->file), layout, sink.n + window);
     if (!st) st = windows_read(o, tokenizer, &tokens, &n_window);
     if (!(st = comm_agree(c->comm, st))) st = context_load_model(c);
     if (st) goto out;

@@ -104,6 +104,26 @@ static status_t store_matches(const query_job_t *j, const char *dir) {
         rope_limit(model_file_config(j->c->file)) ? " and the same --rope-length" : "");
 }
 
+/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts with gists all lie inside it (check_positions). */
+static status_t places_fill(query_job_t *j, int64_t n_sink) {
+    const store_profile_t *p = store_profile(j->store);
+    const sources_t *s = &j->sources;
+    layout_method_t layout;
+    place_t *places = NULL;
+    align_t align = ALIGN_LEFT;
+    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || layout_info(layout)->gists) return ST_OK;
+    if (layout_info(layout)->chained)
+        align = ALIGN_SEQUENTIAL;
+    else if (!job_align_find(p->align, &align))
+        return status_fail(ST_INPUT, "%s: positions are aligned \"%s\", which this program does not know; use the program that wrote it",
+                           opt_text(j->o, "store"), p->align);
+    status_t st = mem_alloc(&places, (size_t)i64_max(1, s->n), sizeof *places, "places of segments");
+    for (int64_t i = 0; i < s->n && !st; i++) places[i] = (place_t){align, n_sink, s->segments[i]->n_token, p->segment, s->before[i]};
+    if (!st) st = context_places(&j->kv, places);
+    mem_free(places);
+    return st;
+}
+
 static status_t context_open_store(query_job_t *j) {
     const char *dir = opt_text(j->o, "store");
     comm_t *comm = j->c->comm;
@@ -131,6 +151,7 @@ static status_t context_open_store(query_job_t *j) {
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
     j->kv.query_position = n_sink + j->sources.reserve;
+    if ((st = places_fill(j, n_sink))) return st;
     log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
              (long long)j->sources.n, (long long)j->sources.n_token,
              2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);
@@ -144,7 +165,9 @@ static status_t check_positions(const query_job_t *j) {
     if (ctx > 0 && upto > ctx)
         log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
                  (long long)upto, (long long)ctx);
-    return job_window(model_config(j->c->model), upto);
+    layout_method_t layout = LAYOUT_PCE;
+    if (j->store) layout_find(store_profile(j->store)->layout, &layout);
+    return job_window(model_config(j->c->model), layout, upto);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */

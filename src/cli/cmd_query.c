@@ -30,6 +30,8 @@ typedef struct {
     bool *done;
     int64_t n, cap, next; /* next to be printed */
     bool json;            /* JSON lines, else text */
+    tokenizer_stream_t stream;
+    bool streams; /* one answer as text: it is printed while it is made */
 } query_job_t;
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------------- */
@@ -225,6 +227,36 @@ static status_t evidence_write(query_job_t *j, json_out_t *out, const double *ma
     return st;
 }
 
+static void piece_print(const char *text, size_t n) {
+    if (!n) return;
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+}
+
+static status_t on_token(void *self, int64_t i, int32_t id) {
+    query_job_t *j = self;
+    const char *text;
+    size_t n;
+    (void)i; /* there is one */
+    status_t st = tokenizer_stream_put(&j->stream, id, &text, &n);
+    if (!st) piece_print(text, n);
+    return st;
+}
+
+/* The answer as text. A streamed one has been printed but for what was held back. */
+static status_t text_write(query_job_t *j, int64_t i, const char *text) {
+    size_t n;
+    if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
+    if (!j->streams) {
+        printf("%s\n", text);
+        return ST_OK;
+    }
+    status_t st = tokenizer_stream_end(&j->stream, &text, &n);
+    if (!st) piece_print(text, n);
+    puts("");
+    return st;
+}
+
 static status_t answer_write(query_job_t *j, int64_t i) {
     const generation_t *g = &j->gen[i];
     char *text;
@@ -234,9 +266,8 @@ static status_t answer_write(query_job_t *j, int64_t i) {
     double rate = g->ids.n > 1 ? (double)(g->ids.n - 1) / (g->total_s - g->first_token_s) : 0;
     const double *mass = g->mass;
     if (!j->json) {
-        if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
-        printf("%s\n", text);
-        if (mass) st = evidence_write(j, NULL, mass);
+        st = text_write(j, i, text);
+        if (mass && !st) st = evidence_write(j, NULL, mass);
         if (opt_flag(j->o, "stats"))
             printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
                    (long long)g->ids.n, g->total_s, rate);
@@ -314,6 +345,7 @@ static void job_free(query_job_t *j) {
         if (j->gen) ids_free(&j->gen[i].ids);
         if (j->gen) mem_free(j->gen[i].mass);
     }
+    if (j->streams) tokenizer_stream_free(&j->stream);
     context_free(&j->kv);
     encoder_free(j->encoder);
     sources_free(&j->sources);
@@ -364,6 +396,12 @@ static status_t run_query(const options_t *o, context_t *c) {
                                        .want_mass = j.store != NULL,
                                        .want_entropy = true},
                             .batch = opt_int(o, "slots")};
+    j.streams = !j.json && j.n == 1 && c->comm->rank == 0;
+    if (j.streams) {
+        tokenizer_stream_begin(&j.stream, j.tokenizer, false);
+        spec.token = on_token;
+        spec.token_ctx = &j;
+    }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
     st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
 out:

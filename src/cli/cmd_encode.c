@@ -118,6 +118,11 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                    "and logits run it");
     if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
         st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
+    if (!st) {
+        const layout_info_t *info = layout_info(layout);
+        bool on = info->chained || info->whole; /* positions go on through the document */
+        st = job_window(model_file_config(c->file), layout, on ? INT64_MAX : sink.n + kept.n_blank + opt_int(o, "segment") + 1);
+    }
     if (!st) st = inputs_check(inputs, n_input);
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;

@@ -110,6 +110,7 @@ static status_t sequence_options(const options_t *o, const context_t *c, int64_t
     if (!st && sunk) st = job_sink(o, tokenizer, job_bos(o), sink);
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);
+    if (!st) st = job_window(model_file_config(c->file), out->layout, n + sink->n);
     if (layout && (out->layout != LAYOUT_FULL || opt_given(o, "segment"))) out->segment = opt_int(o, "segment");
     if (opt_given(o, "batch")) out->max_row = opt_int(o, "batch");
     out->max_row = i64_min(out->max_row, n + n / i64_max(out->kept.gist.ratio, 1) + sink->n + out->kept.n_blank);

@@ -31,10 +31,18 @@ bool job_bos(const options_t *o) {
     return opt_flag(o, "bos") || (name && layout_find(name, &layout) && layout_info(layout)->bos);
 }
 
+bool job_align_find(const char *name, align_t *out) {
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(name, align_names[i])) {
+            *out = (align_t)i;
+            return true;
+        }
+    return false;
+}
+
 align_t job_align(const options_t *o, align_t fallback) {
     const char *name = opt_text(o, "align");
-    for (int i = 0; name && i < 4; i++)
-        if (!strcmp(name, align_names[i])) return (align_t)i;
+    if (name) job_align_find(name, &fallback);
     return fallback;
 }
 
@@ -159,11 +167,12 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
     return ST_OK;
 }
 
-status_t job_window(const model_config_t *c, int64_t rows) {
-    if (c->window <= 0 || rows <= c->window) return ST_OK;
-    return status_fail(ST_INPUT,
-                       "the model attends to the last %lld rows only (sliding window), but sink, context and query take %lld; a window "
-                       "inside queries is not done, so "
-                       "use less context, or a model without a window",
-                       (long long)c->window, (long long)rows);
+status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows) {
+    const layout_info_t *info = layout_info(layout);
+    if (c->window <= 0 || rows <= c->window || !(info->gists || info->selects)) return ST_OK;
+    return status_fail(
+        ST_INPUT,
+        "the model attends to the last %lld positions only (sliding window), which layout %s does not do; use layout pce or full, "
+        "segments that end within the window, or a model without one",
+        (long long)c->window, info->name);
 }

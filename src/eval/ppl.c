@@ -221,12 +221,20 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
     encoder_spec_t e = encoder_spec(j, reserve);
+    place_t *places = NULL;
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
     if (!st) {
         j->ctx.owns_pools = true;
         j->ctx.sink = *encoder_sink(j->encoder);
         j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
+    }
+    if (!st && !s->kept.gist.ratio && !layout_info(s->layout)->selects) {
+        st = mem_alloc(&places, (size_t)i64_max(1, j->n_piece), sizeof *places, "places of pieces");
+        for (int p = 0; !st && p < j->n_piece; p++)
+            places[p] = (place_t){e.align, s->n_sink + s->kept.n_blank, j->pieces[p].n, reserve, j->pieces[p].before};
+        if (!st) st = context_places(&j->ctx, places);
+        mem_free(places);
     }
     if (!st && layout_info(s->layout)->selects) st = scorer_setup(j, rows[0], reserve);
     mem_free(rows);

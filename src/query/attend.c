@@ -158,24 +158,44 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     return a->be->ops->attention(a->be, &args);
 }
 
-/* A local segment's rows as block `block`; `at`: its pools in the call. */
-static status_t segment_spans(attend_t *a, int layer, int64_t segment, int64_t block, kv_pool_t *pools, int64_t at) {
+/* Of local segments first .. first+n-1 what one run sees, segment i as block i: all rows. */
+static status_t spans_whole(attend_t *a, int64_t n, const kv_pool_t *pools) {
+    int64_t each = pools_each(a);
+    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+    for (int64_t i = 0; i < n * each && !st; i++)
+        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)(i / each), pools[i].n_row));
+    return st;
+}
+
+/* The same through the model's window: queries stand at other positions, and where a segment's rows are no line, so does every row. A
+ * segment that lies outside gives an empty partial result. */
+static status_t spans_windowed(attend_t *a, int64_t first, int64_t n, const kv_pool_t *pools) {
+    const place_t *theirs = a->ctx->places + first, own = {.align = ALIGN_LEFT, .n_sink = a->ctx->query_position};
+    bool line = true;
     status_t st = ST_OK;
-    for (int64_t h = 0; h < pools_each(a) && !st; h++) {
-        const kv_pool_t *whole = &a->ctx->pools[segment];
-        pools[at + h] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[segment], layer, h) : *whole;
-        st = layout_add_span(&a->segments, span_all((int32_t)(at + h), (int32_t)block, pools[at + h].n_row));
+    for (int64_t i = 0; i < n; i++) line = line && place_steps(&theirs[i]);
+    for (int q = 0; q < a->n_query; q++) {
+        const attend_query_t *query = &a->queries[q];
+        for (int64_t r = 0, step = line ? query->n : 1; r < query->n && !st; r += step) {
+            st = layout_add_run(&a->segments, -1, query->index + r, step);
+            for (int64_t i = 0; i < n && !st; i++)
+                st = layout_add_span(&a->segments, span_window((int32_t)i, (int32_t)i, pools[i].n_row, &theirs[i], &own, query->index + r,
+                                                               a->config->window));
+        }
     }
     return st;
 }
 
-/* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
+/* Local segments [first, first+n) as blocks 0..n-1 of `part`. */
 static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
     kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
     int64_t each = pools_each(a);
+    for (int64_t i = 0; i < n * each; i++) {
+        const kv_pool_t *whole = &a->ctx->pools[first + i / each];
+        pools[i] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[first + i / each], layer, i % each) : *whole;
+    }
     layout_clear(&a->segments);
-    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
-    for (int64_t i = 0; !st && i < n; i++) st = segment_spans(a, layer, first + i, i, pools, i * each);
+    status_t st = a->config->window > 0 && a->ctx->places ? spans_windowed(a, first, n, pools) : spans_whole(a, n, pools);
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);
     args.pools = pools;
@@ -405,17 +425,22 @@ static status_t base_spans(attend_t *a, int i) {
     int64_t n_sink = a->ctx->sink.n_row;
     status_t st = layout_add_run(&a->base, 1 + i, q->index, q->n);
     if (!st && n_sink) st = layout_add_span(&a->base, span_all(SINK_POOL, 0, n_sink));
-    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, 0));
+    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, a->config->window));
 }
 
 /* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
 static status_t base_by_rule(attend_t *a, int i) {
     const attend_query_t *q = &a->queries[i];
     int64_t after = a->ctx->query_position; /* any order behind the sink will do */
-    rule_pool_t pools[2] = {
-        {.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
-        {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i, .block = a->n_base - 1}};
-    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+    rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
+                            {.set = SET_QUERY,
+                             .piece = i,
+                             .order = after,
+                             .n_row = q->index + q->n,
+                             .pool = 1 + i,
+                             .block = a->n_base - 1,
+                             .place = {ALIGN_LEFT, .n_sink = after}}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, a->config->window);
 }
 
 status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions,

@@ -33,7 +33,14 @@ void context_free(context_kv_t *c) {
     mem_free(c->counts);
     mem_free(c->raw);
     mem_free(c->whole);
+    mem_free(c->places);
     *c = (context_kv_t){0};
+}
+
+status_t context_places(context_kv_t *c, const place_t *all) {
+    status_t st = mem_alloc(&c->places, (size_t)i64_max(1, c->n_local), sizeof *c->places, "places of segments");
+    if (!st && c->n_local) memcpy(c->places, all + c->first, (size_t)c->n_local * sizeof *c->places);
+    return st;
 }
 
 /* A CPU backend reads bf16 and f32 rows where they lie in the map; everything else is converted or uploaded once. */

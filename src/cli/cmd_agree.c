@@ -80,9 +80,9 @@ const command_t cmd_eval_agree = {
                  "vocabulary bytes of memory.",
              .examples = "  precis eval agree --model M.gguf --input dev.jsonl --layout pce --segment 256 --window 1K --limit 4\n"
                          "  precis eval agree --model M.gguf --input dev.jsonl --layout unigist --ratio 4 --local 128 --sinks 4\n",
-             .keys =
-                 "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit dtype backend threads "
-                 "batch quiet verbose config print-config",
+             .keys = "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit rope-length dtype "
+                     "backend threads "
+                     "batch quiet verbose config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = false,

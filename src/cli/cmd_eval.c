@@ -95,13 +95,9 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
     return ST_OK;
 }
 
-static const char repeat_text[] = "\n\nRepeat the previous context exactly.";
-
 static pick_spec_t pick_options(const options_t *o, const ids_t *repeat) {
-    static const char *const by[] = {"knorm", "snapkv", "observed", "reconstruct"};
     pick_spec_t p = {.ratio = opt_int(o, "ratio"), .repeat = repeat->ids, .n_repeat = repeat->n};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(opt_text(o, "keep-by"), by[i])) p.by = (score_method_t)i;
+    score_find(opt_text(o, "keep-by"), &p.by);
     p.budget = !strcmp(opt_text(o, "budget"), "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
     return p;
 }
@@ -120,7 +116,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
-    if (!st) st = tokenizer_encode(tokenizer, repeat_text, strlen(repeat_text), false, &repeat);
+    if (!st) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st) st = job_attend(o, layout, AGG_NONE, &attend);
@@ -163,7 +159,7 @@ const command_t cmd_eval_ppl = {
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
          .keys = "model! input! window score pieces layout ratio local gist-init keep keep-by budget positions sinks sink bos select "
-                 "aggregate select-by ape-temperature ape-scale align reserve limit mask dtype backend threads batch "
+                 "aggregate select-by ape-temperature ape-scale align reserve limit mask rope-length dtype backend threads batch "
                  "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},

@@ -167,9 +167,9 @@ const command_t cmd_logits = {
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out logits.safetensors\n"
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out unigist.safetensors --layout unigist --ratio 4 --sinks 8\n"
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
-         .keys =
-             "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows dtype=f32 backend threads "
-             "batch",
+         .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows rope-length dtype=f32 "
+                 "backend threads "
+                 "batch",
          .min_args = 0,
          .max_args = 0},
     .run = logits_run,

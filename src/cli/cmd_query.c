@@ -9,6 +9,7 @@
 #include "cli/job_options.h"
 #include "encode/encoder.h"
 #include "io/corpus.h"
+#include "model/rope.h"
 #include "query/generate.h"
 #include "query/sources.h"
 
@@ -100,8 +101,9 @@ static status_t store_matches(const query_job_t *j, const char *dir) {
     if (!strcmp(mine, p->model_fingerprint)) return ST_OK;
     return status_fail(
         ST_INPUT,
-        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model, or encode again into another folder", dir,
-        p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine);
+        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model%s, or encode again into another folder",
+        dir, p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine,
+        rope_limit(model_file_config(j->c->file)) ? " and the same --rope-length" : "");
 }
 
 /* --positions global, or a layout that is always read so. Only keys of left-aligned segments that stand apart can be moved. */
@@ -376,7 +378,7 @@ const command_t cmd_query = {
                          "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
              .keys = "model! store docs prompt prompts select aggregate select-by fetch positions ape-temperature ape-scale chat system "
                      "bos special max-tokens temperature top-p "
-                     "seed slots stats dtype backend threads batch verify format quiet "
+                     "seed slots stats rope-length dtype backend threads batch verify format quiet "
                      "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},

@@ -24,10 +24,10 @@ static const option_t table[] = {
      "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
     {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
     {"ape-scale", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: and their log-sum, times the temperature, is multiplied by this"},
-    {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|reconstruct", "",
-     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows or of all its rows, or of the segment "
-     "read "
-     "again"},
+    {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|expected|reconstruct", "",
+     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows, of all its rows, of the queries that "
+     "its "
+     "own let expect, or of the segment read again; --score NAME says the same"},
     {"budget", OPT_CHOICE, "head", 0, 0, "uniform|head", "",
      "blockselect: every head keeps 1/ratio of the rows, or the best over a layer's heads stay"},
     {"segment", OPT_SIZE, "4K", 1, 16 * M, NULL, "tokens", "longest segment; longer documents are cut"},
@@ -36,7 +36,7 @@ static const option_t table[] = {
      "positions of a segment shorter than the longest; not given: left for a store, even for eval ppl"},
     {"split", OPT_CHOICE, "tokens", 0, 0, "tokens|lines|paragraphs", "",
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
-    {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises"},
+    {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
      "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "
      "streaming: "
@@ -50,9 +50,14 @@ static const option_t table[] = {
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
-    {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "", "rows of a gist layout that go to the store"},
+    {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
+     "rows of a gist layout that go to the store; blockselect: its kept rows, all, or all "
+     "with a list of the kept"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
+    {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",
+     "positions the whole run takes, for models with dynamic or longrope scaling whose frequencies depend on it; not given: no more than "
+     "the model was trained for"},
     {"reserve", OPT_CHOICE, "max", 0, 0, "max|mean|harmonic", "",
      "positions held by the segments: their longest, mean or harmonic mean length"},
     {"bos", OPT_FLAG, "no", 0, 0, NULL, "", "put the model's beginning-of-sequence token in front"},
@@ -75,7 +80,7 @@ static const option_t table[] = {
     {"slots", OPT_INT, "8", 1, 4096, NULL, "prompts", "prompts answered side by side, which share the reading of the weights"},
     /* perplexity */
     {"window", OPT_SIZE, "8K", 16, 16 * M, NULL, "tokens", "of each document, full windows only"},
-    {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored"},
+    {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored; a word: --keep-by"},
     {"pieces", OPT_INT_LIST, "1,2,4,8", 1, 65536, NULL, "pieces",
      "cut the context of a window into this many; a list makes a row for each"},
     {"limit", OPT_SIZE, NULL, 1, T, NULL, "items", "stop after this many documents, windows or prompts"},
@@ -119,6 +124,10 @@ const option_t *option_find(const char *key) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (!strcmp(table[i].key, key)) return &table[i];
     return NULL;
+}
+
+const char *option_meant(const char *key, const char *value) {
+    return value && !strcmp(key, "score") && option_has_choice(option_find("keep-by"), value) ? "keep-by" : key;
 }
 
 /* 4096 as 4K, 1048577 as it is. */

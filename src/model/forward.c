@@ -29,6 +29,7 @@ struct forward_ws {
     float *cos_sin; /* [B] [max_row][d_rot] */
     float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
     float *angles;  /* host [max_row][d_rot] */
+    bool borrows;   /* h, wide, logits and angles are another's */
 };
 
 /* ---- work space ----------------------------------------------------------------------------------------------- */
@@ -85,14 +86,56 @@ out:
     return st;
 }
 
+size_t forward_ws_rows_bytes(const model_config_t *c, dtype_t act, int64_t n_row) {
+    size_t total = 0;
+    take(&total, n_row, c->d_model, sizeof(float));
+    take(&total, n_row, c->n_head * c->d_head, dtype_bytes(act));
+    take(&total, n_row, c->d_rot, sizeof(float));
+    return total;
+}
+
+status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out) {
+    const model_config_t *c = &of->m->config;
+    backend_t *be = of->m->be;
+    forward_ws_t *ws = NULL;
+    size_t at = 0;
+    assert(n_row <= of->max_row);
+    *out = NULL;
+    status_t st = mem_zalloc(&ws, 1, sizeof *ws, "rows under way");
+    if (st) return st;
+    *ws = *of;
+    ws->borrows = true;
+    ws->max_row = n_row;
+    if ((st = be->ops->alloc(be, forward_ws_rows_bytes(c, be->act, n_row), "rows under way", &ws->memory))) {
+        mem_free(ws);
+        return st;
+    }
+    ws->x = (void *)((char *)ws->memory + take(&at, n_row, c->d_model, sizeof(float)));
+    ws->q = (char *)ws->memory + take(&at, n_row, c->n_head * c->d_head, dtype_bytes(be->act));
+    ws->cos_sin = (void *)((char *)ws->memory + take(&at, n_row, c->d_rot, sizeof(float)));
+    *out = ws;
+    return ST_OK;
+}
+
 void forward_ws_free(forward_ws_t *ws) {
     if (!ws) return;
     ws->m->be->ops->free(ws->m->be, ws->memory);
-    mem_free(ws->angles);
+    if (!ws->borrows) mem_free(ws->angles);
     mem_free(ws);
 }
 
+/* Where a layer's rows are in the pools of the batch. */
+static int pool_layer(const batch_t *b, int layer) { return b->layer_ring ? layer % b->layer_ring : layer; }
+
 /* ---- the steps ------------------------------------------------------------------------------------------------- */
+static status_t beyond_limit(const model_t *m, int64_t position, int64_t limit) {
+    return status_fail(
+        ST_INPUT,
+        "%s: position %lld, but %s rope scaling was set for positions below %lld, and longer text turns every earlier key by "
+        "other frequencies; give --rope-length for the positions that the whole run takes, or use shorter segments and prompts",
+        m->file->path, (long long)position, rope_scaling_name(m->config.rope_scaling), (long long)limit);
+}
+
 static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     const model_t *m = ws->m;
     int64_t d_rot = m->config.d_rot;
@@ -101,7 +144,9 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
             return status_fail(ST_INPUT,
                                "token id %d of row %lld is outside the model's vocabulary of %lld; use ids of this model's tokenizer",
                                b->tokens[t], (long long)t, (long long)m->config.n_vocab);
-    rope_cos_sin(m->inv_freq, d_rot, b->n_row, b->positions, ws->angles);
+    for (int64_t t = 0, limit = rope_limit(&m->config); limit && t < b->n_row; t++)
+        if (b->positions[t] >= (double)limit) return beyond_limit(m, (int64_t)b->positions[t], limit);
+    rope_cos_sin(m->inv_freq, d_rot, m->config.rope_attention, b->n_row, b->positions, ws->angles);
     status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
     if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
     for (int i = 0; i < b->n_given && !st; i++) {
@@ -116,7 +161,7 @@ static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const model_config_t *c = &m->config;
     const layer_t *y = &m->layers[layer];
-    qkv_args_t a = {.layer = layer,
+    qkv_args_t a = {.layer = pool_layer(b, layer),
                     .n_row = b->n_row,
                     .n_head = (int)c->n_head,
                     .n_kv_head = (int)c->n_kv_head,
@@ -141,7 +186,7 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const model_config_t *c = &m->config;
     if (b->attend) return b->attend(b->attend_ctx, layer, ws->q, ws->h);
-    attn_args_t a = {.layer = layer,
+    attn_args_t a = {.layer = pool_layer(b, layer),
                      .n_head = (int)c->n_head,
                      .n_kv_head = (int)c->n_kv_head,
                      .d_head = (int)c->d_head,
@@ -160,7 +205,17 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     return m->be->ops->attention(m->be, &a);
 }
 
-static status_t decoder_layer(forward_ws_t *ws, const batch_t *b, int layer) {
+status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {
+    const model_t *m = ws->m;
+    const backend_ops_t *op = m->be->ops;
+    const layer_t *y = &m->layers[layer];
+    status_t st;
+    if ((st = op->rmsnorm(m->be, b->n_row, m->config.d_model, ws->x, y->attn_norm, (float)m->config.norm_eps, ws->h))) return st;
+    if ((st = op->linear(m->be, y->qkv, b->n_row, ws->h, ws->wide, false))) return st;
+    return rotate_and_keep(ws, b, layer);
+}
+
+status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     backend_t *be = m->be;
     const backend_ops_t *op = be->ops;
@@ -169,9 +224,6 @@ static status_t decoder_layer(forward_ws_t *ws, const batch_t *b, int layer) {
     float eps = (float)m->config.norm_eps;
     status_t st;
 
-    if ((st = op->rmsnorm(be, n, d, ws->x, y->attn_norm, eps, ws->h))) return st;
-    if ((st = op->linear(be, y->qkv, n, ws->h, ws->wide, false))) return st;
-    if ((st = rotate_and_keep(ws, b, layer))) return st;
     /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
     if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
@@ -212,12 +264,20 @@ static status_t hidden_out(forward_ws_t *ws, const batch_t *b) {
     return be->ops->copy_out(be, b->hidden, ws->wide, (size_t)(b->n_hidden * d) * sizeof(float));
 }
 
+status_t forward_begin(forward_ws_t *ws, const batch_t *b) { return rows_in(ws, b); }
+status_t forward_end(forward_ws_t *ws, const batch_t *b) {
+    status_t st = hidden_out(ws, b);
+    return st ? st : logits_out(ws, b);
+}
+
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b) {
     assert(ws->m == m && b->n_row >= 0 && b->n_row <= ws->max_row && (b->n_out == 0 || b->logits));
-    status_t st = rows_in(ws, b);
-    for (int layer = 0; layer < m->config.n_layer && !st; layer++) st = decoder_layer(ws, b, layer);
-    if (!st) st = hidden_out(ws, b);
-    return st ? st : logits_out(ws, b);
+    status_t st = forward_begin(ws, b);
+    for (int layer = 0; layer < m->config.n_layer && !st; layer++) {
+        st = forward_keys(ws, b, layer);
+        if (!st) st = forward_rest(ws, b, layer);
+    }
+    return st ? st : forward_end(ws, b);
 }
 
 /* ---- what it costs ---------------------------------------------------------------------------------------------- */

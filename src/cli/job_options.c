@@ -119,6 +119,7 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;
+    out->recurrent = info->recurrent;
     if ((st = window_option(o, info, &out->gist))) return st;
     out->keep = keep && !strcmp(keep, "raw") ? KEEP_RAW : keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
     if ((info->chained || info->whole) && out->keep == KEEP_RAW)

@@ -16,9 +16,10 @@ static const option_t table[] = {
     {"store", OPT_TEXT, NULL, 0, 0, NULL, "", "folder of encoded segments; made when it is not there"},
     {"input", OPT_TEXT, NULL, 0, 0, NULL, "", "file of JSON lines (also .zst and .gz), or - for standard input"},
     /* the context */
-    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect|pcw|structured|ape|block|star|streaming",
-     "",
-     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
+    {"layout", OPT_CHOICE, "pce", 0, 0,
+     "full|pce|blockgist|fine-kv|coarse-kv|coarse-rec|unigist|blockselect|pcw|structured|ape|block|star|streaming", "",
+     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv, coarse-rec: "
+     "segments see "
      "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important "
      "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
     {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
@@ -44,7 +45,8 @@ static const option_t table[] = {
      "sink rows without text, in front of --sink's; what they begin as: --gist-init; streaming: tokens of the text that are its sink; "
      "not given: 4"},
     {"positions", OPT_CHOICE, NULL, 0, 0, "reused|global|compact|original", "",
-     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv): "
+     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv, "
+     "coarse-rec): "
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},

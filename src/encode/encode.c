@@ -117,6 +117,7 @@ static status_t job_open(job_t *j) {
                         .gist_token = s->kept.token,
                         .reserve = s->profile.segment,
                         .max_row = s->max_row,
+                        .recurrent = s->kept.recurrent,
                         .compact = s->kept.compact,
                         .evict = s->kept.keep == KEEP_TAIL};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;

@@ -70,6 +70,7 @@ static status_t encoder_setup(encoder_t *e, const encoder_spec_t *spec) {
     e->places[SINK_POOL] = (rule_pool_t){.set = SET_PREFIX, .n_row = e->n_sink, .pool = SINK_POOL};
     if ((st = forward_ws_create(e->model, spec->max_row, &e->ws))) return st;
     if ((spec->gist.ratio || spec->n_blank) && (st = inputs_setup(e))) return st;
+    if (spec->recurrent && (st = mem_alloc(&e->hidden_rows, rows, sizeof *e->hidden_rows, "rows of a pass"))) return st;
     if (spec->evict && (st = pages_setup(e))) return st;
     if (spec->in_cache && e->n_sink && (st = near_setup(e))) return st;
     if (spec->rows && (st = logits_setup(e))) return st;
@@ -121,6 +122,8 @@ void encoder_free(encoder_t *e) {
     mem_free(e->given);
     mem_free(e->shared);
     mem_free(e->shared_rows);
+    mem_free(e->memory);
+    mem_free(e->hidden_rows);
     mem_free(e->out_rows);
     mem_free(e->out_at);
     mem_free(e->logits);
@@ -151,4 +154,17 @@ status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
     pass_begin(e);
     for (int p = 0; p < n_piece && !st; p++) st = piece_run(e, &pieces[p], p);
     return st ? st : pass_run(e);
+}
+
+status_t encoder_remember(encoder_t *e, const piece_t *p) {
+    int64_t all = gist_count(&e->spec.gist, p->n);
+    status_t st = ST_OK;
+    pass_begin(e);
+    for (int64_t at = 0; at < all && !st;) {
+        int64_t n = i64_min(all - at, e->spec.max_row);
+        st = pass_add_memory(e, p, at, n);
+        if (!st) st = pass_run(e);
+        at += n;
+    }
+    return st;
 }

@@ -33,6 +33,10 @@ struct encoder {
     float *input;       /* [max_row][d_model] inputs of the pass's gist rows */
     given_t *given;     /* [max_row] stretches of them */
     int n_given;
+    /* the gists' hidden states, by gist of the piece; those of the pass at hand are rows hidden_rows[0..n_hidden) */
+    float *memory;
+    int64_t cap_memory, first_hidden, n_hidden;
+    int64_t *hidden_rows; /* [max_row] */
     /* logits */
     int64_t *out_rows, *out_at; /* [max_row] rows of the pass whose logits are wanted, and their numbers */
     int64_t n_out;
@@ -50,6 +54,7 @@ struct encoder {
 status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t raw_n, int64_t gist, int64_t gist_n);
 status_t pass_run(encoder_t *e);
 void pass_begin(encoder_t *e);
+status_t pass_add_memory(encoder_t *e, const piece_t *p, int64_t from, int64_t n);
 void pass_want(encoder_t *e, int64_t row, int64_t at); /* the logits of a row of the pass, as row `at` of the sequence */
 
 /* inputs.c */

@@ -42,6 +42,7 @@ static status_t sequence_open(sequence_t *q, comm_t *comm, int64_t n, rows_fn ro
                         .gist = *q->gist,
                         .gist_init = s->kept.init,
                         .gist_token = s->kept.token,
+                        .recurrent = s->kept.recurrent,
                         .compact = s->kept.compact,
                         .window = q->info->streams ? s->kept.gist.window : 0,
                         .in_cache = q->info->streams,
@@ -92,7 +93,7 @@ status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, con
         if (!q.info->whole || q.info->streams) p.pool = kept_part(&q.raw, q.info->chained && !q.info->gists ? at : 0, length);
         if (q.gist->ratio) p.gist_pool = kept_part(&q.gists, q.info->chained ? gists : 0, own);
         st = encoder_run(q.encoder, &p, 1);
-        if (!st && s->kept.compact) st = kept_compact(&s->kept, m, &p.gist_pool, length);
+        if (!st) st = kept_remember(&s->kept, q.encoder, m, &p);
         if (q.chain) q.chain[i] = q.gist->ratio ? p.gist_pool : p.pool;
         gists += own;
         row += s->all_rows ? length + own : length;

@@ -128,7 +128,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
         st = encoder_run(j->encoder, &piece, 1);
-        if (!st && keep->compact) st = kept_compact(keep, j->model, &piece.gist_pool, it->n);
+        if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && it->todo) st = append(j, r, it, &kept, 0);
         if (!st) st = notes_done(j, it->n, it->todo);

@@ -128,7 +128,7 @@ static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t 
     if (!j->chain) st = encoder_run(j->encoder, j->pieces, j->n_piece);
     for (int p = 0; p < j->n_piece && !st && j->chain; p++) {
         st = encoder_run(j->encoder, &j->pieces[p], 1);
-        if (!st && kept->compact) st = kept_compact(kept, j->model, &j->pieces[p].gist_pool, j->pieces[p].n);
+        if (!st) st = kept_remember(kept, j->encoder, j->model, &j->pieces[p]);
     }
     for (int p = 0; p < j->n_piece && !st && layout_info(j->spec->layout)->joined; p++)
         st = keys_move_all(j->model, &j->ctx.pools[p], j->pieces[p].before);
@@ -186,6 +186,7 @@ static encoder_spec_t encoder_spec(const ppl_job_t *j, int64_t reserve) {
                             .gist = s->kept.gist,
                             .gist_init = s->kept.init,
                             .gist_token = s->kept.token,
+                            .recurrent = s->kept.recurrent,
                             .compact = s->kept.compact,
                             .evict = s->kept.keep == KEEP_TAIL,
                             .by_rule = s->attend.by_rule};

@@ -10,9 +10,10 @@ static const layout_info_t methods[LAYOUT_COUNT] = {
     [LAYOUT_PCE] = {.name = "pce"},                                         /* section 3 */
     [LAYOUT_BLOCKGIST] = {.name = "blockgist", .gists = true},              /* section 7 */
     [LAYOUT_FINE_KV] = {.name = "fine-kv", .chained = true, .gists = true}, /* section 4 */
-    [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true}, /* section 4 */
-    [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                             /* section 5 */
-    [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true},                                  /* section 7, its end */
+    [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true},                      /* section 4 */
+    [LAYOUT_COARSE_REC] = {.name = "coarse-rec", .chained = true, .gists = true, .gists_at_end = true, .recurrent = true}, /* section 4 */
+    [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                                                  /* section 5 */
+    [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true}, /* section 7, its end */
     /* section 8 */
     [LAYOUT_PCW] = {.name = "pcw", .bos = true, .left = true},
     [LAYOUT_STRUCTURED] = {.name = "structured", .right = true, .own_log_p = true},

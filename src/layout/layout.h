@@ -27,6 +27,7 @@ typedef enum {
     LAYOUT_BLOCK,
     LAYOUT_STAR,
     LAYOUT_STREAMING,
+    LAYOUT_COARSE_REC,
     LAYOUT_COUNT
 } layout_method_t;
 /* What sets one method apart from another. */
@@ -35,6 +36,7 @@ typedef struct {
     bool chained;      /* a segment continues those before it in its document (else it sees the sink alone) */
     bool gists;        /* has gist rows; chained segments then see earlier gists, else earlier raw rows */
     bool gists_at_end; /* behind the segment's raw rows, else spaced */
+    bool recurrent;    /* later segments find the gists' last hidden states as rows in front, not their K/V */
     bool whole;        /* a document is one segment */
     bool selects;      /* a segment keeps its most important raw rows alone */
     /* what the neighbours of section 8 have of their own */

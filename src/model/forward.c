@@ -225,7 +225,7 @@ status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     status_t st;
 
     /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
-    if (layer == m->config.n_layer - 1 && b->n_out == 0 && !b->attend) return ST_OK;
+    if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
     if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
 
@@ -251,8 +251,24 @@ static status_t logits_out(forward_ws_t *ws, const batch_t *b) {
     return ST_OK;
 }
 
+/* The hidden states after the last norm: what the output rows would be multiplied with, in the type of activations. */
+static status_t hidden_out(forward_ws_t *ws, const batch_t *b) {
+    const model_t *m = ws->m;
+    backend_t *be = m->be;
+    int64_t d = m->config.d_model;
+    status_t st;
+    if (!b->n_hidden) return ST_OK;
+    if ((st = be->ops->gather_rows(be, b->n_hidden, d, b->hidden_rows, ws->x, ws->wide))) return st;
+    if ((st = be->ops->rmsnorm(be, b->n_hidden, d, ws->wide, m->out_norm, (float)m->config.norm_eps, ws->h))) return st;
+    if ((st = be->ops->convert(be, (size_t)(b->n_hidden * d), DT_F32, ws->wide, be->act, ws->h))) return st;
+    return be->ops->copy_out(be, b->hidden, ws->wide, (size_t)(b->n_hidden * d) * sizeof(float));
+}
+
 status_t forward_begin(forward_ws_t *ws, const batch_t *b) { return rows_in(ws, b); }
-status_t forward_end(forward_ws_t *ws, const batch_t *b) { return logits_out(ws, b); }
+status_t forward_end(forward_ws_t *ws, const batch_t *b) {
+    status_t st = hidden_out(ws, b);
+    return st ? st : logits_out(ws, b);
+}
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b) {
     assert(ws->m == m && b->n_row >= 0 && b->n_row <= ws->max_row && (b->n_out == 0 || b->logits));

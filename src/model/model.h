@@ -81,7 +81,10 @@ typedef struct {
     /* out */
     int64_t n_out; /* rows whose logits are wanted, in the order of out_rows */
     const int64_t *out_rows;
-    float *logits; /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    float *logits;    /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    int64_t n_hidden; /* rows whose hidden states, after the last norm, are wanted */
+    const int64_t *hidden_rows;
+    float *hidden; /* host [n_hidden][d_model] */
 } batch_t;
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Golden logits of the neighbours of parallel context encoding: APE, Star Attention, structured prompting, PCW, Block-Attention, StreamingLLM.
+"""Golden logits of the neighbours of parallel context encoding: APE, Star Attention, structured prompting, PCW, Block-Attention, StreamingLLM; and of
+Coarse-Rec, whose memory is the gists' last hidden states.
 
     python3 tests/golden/make_methods.py          # writes tests/golden/tiny-llama/golden-methods.safetensors; needs torch and safetensors
 
@@ -81,10 +82,10 @@ def weights(method, q, kinds, logits, P, T, S):
     return torch.softmax(logits, -1)
 
 
-def model(rows, method, P=1, T=1.0, S=1.0, places=None):
+def model(rows, method, P=1, T=1.0, S=1.0, places=None, hidden=False):
     """places(i, j): positions of row i and key j when i looks at j, or None where it does not."""
     n = len(rows)
-    x = torch.stack([W["model.embed_tokens.weight"][r["token"]] for r in rows])
+    x = torch.stack([r["x"] if "x" in r else W["model.embed_tokens.weight"][r["token"]] for r in rows])
     for layer in range(LAYERS):
         w = lambda name: W[f"model.layers.{layer}.{name}.weight"]
         h = norm(x, w("input_layernorm"))
@@ -101,7 +102,31 @@ def model(rows, method, P=1, T=1.0, S=1.0, places=None):
         x = x + o.reshape(n, -1) @ w("self_attn.o_proj").T
         h = norm(x, w("post_attention_layernorm"))
         x = x + (torch.nn.functional.silu(h @ w("mlp.gate_proj").T) * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
-    return norm(x, W["model.norm.weight"]) @ W["model.embed_tokens.weight"].T
+    x = norm(x, W["model.norm.weight"])
+    return (x, x @ W["model.embed_tokens.weight"].T) if hidden else x @ W["model.embed_tokens.weight"].T
+
+
+def run_recurrent(segments, r, blank=0, prefix=(), compact=False, unit=False, query=0):
+    """Segment after segment, each from nothing: sinks, every earlier gist's last hidden state as an input, the raw tokens, their gists; all causal.
+    `segments`: (begin, end); the last `query` tokens are one more segment, without gists, whose rows alone are kept."""
+    E = W["model.embed_tokens.weight"]
+    sinks = [dict(x=E.mean(0), pos=i) for i in range(blank)] + [dict(x=E[t], pos=blank + i) for i, t in enumerate(prefix)]
+    S, memory, out = len(sinks), [], []
+    for a, b in segments + ([(N - query, N)] if query else []):
+        last = query and a == N - query
+        n, at = b - a, S + (len(memory) if compact else a)
+        rows = sinks + [dict(x=m["x"], pos=S + i if compact else m["pos"]) for i, m in enumerate(memory)]
+        first = len(rows)
+        rows = rows + [dict(x=E[TOKENS[a + i]], pos=at + i) for i in range(n)]
+        for u in range(0 if last else n // r):
+            units = [E[TOKENS[a + u * r + i]] for i in range(r)]
+            rows = rows + [dict(x=sum(units) / r if unit else E.mean(0), pos=at + n + u)]
+        hidden, logits = model([dict(x=row["x"], kind="raw") for row in rows], "recurrent", hidden=True,
+                               places=lambda i, j: (rows[i]["pos"], rows[j]["pos"]) if j <= i else None)
+        if a == 0 and not query: out.append(logits[:S])
+        if last or not query: out.append(logits[first:])
+        memory = memory + [dict(x=hidden[first + n + u], pos=at + n + u) for u in range(len(rows) - first - n)]
+    return torch.cat(out)[: -1 if query else None]
 
 
 def run_window(method, P, prefix=(), T=1.0, S=1.0):
@@ -141,6 +166,10 @@ CASES = {
     "star_rows": lambda: run_segments("star", 14, PREFIX),
     "structured_rows": lambda: run_segments("structured", 18, PREFIX),
     "block_rows": lambda: run_segments("block", 18),
+    "coarse_rec_rows": lambda: run_recurrent([(0, 18), (18, 36), (36, 54), (54, 64)], 4, blank=4),
+    "coarse_rec_compact_rows": lambda: run_recurrent([(0, 12), (12, 24), (24, 36), (36, 48), (48, 60), (60, 64)], 5, prefix=PREFIX, compact=True, unit=True),
+    "coarse_rec": lambda: run_recurrent([(0, 16), (16, 32), (32, 47)], 3, blank=2, prefix=PREFIX, query=Q),
+    "coarse_rec_compact": lambda: run_recurrent([(0, 12), (12, 24), (24, 36), (36, 47)], 4, blank=1, compact=True, query=Q),
     "streaming": lambda: run_streaming(4, 12),
     "streaming_three": lambda: run_streaming(3, 7),
     "streaming_none": lambda: run_streaming(0, 9),

@@ -9,7 +9,7 @@
 #include "unit.h"
 
 static const char *const folder = "tests/golden/tiny-llama", *const golden = "tests/golden/tiny-llama/golden-methods.safetensors";
-enum { MAX_ROWS = 64, MAX_VOCAB = 160, N_QUERY = 17 };
+enum { MAX_ROWS = 100, MAX_VOCAB = 160, N_QUERY = 17 };
 
 typedef struct {
     const char *name;
@@ -17,6 +17,9 @@ typedef struct {
     int64_t pieces, segment; /* a window in pieces, or all rows in segments */
     int64_t n_sink;          /* of the prefix; PCW's is a BOS */
     int64_t n_stream, window;
+    int64_t ratio, n_blank;
+    bool compact;
+    gist_init_t init;
     align_t align;
     double temperature, scale;
 } case_t;
@@ -35,6 +38,16 @@ static const case_t cases[] = {
     {.name = "star_rows", .layout = LAYOUT_STAR, .segment = 14, .n_sink = 3},
     {.name = "structured_rows", .layout = LAYOUT_STRUCTURED, .segment = 18, .n_sink = 3, .align = ALIGN_RIGHT},
     {.name = "block_rows", .layout = LAYOUT_BLOCK, .segment = 18, .align = ALIGN_LEFT},
+    {.name = "coarse_rec_rows", .layout = LAYOUT_COARSE_REC, .segment = 18, .ratio = 4, .n_blank = 4},
+    {.name = "coarse_rec_compact_rows",
+     .layout = LAYOUT_COARSE_REC,
+     .segment = 12,
+     .ratio = 5,
+     .n_sink = 3,
+     .compact = true,
+     .init = GIST_UNIT},
+    {.name = "coarse_rec", .layout = LAYOUT_COARSE_REC, .pieces = 3, .ratio = 3, .n_blank = 2, .n_sink = 3},
+    {.name = "coarse_rec_compact", .layout = LAYOUT_COARSE_REC, .pieces = 4, .ratio = 4, .n_blank = 1, .compact = true},
     {.name = "streaming", .layout = LAYOUT_STREAMING, .segment = 64, .n_stream = 4, .window = 12},
     {.name = "streaming_three", .layout = LAYOUT_STREAMING, .segment = 64, .n_stream = 3, .window = 7},
     {.name = "streaming_none", .layout = LAYOUT_STREAMING, .segment = 64, .window = 9},
@@ -62,11 +75,21 @@ static status_t take_rows(void *ctx, int64_t at, int64_t n, const float *logits)
 
 static const int32_t *ids(const char *name) { return (const void *)safetensors_find(ref, name)->data; }
 
+static kept_t kept_of(const case_t *c) {
+    const layout_info_t *info = layout_info(c->layout);
+    return (kept_t){.gist = {.ratio = c->ratio, .window = c->window ? c->window : -1, .at_end = info->gists_at_end},
+                    .init = c->init,
+                    .n_blank = info->streams ? c->n_stream : c->n_blank,
+                    .keep = info->gists ? KEEP_GIST : KEEP_RAW,
+                    .recurrent = info->recurrent,
+                    .compact = c->compact};
+}
+
 static status_t window_case(const case_t *c, const int32_t *sink, int64_t max_row, rows_t *rows) {
     ppl_row_t row;
     ppl_spec_t s = {
         .layout = c->layout,
-        .kept = {.gist = {.window = c->window ? c->window : -1}, .n_blank = c->n_stream},
+        .kept = kept_of(c),
         .window = safetensors_find(ref, "tokens")->dims[0],
         .score = N_QUERY - 1,
         .sink = sink,
@@ -83,7 +106,8 @@ static status_t window_case(const case_t *c, const int32_t *sink, int64_t max_ro
 
 static status_t rows_case(const case_t *c, const int32_t *sink, int64_t max_row, rows_t *rows) {
     sequence_spec_t s = {.layout = c->layout,
-                         .kept = {.gist = {.window = c->window ? c->window : -1}, .n_blank = c->n_stream},
+                         .kept = kept_of(c),
+                         .all_rows = c->ratio > 0,
                          .sink = sink,
                          .n_sink = c->n_sink,
                          .align = c->align,

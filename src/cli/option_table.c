@@ -36,6 +36,9 @@ static const option_t table[] = {
      "positions of a segment shorter than the longest; not given: left for a store, even for eval ppl"},
     {"split", OPT_CHOICE, "tokens", 0, 0, "tokens|lines|paragraphs", "",
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
+    {"shard", OPT_CHOICE, "auto", 0, 0, "auto|segments|document", "",
+     "under mpirun, who takes a document whose segments see each other: one rank (segments), all ranks together (document), or all when it "
+     "is more than a rank's share (auto)"},
     {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
      "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "

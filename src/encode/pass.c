@@ -10,11 +10,11 @@ void pass_begin(encoder_t *e) {
     e->pools[SINK_POOL] = e->sink_pool;
 }
 
-static status_t logits_emit(encoder_t *e) {
+status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits) {
     status_t st = ST_OK;
-    for (int64_t i = 0, n; i < e->n_out && !st; i += n) { /* neighbours go together */
-        for (n = 1; i + n < e->n_out && e->out_at[i + n] == e->out_at[i] + n;) n++;
-        st = e->spec.rows(e->spec.rows_ctx, e->out_at[i], n, e->logits + i * e->config->n_vocab);
+    for (int64_t i = 0, n; i < n_out && !st; i += n) { /* neighbours go together */
+        for (n = 1; i + n < n_out && at[i + n] == at[i] + n;) n++;
+        st = e->spec.rows(e->spec.rows_ctx, at[i], n, logits + i * e->config->n_vocab);
     }
     return st;
 }
@@ -38,7 +38,7 @@ status_t pass_run(encoder_t *e) {
                  .hidden_rows = e->hidden_rows,
                  .hidden = e->n_hidden ? e->memory + e->first_hidden * e->config->d_model : NULL};
     status_t st = b.n_row ? forward(e->model, e->ws, &b) : ST_OK;
-    if (!st) st = logits_emit(e);
+    if (!st) st = pass_emit(e, e->out_at, e->n_out, e->logits);
     pass_begin(e);
     return st;
 }

@@ -155,7 +155,8 @@ const command_t cmd_encode = {
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment ratio local gist-init keep sinks sink align positions split bos special kv-dtype dtype "
+             .keys = "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split bos special "
+                     "kv-dtype dtype "
                      "backend threads "
                      "batch verify format "
                      "progress quiet verbose config print-config",

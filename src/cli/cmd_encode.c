@@ -169,24 +169,26 @@ out:
 }
 
 const command_t cmd_encode = {
-    .spec = {.name = "encode",
-             .summary = "encode a corpus into a store, over any number of ranks",
-             .usage = "precis encode --model M --store DIR [options] INPUT...",
-             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
-                     "DIR. INPUT is a text file, JSON lines\n"
-                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
-                     "DIR holds already is not encoded again, so the\n"
-                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
-                     "segment with exit code 75.",
-             .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
-                         "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
-                         "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment ratio local gist-init keep sinks sink align positions split shard bos special kv-dtype "
-                     "rope-length dtype "
-                     "backend threads "
-                     "batch verify format "
-                     "progress quiet verbose config print-config",
-             .min_args = 1,
-             .max_args = -1},
+    .spec =
+        {.name = "encode",
+         .summary = "encode a corpus into a store, over any number of ranks",
+         .usage = "precis encode --model M --store DIR [options] INPUT...",
+         .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
+                 "DIR. INPUT is a text file, JSON lines\n"
+                 "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
+                 "DIR holds already is not encoded again, so the\n"
+                 "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
+                 "segment with exit code 75.",
+         .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
+                     "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
+                     "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
+         .keys =
+             "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split shard bos special "
+             "kv-dtype rope-length dtype "
+             "backend threads "
+             "batch verify format "
+             "progress quiet verbose config print-config",
+         .min_args = 1,
+         .max_args = -1},
     .ranks = true,
     .run = run_encode};

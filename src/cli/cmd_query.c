@@ -152,7 +152,9 @@ static status_t context_open_store(query_job_t *j) {
         return status_fail(ST_INPUT, "%s: keeps gists as \"%s\", which this program does not know; use the program that wrote it", dir,
                            p->gists);
     if (raw && how.kept.keep != KEEP_BOTH)
-        return status_fail(ST_USAGE, "--fetch raw: %s does not hold both gists and raw rows; encode with --layout blockgist --keep both",
+        return status_fail(ST_USAGE,
+                           "--fetch raw: %s does not hold raw rows beside gists or selected rows; encode with --layout blockgist or "
+                           "blockselect and --keep both",
                            dir);
     int64_t n_sink = p->n_sink + how.kept.n_blank;
     encoder_spec_t e = {.sink = p->sink,

@@ -107,14 +107,25 @@ static status_t window_option(const options_t *o, const layout_info_t *info, gis
     return ST_OK;
 }
 
+/* Commands without --keep-by keep nothing, so how rows would be chosen is of no matter to them. */
+static status_t select_options(const options_t *o, const char *keep, kept_t *out) {
+    if (!opt_text(o, "keep-by")) return ST_OK;
+    score_find(opt_text(o, "keep-by"), &out->select.by);
+    out->select.budget = !strcmp(opt_text(o, "budget"), "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
+    out->select.ratio = opt_int(o, "ratio");
+    out->keep = keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
+    if (keep && !strcmp(keep, "raw"))
+        return status_fail(ST_USAGE, "--keep raw: --layout blockselect would select nothing; use --layout pce, or --keep gist or both");
+    return ST_OK;
+}
+
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
     const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
     *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
     if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
-    if (!st && info->selects && !opt_text(o, "keep-by"))
-        st = status_fail(ST_USAGE, "--layout %s: not with this command; precis eval ppl measures it", info->name);
+    if (!st && info->selects) st = select_options(o, keep, out);
     if (!st && info->streams) return stream_options(o, out);
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");

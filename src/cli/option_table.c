@@ -54,8 +54,8 @@ static const option_t table[] = {
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
-     "rows of a gist layout that go to the store; blockselect: its kept rows, all, or all "
-     "with a list of the kept"},
+     "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
+     "with a list of those"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
     {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",

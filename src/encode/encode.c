@@ -127,7 +127,7 @@ out:
 }
 
 /* ---- the job -------------------------------------------------------------------------------------------------------------- */
-static status_t job_open(job_t *j) {
+static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     const encode_spec_t *s = j->spec;
     int64_t repaired = 0, bad = 0;
     status_t st = j->comm->rank == 0 ? store_prepare(s->store_dir, &s->profile, &repaired) : ST_OK;
@@ -153,6 +153,8 @@ static status_t job_open(job_t *j) {
                         .compact = s->kept.compact,
                         .evict = s->kept.keep == KEEP_TAIL};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
+    if (s->kept.select.ratio) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &j->repeat);
+    if ((st = comm_agree(j->comm, st))) return st;
     return comm_agree(j->comm, store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer));
 }
 
@@ -194,7 +196,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     *report = (encode_report_t){0};
     status_t st = comm->rank == 0 ? corpus_open(spec->inputs, spec->n_input, "text", &corpus) : ST_OK;
     st = comm_agree(comm, st);
-    if (!st) st = job_open(&j);
+    if (!st) st = job_open(&j, tokenizer);
     double begin_s = clock_s();
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
@@ -219,8 +221,11 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
             st = closed;
     }
     st = comm_agree(comm, st);
+    picker_free(j.picker);
+    ids_free(&j.repeat);
     encoder_free(j.encoder);
     for (int i = 0; i < 2; i++) {
+        mem_free(j.lists[i]);
         kv_free(j.be, &j.buffer[i]);
         mem_free(j.host[i]);
     }

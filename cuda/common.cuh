@@ -11,6 +11,7 @@
 
 extern "C" {
 #include "base/dtype.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/status.h"
 }
@@ -20,12 +21,14 @@ typedef __nv_bfloat16 bf16;
 
 struct gemm_plan;  // linear.cu
 struct attn_cache; // attention_plan.cu
+enum { N_TICKET = 16 };
 
 typedef struct {
     backend_t base;
     int device, cc, n_sm;
     size_t l2_bytes;
     int attn_family; // 0 plain, 80 mma.sync, 90 wgmma
+    bool gemm_sm90;  // matrix products by our own kernel (gemm.cuh)
     cudaStream_t stream;
     cublasLtHandle_t lt;
     void *work; // cuBLASLt workspace
@@ -38,6 +41,9 @@ typedef struct {
     gemm_plan *plans;
     attn_cache *attn;
     unsigned *counter; // work counter of persistent kernels
+    cudaStream_t copies; // copies out beside the operations
+    cudaEvent_t issued, copied[N_TICKET];
+    int64_t ticket; // of the last copy
 } cuda_backend_t;
 
 static inline cuda_backend_t *cuda_of(backend_t *b) { return (cuda_backend_t *)b; }
@@ -70,7 +76,14 @@ status_t linear_pack_cuda(backend_t *, linear_shape_t, void *packed, int64_t row
 status_t linear_open_cuda(backend_t *, linear_shape_t, const void *packed, linear_t **out);
 void linear_close_cuda(backend_t *, linear_t *);
 status_t linear_cuda(backend_t *, const linear_t *, int64_t n_row, const void *x, float *y, bool add);
+status_t linear_glu_cuda(backend_t *, const linear_t *, int64_t n_row, const void *x, float *wide, void *y);
+status_t linear_qkv_cuda(backend_t *, const linear_t *, const void *x, float *wide, const qkv_args_t *);
 void linear_free_plans(cuda_backend_t *b);
+status_t fill_cuda(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+status_t ceilings_cuda(backend_t *, double *flops, double *bytes);
+status_t rope_cuda(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin);
+// silu(gate) * up of f32 rows [gates][ups], or of both interleaved in groups of GLU_GROUP.
+status_t gate_cuda(cuda_backend_t *, int64_t n_row, int64_t d, const float *gu, void *y, bool interleaved);
 status_t embed_cuda(backend_t *, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t table_type, const void *table, float *x);
 status_t rmsnorm_cuda(backend_t *, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y);
 status_t silu_mul_cuda(backend_t *, int64_t n_row, int64_t d, const float *gu, void *y);

@@ -124,6 +124,32 @@ status_t cuda_upload(cuda_backend_t *b, const void *src, size_t bytes, void *out
     return ST_OK;
 }
 
+status_t cuda_upload_pass(cuda_backend_t *b, const kv_pool_t *pools, int n_pool, const run_t *runs, int n_run, const kv_pool_t **pools_out,
+                          const run_t **runs_out) {
+    size_t p = sizeof *pools * (size_t)n_pool, r = sizeof *runs * (size_t)n_run, bytes = p + r;
+    if (bytes > b->pass_cap) {
+        CUDA_TRY(cudaStreamSynchronize(b->stream));
+        mem_free(b->pass_host);
+        cudaFree(b->pass_dev);
+        b->pass_host = b->pass_dev = NULL;
+        b->pass_cap = b->pass_bytes = 0;
+        size_t cap = size_round_up(2 * bytes, 4096);
+        ST_TRY(mem_alloc(&b->pass_host, cap, 1, "pools of a pass"));
+        ST_TRY(alloc_cuda(&b->base, cap, "pools of a pass", &b->pass_dev));
+        b->pass_cap = cap;
+    }
+    *pools_out = (const kv_pool_t *)b->pass_dev;
+    *runs_out = (const run_t *)(b->pass_dev + p);
+    if (bytes == b->pass_bytes && !memcmp(b->pass_host, pools, p) && !memcmp(b->pass_host + p, runs, r)) return ST_OK;
+    memcpy(b->pass_host, pools, p);
+    memcpy(b->pass_host + p, runs, r);
+    b->pass_bytes = bytes;
+    void *staged;
+    ST_TRY(cuda_upload(b, b->pass_host, bytes, &staged));
+    CUDA_TRY(cudaMemcpyAsync(b->pass_dev, staged, bytes, cudaMemcpyDeviceToDevice, b->stream));
+    return ST_OK;
+}
+
 status_t cuda_scratch(cuda_backend_t *b, size_t bytes, void *out_pp) {
     if (bytes > b->scratch_bytes) {
         if (b->scratch) cudaFree(b->scratch);
@@ -153,6 +179,8 @@ static void destroy_cuda(backend_t *bb) {
     cudaFree(b->scratch);
     ring_free(&b->ring_host, &b->ring_dev);
     ring_free(&b->old_host, &b->old_dev);
+    mem_free(b->pass_host);
+    cudaFree(b->pass_dev);
     cudaFree(b->counter);
     if (b->stream) cudaStreamDestroy(b->stream);
     mem_free(b);

@@ -20,6 +20,8 @@ typedef struct {
 
 // *done = false: not for this card, shape or call; nothing was launched.
 status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done);
+// The same for up to 16 rows, bound by reading W; no QKV.
+status_t gemm_thin(cuda_backend_t *b, const gemm_args_t *g, bool *done);
 bool gemm_sm90_serves(const cuda_backend_t *b, linear_shape_t s);
 
 #ifdef __CUDACC__

@@ -13,7 +13,7 @@
 #include "gemm.cuh"
 #include "hopper_wide.cuh"
 
-enum { BM = 128, BK = 64, CLUSTER = 2, ORDER_N = 8, THREADS = 384 };
+enum { BM = 128, BK = 64, CLUSTER = 2, ORDER_N = 8, THREADS = 384, BAR_TURN = 1 };
 
 struct gemm_kernel_args {
     CUtensorMap x_map, w_map; // boxes of 64 columns: 128 rows of x, half a tile of W
@@ -59,7 +59,7 @@ template <int BN, bool TURNS> __device__ __forceinline__ void gemm_produce(const
         tile_t t = tile_of(a, w, (int)rank, BN);
         for (int k = 0; k < a.n_step; k++) {
             uint32_t full = bar.full + 8 * at, dst = smem + at * shape::STAGE;
-            mbar_wait_cluster(bar.empty + 8 * at, phase ^ 1); // free in both blocks: our half of W goes to both
+            mbar_wait(bar.empty + 8 * at, phase ^ 1); // free in both blocks: our half of W goes to both
             mbar_expect(full, shape::STAGE);
             tma_load_2d(dst, &a.x_map, full, k * BK, t.row);
             tma_load_2d_all(dst + shape::X_BYTES + rank * HALF, &a.w_map, full, k * BK, t.col + (int)rank * (BN / CLUSTER), 3);
@@ -215,12 +215,7 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
     constexpr int B = shape::BLOCKS;
     float c[B][BN / 2];
     int at = 0, phase = 0, lane = threadIdx.x & 31;
-    uint32_t rank = cluster_rank();
-    auto step = [&](int n) { // n <= STAGES
-        at += n;
-        if (at >= shape::STAGES) at -= shape::STAGES, phase ^= 1;
-    };
-    auto skip = [&](int n) {
+    auto step = [&](int n) {
         at += n;
         phase ^= at / shape::STAGES & 1;
         at %= shape::STAGES;
@@ -228,17 +223,18 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
     auto release = [&](int stage) {
         if (lane < CLUSTER) mbar_arrive_at(bar.empty + 8 * stage, (uint32_t)lane);
     };
-    (void)rank;
     int turn = 0;
+    if (TURNS && wg == 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
     for (int w = (int)blockIdx.x / CLUSTER; w < a.n_pair * a.n_col; w += (int)gridDim.x / CLUSTER) {
         if (TURNS && (turn ^= 1) == wg) { // the other consumer's tile
-            skip(a.n_step);
+            step(a.n_step);
             continue;
         }
         tile_t t = tile_of(a, w, (int)cluster_rank(), BN);
         int before = 0;
+        if (TURNS) bar_sync(BAR_TURN + wg, 256); // the other has seen its last stage full: the next phase of each is ours
         for (int k = 0; k < a.n_step; k++) {
-            mbar_wait_cluster(bar.full + 8 * at, phase);
+            mbar_wait(bar.full + 8 * at, phase);
             uint64_t x = smem_desc(smem + at * shape::STAGE + (TURNS ? 0 : wg * 64 * 128), 16),
                      wd = smem_desc(smem + at * shape::STAGE + shape::X_BYTES, 16);
             wgmma_fence();
@@ -250,8 +246,9 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
             wgmma_wait<1>();
             if (k > 0) release(before);
             before = at;
-            step(1);
+            if (++at == shape::STAGES) at = 0, phase ^= 1;
         }
+        if (TURNS) bar_arrive(BAR_TURN + 1 - wg, 256);
         wgmma_wait<0>();
         release(before);
 #pragma unroll
@@ -359,8 +356,7 @@ status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
         const qkv_args_t *q = g->qkv;
         a.n_head = q->n_head, a.n_kv = q->n_kv_head, a.n_run = q->n_run, a.layer = q->layer;
         a.bias = q->bias, a.cos_sin = q->cos_sin, a.q = (bf16 *)q->q;
-        ST_TRY(cuda_upload(b, q->pools, sizeof *q->pools * (size_t)q->n_pool, &a.pools));
-        ST_TRY(cuda_upload(b, q->runs, sizeof *q->runs * (size_t)q->n_run, &a.runs));
+        ST_TRY(cuda_upload_pass(b, q->pools, q->n_pool, q->runs, q->n_run, &a.pools, &a.runs));
     }
     *done = true;
     if (takes_turns(g)) return gemm_launch_out<192, true>(b, a, g);

@@ -14,7 +14,7 @@ struct gemm_plan {
     linear_shape_t shape;
     bool own;   // the base is gemm_sm90
     bool plain; // no algorithm serves every row count: our own simple kernel
-    bool ready[N_CLASS], lt[N_CLASS]; // lt: by cuBLASLt's algo, else by the base
+    bool ready[N_CLASS], lt[N_CLASS], thin[N_CLASS]; // lt: by cuBLASLt's algo; thin: by gemm_thin; else by the base
     cublasLtMatmulAlgo_t algo[N_CLASS];
     gemm_plan *next;
 };
@@ -239,7 +239,11 @@ typedef struct {
     gemm_desc_t desc;
     cudaEvent_t t0, t1;
 } trial_t;
+static const cublasLtMatmulAlgo_t thin_algo = {}; // stands for gemm_thin
 static cublasStatus_t trial_run(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
+    bool done = false;
+    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL};
+    if (algo == &thin_algo) return gemm_thin(t->b, &g, &done) || !done ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
     if (!algo) return base_run(t->b, t->l, t->rows, t->x, t->y, false) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
     return gemm_run(t->b, &t->desc, algo, t->l->packed, t->x, t->y, false);
 }
@@ -301,8 +305,13 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
         p->algo[cls] = got[i].algo;
         p->lt[cls] = true;
     }
-    log_debug("products %lld x %lld, %lld rows: %d of %d candidates have the base's bits; %.1f us, base %.1f us", (long long)s.n_out,
-              (long long)s.n_in, (long long)rows, same, n, 1e3 * (double)best, 1e3 * (double)base);
+    float thin = rows <= 16 ? trial(&t, &thin_algo) : INFINITY;
+    if (thin < best) {
+        p->thin[cls] = true;
+        p->lt[cls] = false;
+    }
+    log_debug("products %lld x %lld, %lld rows: %d of %d candidates have the base's bits; %.1f us, base %.1f us, few rows %.1f us",
+              (long long)s.n_out, (long long)s.n_in, (long long)rows, same, n, 1e3 * (double)best, 1e3 * (double)base, 1e3 * (double)thin);
     cudaEventDestroy(t.t0);
     cudaEventDestroy(t.t1);
     gemm_desc_free(&t.desc);
@@ -345,13 +354,26 @@ void linear_free_plans(cuda_backend_t *b) {
     }
 }
 
-status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
-    cuda_backend_t *b = cuda_of(bb);
-    if (!n_row) return ST_OK;
+// The class of a row count, its choice made.
+static status_t class_of(cuda_backend_t *b, const linear_t *l, int64_t n_row, int *out) {
     int cls = 0;
     while (cls < BASE_CLASS && n_row > class_rows[cls]) cls++;
-    if (!l->plan->plain && !l->plan->ready[cls]) ST_TRY(choose(b, l, cls));
+    *out = cls;
+    return l->plan->plain || l->plan->ready[cls] ? ST_OK : choose(b, l, cls);
+}
+
+status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
+    cuda_backend_t *b = cuda_of(bb);
+    int cls;
+    if (!n_row) return ST_OK;
+    ST_TRY(class_of(b, l, n_row, &cls));
     if (l->plan->plain) return linear_plain(b, l, n_row, x, y, add);
+    if (l->plan->thin[cls]) {
+        bool done;
+        gemm_args_t thin = {add ? GEMM_ADD : GEMM_SET, l->shape, n_row, x, l->packed, y, NULL};
+        ST_TRY(gemm_thin(b, &thin, &done));
+        if (done) return ST_OK;
+    }
     if (!l->plan->lt[cls]) return base_run(b, l, n_row, x, y, add);
     gemm_desc_t g;
     cublasStatus_t st = gemm_desc_make(&g, bb->act, l->shape, n_row);
@@ -368,7 +390,11 @@ static bool folds(const linear_t *l, int64_t n_row) { return n_row > class_rows[
 status_t linear_glu_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *wide, void *y) {
     bool done = false;
     gemm_args_t g = {GEMM_GLU, l->shape, n_row, x, l->packed, y, NULL};
-    if (folds(l, n_row) && interleaved(l->shape)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
+    int cls;
+    if (!n_row) return ST_OK;
+    ST_TRY(class_of(cuda_of(bb), l, n_row, &cls));
+    if (interleaved(l->shape) && l->plan->thin[cls]) ST_TRY(gemm_thin(cuda_of(bb), &g, &done));
+    if (interleaved(l->shape) && folds(l, n_row)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
     if (done) return ST_OK;
     ST_TRY(linear_cuda(bb, l, n_row, x, wide, false));
     return gate_cuda(cuda_of(bb), n_row, l->shape.n_out / 2, wide, y, interleaved(l->shape));

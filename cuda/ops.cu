@@ -58,6 +58,8 @@ __device__ float block_sum(float s) {
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS) rmsnorm_kernel(int64_t d, const float *x, const float *w, float eps, T *y) {
+    pdl_go();
+    pdl_wait();
     x += blockIdx.x * d;
     y += blockIdx.x * d;
     float s = 0;
@@ -84,16 +86,15 @@ status_t rmsnorm_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *x, c
     cuda_backend_t *b = cuda_of(bb);
     if (!n_row) return ST_OK;
     if (b->base.act == DT_F32)
-        rmsnorm_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (float *)y);
-    else
-        rmsnorm_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (bf16 *)y);
-    CUDA_LAUNCHED("rmsnorm");
-    return ST_OK;
+        return pdl_launch(b, rmsnorm_kernel<float>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (float *)y);
+    return pdl_launch(b, rmsnorm_kernel<bf16>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (bf16 *)y);
 }
 
 // ---- silu_mul -------------------------------------------------------------------------------------------------------
 // gu rows: d gates, then d ups; or (apart < d) groups of `apart` gates and their ups in turn.
 template <class T> __global__ void silu_mul_kernel(int64_t n, int64_t d, int64_t apart, const float *gu, T *y) {
+    pdl_go();
+    pdl_wait();
     int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
     if (at >= n) return;
     int64_t row = at / d, j = at - row * d;
@@ -114,11 +115,8 @@ status_t gate_cuda(cuda_backend_t *b, int64_t n_row, int64_t d, const float *gu,
     int64_t n = n_row * d, apart = interleaved ? (int64_t)GLU_GROUP : d;
     if (!n) return ST_OK;
     if (b->base.act == DT_F32)
-        silu_mul_kernel<float><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, apart, gu, (float *)y);
-    else
-        silu_mul_kernel<bf16><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, apart, gu, (bf16 *)y);
-    CUDA_LAUNCHED("silu_mul");
-    return ST_OK;
+        return pdl_launch(b, silu_mul_kernel<float>, dim3(grid_for(n, 4 * THREADS)), THREADS, 0, "silu_mul", n, d, apart, gu, (float *)y);
+    return pdl_launch(b, silu_mul_kernel<bf16>, dim3(grid_for(n, 4 * THREADS)), THREADS, 0, "silu_mul", n, d, apart, gu, (bf16 *)y);
 }
 status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu, void *y) {
     return gate_cuda(cuda_of(bb), n_row, d, gu, y, false);
@@ -158,6 +156,8 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
     int64_t row = blockIdx.x;
     int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
     if (threadIdx.x == 0) run_at = -1;
+    pdl_go();
+    pdl_wait();
     __syncthreads();
     for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
         if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;
@@ -213,18 +213,16 @@ status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
     if (x->d_head > QKV_MAX_D)
         return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
     qkv_args_t a = *x;
-    ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
-    ST_TRY(cuda_upload(b, x->runs, sizeof *x->runs * (size_t)x->n_run, &a.runs));
+    ST_TRY(cuda_upload_pass(b, x->pools, x->n_pool, x->runs, x->n_run, &a.pools, &a.runs));
     if (b->base.act == DT_F32)
-        qkv_kernel<float><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
-    else
-        qkv_kernel<bf16><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
-    CUDA_LAUNCHED("qkv");
-    return ST_OK;
+        return pdl_launch(b, qkv_kernel<float>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
+    return pdl_launch(b, qkv_kernel<bf16>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
 }
 
 // ---- merge of partial results ---------------------------------------------------------------------------------------
 template <class T> __global__ void merge_kernel(merge_args_t a) {
+    pdl_go();
+    pdl_wait();
     int lane = threadIdx.x & 31;
     int64_t n = a.n_row * a.n_head, at = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
     if (at >= n) return;
@@ -256,11 +254,8 @@ status_t merge_cuda(backend_t *bb, const merge_args_t *a) {
     int64_t n = a->n_row * a->n_head;
     if (!n) return ST_OK;
     if (a->o_out_type == DT_F32)
-        merge_kernel<float><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
-    else
-        merge_kernel<bf16><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
-    CUDA_LAUNCHED("merge");
-    return ST_OK;
+        return pdl_launch(b, merge_kernel<float>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
+    return pdl_launch(b, merge_kernel<bf16>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
 }
 
 // ---- convert --------------------------------------------------------------------------------------------------------

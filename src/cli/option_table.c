@@ -106,6 +106,13 @@ static const option_t table[] = {
     {"corpus-tokens", OPT_SIZE, NULL, 1, T, NULL, "tokens", "plan for a corpus of this many tokens in place of files"},
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
+    /* measurements */
+    {"shape", OPT_CHOICE, "tiny", 0, 0, "tiny|smollm2|1b|8b", "", "dimensions of the model that is made up"},
+    {"segments", OPT_INT, "4", 1, 1e6, NULL, "segments", "to encode"},
+    {"context", OPT_SIZE, "8K", 0, T, NULL, "rows", "of K/V that the prompts see"},
+    {"kv-to", OPT_CHOICE, "device", 0, 0, "device|host", "", "host: keys and values are copied out beside the encoding"},
+    {"repeats", OPT_INT, "3", 1, 64, NULL, "runs", "of which the median is given"},
+    {"profile", OPT_FLAG, "no", 0, 0, NULL, "", "run once more with every operation timed"},
     /* the run */
     {"verify", OPT_FLAG, "yes", 0, 0, NULL, "",
      "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},

@@ -154,7 +154,7 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     args.n_block = a->n_base;
     args.o = a->sums.o;
     args.lse = a->sums.lse;
-    args.m = a->sums.m;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
     return a->be->ops->attention(a->be, &args);
 }
 
@@ -208,11 +208,52 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
     if (a->spec.temperature > 0) args.scale /= (float)a->spec.temperature;
     args.o = a->part.o;
     args.lse = a->part.lse;
-    args.m = a->part.m;
+    args.m = a->spec.want_entropy ? a->part.m : NULL;
     args.top = a->spec.select ? a->part.top : NULL;
     st = a->be->ops->attention(a->be, &args);
     if (!st && (a->spec.want_mass || a->spec.select))
         st = a->be->ops->copy_out(a->be, a->lse_local + first * plane(a), a->part.lse, (size_t)(n * plane(a)) * sizeof(float));
+    return st;
+}
+
+/* One rank, and every group one segment: base and segments in a single call, each block straight into its slot of `sums`. The bits are
+ * those of the longer way, since merging one partial result changes nothing. */
+static bool joins(const attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    return a->comm->size == 1 && ctx->n_local && ctx->group == 1 && a->n_hold == ctx->n_local && !ctx->counts && !a->spec.select;
+}
+
+static status_t joined_layout(attend_t *a) {
+    status_t st = ST_OK;
+    int64_t first = 1 + a->n_query;
+    layout_clear(&a->segments);
+    for (int64_t i = 0; i < a->ctx->n_local; i++) a->pools[first + i] = a->ctx->pools[i];
+    for (int r = 0; r < a->base.n_run && !st; r++) {
+        const run_t *run = &a->base.runs[r];
+        st = layout_add_run(&a->segments, run->pool, run->index, run->n);
+        for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
+        for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(1 + i), a->pools[first + i].n_row));
+    }
+    return st;
+}
+
+static status_t joined_attention(attend_t *a, int layer, const void *q) {
+    status_t st = layer ? ST_OK : joined_layout(a); /* the same in every layer */
+    attn_args_t args = attention_args(a, layer, q);
+    args.pools = a->pools;
+    args.n_pool = (int)(1 + a->n_query + a->ctx->n_local);
+    args.runs = a->segments.runs;
+    args.spans = a->segments.spans;
+    args.n_run = a->segments.n_run;
+    args.n_span = a->segments.n_span;
+    args.n_block = (int)(1 + a->ctx->n_local);
+    args.o = a->sums.o;
+    args.lse = a->sums.lse;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
+    if (!st) st = a->be->ops->attention(a->be, &args);
+    if (!st && a->spec.want_mass)
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + plane(a), (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 
@@ -240,7 +281,7 @@ static status_t fetch_raw(attend_t *a, int layer, const void *q) {
         args.spans = a->segments.spans;
         args.o = a->part.o + i * cells * a->config->d_head;
         args.lse = a->part.lse + i * cells;
-        args.m = a->part.m + i * cells;
+        args.m = a->spec.want_entropy ? a->part.m + i * cells : NULL;
         st = a->be->ops->attention(a->be, &args);
         if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
         if (st) return st;
@@ -261,12 +302,12 @@ static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
                              .n_block = (int)(end - at),
                              .o = a->part.o + p * cells * d,
                              .lse = a->part.lse + p * cells,
-                             .m = a->part.m + p * cells,
+                             .m = a->spec.want_entropy ? a->part.m + p * cells : NULL,
                              .keep = a->spec.select ? a->keep_dev + at * cells : NULL,
                              .o_out_type = DT_F32,
                              .o_out = a->sums.o + slot * cells * d,
                              .lse_out = a->sums.lse + slot * cells,
-                             .m_out = a->sums.m + slot * cells};
+                             .m_out = a->spec.want_entropy ? a->sums.m + slot * cells : NULL};
         status_t st = a->be->ops->merge(a->be, &args);
         if (st) return st;
         at = end;
@@ -384,8 +425,11 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;
-    status_t st = base_attention(a, layer, q);
-    if (a->spec.select) {
+    bool joined = joins(a);
+    status_t st = joined ? joined_attention(a, layer, q) : base_attention(a, layer, q);
+    if (joined) {
+        /* all slots are filled */
+    } else if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
         if (!st) st = choose(a);
         if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
@@ -406,14 +450,14 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
                          .n_block = (int)(a->n_base + ctx->n_group),
                          .o = a->sums.o,
                          .lse = a->sums.lse,
-                         .m = a->sums.m,
+                         .m = a->spec.want_entropy ? a->sums.m : NULL,
                          .o_out_type = a->be->act,
                          .o_out = o,
                          .lse_out = stats ? a->total_dev : NULL,
-                         .m_out = stats ? a->total_m_dev : NULL};
+                         .m_out = a->spec.want_entropy ? a->total_m_dev : NULL};
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
-    if (!st && stats) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
+    if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
     if (!st && a->spec.want_entropy) sum_entropy(a);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;

@@ -117,19 +117,30 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                      "content; use left, right or even");
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st && align == ALIGN_SEQUENTIAL)
         st = status_fail(ST_USAGE,
                          "--positions global makes a segment's K/V depend on the text before it, so it cannot be stored by content; "
                          "leave it out");
+    if (!st && layout_info(layout)->streams)
+        st = status_fail(ST_USAGE, "--layout streaming keeps nothing of a text, so there is nothing to store; precis eval ppl, eval agree "
+                                   "and logits run it");
     if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
         st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
+    if (!st) {
+        const layout_info_t *info = layout_info(layout);
+        bool on = info->chained || info->whole; /* positions go on through the document */
+        st = job_window(model_file_config(c->file), layout, on ? INT64_MAX : sink.n + kept.n_blank + opt_int(o, "segment") + 1);
+    }
     if (!st) st = inputs_check(inputs, n_input);
-    if (!st && shard_option(o) == SHARD_DOCUMENT && !((layout_info(layout)->chained || layout_info(layout)->whole) && !kept.compact))
-        st = status_fail(ST_USAGE, "--shard document has no meaning for --layout %s%s; leave it out", layout_info(layout)->name,
-                         kept.compact ? " with --positions compact" : ", whose segments do not see each other");
+    if (!st && shard_option(o) == SHARD_DOCUMENT && !layout_shards(layout_info(layout), kept.compact, model_file_config(c->file)->window))
+        st = status_fail(ST_USAGE, "--shard document: --layout %s%s is not encoded by several ranks together; leave it out",
+                         layout_info(layout)->name,
+                         kept.compact                         ? " with --positions compact"
+                         : model_file_config(c->file)->window ? " of a model with a sliding window"
+                                                              : "");
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
     encode_spec_t spec = {.inputs = inputs,
@@ -172,7 +183,8 @@ const command_t cmd_encode = {
                      "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                      "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
          .keys =
-             "model! store! layout segment ratio local gist-init keep sinks sink align positions split shard bos special kv-dtype dtype "
+             "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split shard bos special "
+             "kv-dtype rope-length dtype "
              "backend threads "
              "batch verify format "
              "progress quiet verbose config print-config",

@@ -107,13 +107,14 @@ static status_t write_logits(context_t *c, const sequence_spec_t *spec, const id
 /* Without --layout: full attention, in one piece. */
 static status_t sequence_options(const options_t *o, const context_t *c, int64_t n, ids_t *sink, sequence_spec_t *out) {
     const tokenizer_t *tokenizer = NULL;
-    bool layout = opt_given(o, "layout"), sunk = opt_given(o, "sink") || opt_flag(o, "bos");
+    bool layout = opt_given(o, "layout"), sunk = opt_given(o, "sink") || job_bos(o);
     align_t align = job_align(o, ALIGN_LEFT);
     *out = (sequence_spec_t){.layout = LAYOUT_FULL, .kept = {.gist = {.window = -1}}, .segment = n, .max_row = BATCH_ROWS};
     status_t st = sunk ? job_tokenizer(c, &tokenizer) : ST_OK;
-    if (!st && sunk) st = job_sink(o, tokenizer, opt_flag(o, "bos"), sink);
+    if (!st && sunk) st = job_sink(o, tokenizer, job_bos(o), sink);
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);
+    if (!st) st = job_window(model_file_config(c->file), out->layout, n + sink->n);
     if (layout && (out->layout != LAYOUT_FULL || opt_given(o, "segment"))) out->segment = opt_int(o, "segment");
     if (opt_given(o, "batch")) out->max_row = opt_int(o, "batch");
     out->max_row = i64_min(out->max_row, n + n / i64_max(out->kept.gist.ratio, 1) + sink->n + out->kept.n_blank);
@@ -190,9 +191,9 @@ const command_t cmd_logits = {
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out unigist.safetensors --layout unigist --ratio 4 --sinks 8\n"
              "  mpirun -n 4 precis logits --model m.gguf --tokens long.txt --out long.safetensors --layout unigist --ratio 8 --local 128\n"
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
-         .keys =
-             "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows dtype=f32 backend threads "
-             "batch",
+         .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows rope-length dtype=f32 "
+                 "backend threads "
+                 "batch",
          .min_args = 0,
          .max_args = 0},
     .ranks = true,

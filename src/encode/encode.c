@@ -66,7 +66,8 @@ static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double
     int64_t left = 0, n = *n_unit, size = j->comm->size;
     double sum = 0;
     status_t st = ST_OK;
-    if (size == 1 || j->spec->shard == SHARD_NONE || !(info->chained || info->whole) || j->spec->kept.compact) return ST_OK;
+    if (size == 1 || j->spec->shard == SHARD_NONE || !layout_shards(info, j->spec->kept.compact, model_config(j->model)->window))
+        return ST_OK;
     for (int64_t u = 0; u < n; u++) sum += costs[u];
     for (int64_t u = 0; u < n && !st; u++) {
         int64_t tokens = 0, first = units[u], next = first;
@@ -126,7 +127,7 @@ out:
 }
 
 /* ---- the job -------------------------------------------------------------------------------------------------------------- */
-static status_t job_open(job_t *j) {
+static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     const encode_spec_t *s = j->spec;
     int64_t repaired = 0, bad = 0;
     status_t st = j->comm->rank == 0 ? store_prepare(s->store_dir, &s->profile, &repaired) : ST_OK;
@@ -148,9 +149,12 @@ static status_t job_open(job_t *j) {
                         .gist_token = s->kept.token,
                         .reserve = s->profile.segment,
                         .max_row = s->max_row,
+                        .recurrent = s->kept.recurrent,
                         .compact = s->kept.compact,
                         .evict = s->kept.keep == KEEP_TAIL};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
+    if (s->kept.select.ratio) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &j->repeat);
+    if ((st = comm_agree(j->comm, st))) return st;
     return comm_agree(j->comm, store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer));
 }
 
@@ -192,7 +196,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     *report = (encode_report_t){0};
     status_t st = comm->rank == 0 ? corpus_open(spec->inputs, spec->n_input, "text", &corpus) : ST_OK;
     st = comm_agree(comm, st);
-    if (!st) st = job_open(&j);
+    if (!st) st = job_open(&j, tokenizer);
     double begin_s = clock_s();
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
@@ -217,8 +221,11 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
             st = closed;
     }
     st = comm_agree(comm, st);
+    picker_free(j.picker);
+    ids_free(&j.repeat);
     encoder_free(j.encoder);
     for (int i = 0; i < 2; i++) {
+        mem_free(j.lists[i]);
         kv_free(j.be, &j.buffer[i]);
         mem_free(j.host[i]);
     }

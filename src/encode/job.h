@@ -5,6 +5,7 @@
 
 #include "base/progress.h"
 #include "encode/encode.h"
+#include "encode/picker.h"
 
 typedef struct {
     model_t *model;
@@ -21,7 +22,13 @@ typedef struct {
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
-    bool chained;      /* segments continue those before them in their document */
+    /* blockselect */
+    picker_t *picker;
+    ids_t repeat;         /* what it asks for */
+    int64_t picker_rows;  /* longest segment that it takes */
+    int32_t *lists[2];    /* lists of kept rows, of the batch being encoded and of the one being written */
+    int64_t cap_lists[2]; /* numbers */
+    bool chained;         /* segments continue those before them in their document */
     int turn;
     char *host[2]; /* host copies of K/V when the backend's memory is not ours */
     progress_t progress;

@@ -2,7 +2,8 @@
  * compare.
  *
  * The tokens are cut into segments. Under pce and blockgist a row's logits come from its own segment's pass; under full and the KV kinds
- * segments continue each other; under unigist the sequence is one segment.
+ * segments continue each other (under star, all of them the first); under unigist and streaming the sequence is one segment. Streaming's
+ * sink is its first kept.n_blank tokens, its window kept.gist.window rows.
  */
 #ifndef ENCODE_SEQUENCE_H
 #define ENCODE_SEQUENCE_H

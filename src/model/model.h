@@ -18,9 +18,13 @@
 typedef struct model_file model_file_t;
 
 status_t model_file_open(const char *path, model_file_t **out); /* a .gguf file, or a folder with config.json */
+/* A model of these dimensions without a file, its weights random but the same on every machine: for measurements. No tokenizer. */
+status_t model_file_random(const model_config_t *c, model_file_t **out);
 void model_file_close(model_file_t *f);
 const char *model_file_path(const model_file_t *f);
 const model_config_t *model_file_config(const model_file_t *f);
+/* config_rope_length, before the model is loaded. */
+status_t model_file_rope_length(model_file_t *f, int64_t length);
 const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 /* NULL when the folder has none (then commands that need text refuse, those that take ids work). */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
@@ -79,7 +83,10 @@ typedef struct {
     /* out */
     int64_t n_out; /* rows whose logits are wanted, in the order of out_rows */
     const int64_t *out_rows;
-    float *logits; /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    float *logits;    /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    int64_t n_hidden; /* rows whose hidden states, after the last norm, are wanted */
+    const int64_t *hidden_rows;
+    float *hidden; /* host [n_hidden][d_model] */
 } batch_t;
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);

@@ -210,7 +210,7 @@ static void flow_free(flow_t *f) {
         }
         mem_free(f->steps[back]);
         for (int odd = 0; odd < 2; odd++) {
-            for (int64_t i = 0; f->wires[odd][back] && i < f->plan->most[back]; i++) wire_free(&f->wires[odd][back][i]);
+            for (int64_t i = 0; f->wires[odd][back] && i < f->plan->most[back]; i++) wire_free(&f->wires[odd][back][i], f->be);
             mem_free(f->wires[odd][back]);
         }
     }

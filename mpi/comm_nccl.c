@@ -10,8 +10,11 @@
 #include "mpi/comm_nccl.h"
 
 #include <cuda_runtime.h>
-#include <nccl.h>
 #include <string.h>
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wstrict-prototypes" /* its header's, not ours */
+#include <nccl.h>
+#pragma GCC diagnostic pop
 
 #include "base/mem.h"
 

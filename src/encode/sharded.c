@@ -262,6 +262,7 @@ static status_t exchange(flow_t *f, int layer, int back, int64_t i) {
     int rank = f->comm->rank;
     status_t st = ST_OK;
     f->n_part = 0;
+    if (f->doc->part == SHARD_COMPUTE) return ST_OK;
     for (int r = 0; r < f->comm->size && !st; r++)
         if (r != rank) st = parts_of(f, shard_step(f->plan, rank, back, i), r, r, layer);
     int n_send = f->n_part;
@@ -301,7 +302,7 @@ static status_t keep(flow_t *f, int layer) {
 }
 
 static status_t keys(flow_t *f, int layer, int back, int64_t i) {
-    step_t *s = i < f->n_step[back] ? &f->steps[back][i] : NULL;
+    step_t *s = i < f->n_step[back] && f->doc->part != SHARD_WIRE ? &f->steps[back][i] : NULL;
     status_t st = s ? forward_keys(s->ws, &s->batch, layer) : ST_OK;
     return st ? st : exchange(f, layer, back, i);
 }
@@ -312,7 +313,7 @@ static status_t layer_run(flow_t *f, int layer) {
         st = arrivals(f, layer, back);
         if (!st && back) st = keep(f, layer);
         for (int64_t i = 0; i < f->plan->most[back] && !st; i++) {
-            step_t *s = i < f->n_step[back] ? &f->steps[back][i] : NULL;
+            step_t *s = i < f->n_step[back] && f->doc->part != SHARD_WIRE ? &f->steps[back][i] : NULL;
             if (s) st = forward_rest(s->ws, &s->batch, layer);
             f->comm->ops->exchange_poke(f->comm);
             if (!st && layer + 1 < f->config->n_layer) st = keys(f, layer + 1, back, i);

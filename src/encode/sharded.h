@@ -15,7 +15,11 @@
 #include "encode/encoder.h"
 #include "layout/shard.h"
 
+/* For measurements: all of it; the computing without the messages (K/V of others are then whatever was there); the messages alone. */
+typedef enum { SHARD_ALL, SHARD_COMPUTE, SHARD_WIRE } shard_part_t;
+
 typedef struct {
+    shard_part_t part;
     const int32_t *tokens; /* all of the document's */
     const int64_t *at;     /* [n_segment] numbers of the segments' first rows, for the spec's `rows`; NULL when none are wanted */
     /* [n_segment] where K/V of the segments that this rank writes go, all layers: of the last n_row raw rows, and of the gists. n_row 0:

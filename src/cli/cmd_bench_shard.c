@@ -40,7 +40,7 @@ static status_t run_shard(const options_t *o, context_t *c) {
     if (!full && strcmp(layout, "unigist")) return status_fail(ST_USAGE, "--layout %s: not measured; use full or unigist", layout);
     if (!full) {
         b.gist.ratio = opt_int(o, "ratio");
-        b.gist.window = opt_given(o, "local") ? opt_int(o, "local") / b.gist.ratio * b.gist.ratio : 512 / b.gist.ratio * b.gist.ratio;
+        b.gist.window = opt_int(o, "local") / b.gist.ratio * b.gist.ratio;
     }
     if (!strcmp(opt_text(o, "backend"), "cuda") && !strcmp(opt_text(o, "dtype"), "auto")) c->dtype = DT_BF16;
     status_t st = comm_agree(c->comm, context_open_backend(c));

@@ -94,7 +94,9 @@ P
         line+=" cold $s s (weights $p s, $(awk -v m="$mb" -v p="$p" 'BEGIN { printf "%.2f", m / 1000 / p }') GB/s);"
     fi
     first_pass "$work/m" bf16 >/dev/null
-    s=$(first_pass "$work/m" bf16) && read -r mb p <<<"$(packed)"
-    echo "$line warm $s s (weights $p s, $(awk -v m="$mb" -v p="$p" 'BEGIN { printf "%.2f", m / 1000 / p }') GB/s)"
+    for _ in 1 2 3; do first_pass "$work/m" bf16 >>"$work/warm" && packed >>"$work/packed"; done
+    s=$(median <"$work/warm") p=$(awk '{print $2}' "$work/packed" | median) mb=$(awk 'END {print $1}' "$work/packed")
+    echo "$line warm $s s (weights $p s, $(awk -v m="$mb" -v p="$p" 'BEGIN { printf "%.2f", m / 1000 / p }') GB/s; medians of 3)"
+    rm -f "$work/warm" "$work/packed"
     rm -rf "$work/m"
 done

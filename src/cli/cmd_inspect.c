@@ -186,12 +186,32 @@ static status_t inspect_store(const options_t *o, const char *path) {
     return ST_OK;
 }
 
+/* A folder that has a tokenizer alone, which is enough for precis tokenize. */
+static status_t inspect_tokenizer(const options_t *o, const char *path) {
+    tokenizer_t *t;
+    facts_t f;
+    status_t st = model_tokenizer_open(path, &t);
+    if (st) return st;
+    facts_begin(&f, o);
+    fact_text(&f, "tokenizer_of", path);
+    fact_int(&f, "vocabulary", tokenizer_n_vocab(t));
+    put_tokenizer(&f, t);
+    facts_end(&f);
+    tokenizer_free(t);
+    return ST_OK;
+}
+
+static bool folder_has(const char *folder, const char *name) {
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && file_exists(path);
+}
+
 static status_t inspect_run(const options_t *o, context_t *c) {
     const char *const *args;
-    char inside[4096];
     opt_args(o, &args);
-    bool fits = snprintf(inside, sizeof inside, "%s/store.json", args[0]) < (int)sizeof inside;
-    return fits && file_exists(inside) ? inspect_store(o, args[0]) : inspect_model(o, c, args[0]);
+    if (folder_has(args[0], "store.json")) return inspect_store(o, args[0]);
+    if (folder_has(args[0], "tokenizer.json") && !folder_has(args[0], "config.json")) return inspect_tokenizer(o, args[0]);
+    return inspect_model(o, c, args[0]);
 }
 
 const command_t cmd_inspect = {

@@ -178,9 +178,42 @@ __device__ __forceinline__ place_t place_of(const gemm_kernel_args &a, int row) 
 }
 __device__ __forceinline__ bf16 *lane_pointer(bf16 *p, int from) { return (bf16 *)__shfl_sync(~0u, (unsigned long long)p, from); }
 
+// Bias and rotation, in place. The angles of a row are read once for all heads of the tile.
+template <int BN, int D> __device__ __forceinline__ void turn_heads(const gemm_kernel_args &a, float (&c)[BN / 2], int r0, int col) {
+    constexpr int HALF = D / 16; // groups of 8 columns between the two of a pair
+    int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
+        float2 cosine[HALF], sine[HALF];
+#pragma unroll
+        for (int j = 0; j < HALF; j++) cosine[j] = *(const float2 *)(cs + 8 * j), sine[j] = *(const float2 *)(cs + D / 2 + 8 * j);
+#pragma unroll
+        for (int x = 0; x < BN / D; x++) {
+            int h = col / D + x;
+            bool turns = h < a.n_head + a.n_kv;
+#pragma unroll
+            for (int j = 0; j < HALF; j++) {
+                float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
+                if (a.bias && h < a.n_head + 2 * a.n_kv) {
+                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
+                    lo[0] = __fadd_rn(lo[0], b[0]), lo[1] = __fadd_rn(lo[1], b[1]);
+                    hi[0] = __fadd_rn(hi[0], b[D / 2]), hi[1] = __fadd_rn(hi[1], b[D / 2 + 1]);
+                }
+                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
+                if (turns) {
+                    lo[0] = turn_low(l0, h0, cosine[j].x, sine[j].x), lo[1] = turn_low(l1, h1, cosine[j].y, sine[j].y);
+                    hi[0] = turn_high(l0, h0, cosine[j].x, sine[j].x), hi[1] = turn_high(l1, h1, cosine[j].y, sine[j].y);
+                }
+            }
+        }
+    }
+}
+
 template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    constexpr int CHUNKS = D / 8, HALF = D / 16; // HALF: groups of 8 columns between the two of a pair
+    constexpr int CHUNKS = D / 8;
     int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16, r0 = row + w16 + lane / 4;
+    turn_heads<BN, D>(a, c, r0, col);
     place_t place[2] = {place_of(a, r0), place_of(a, r0 + 8)};
 #pragma unroll
     for (int x = 0; x < BN / D; x++) {
@@ -194,23 +227,10 @@ template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kern
             const place_t &p = place[r];
             to[r] = is_q ? a.q + ((int64_t)(r0 + 8 * r) * a.n_head + h) * D : !p.k ? NULL : (is_k ? p.k : p.v) + kv * p.head_stride;
             if (r0 + 8 * r >= a.n_row) to[r] = NULL;
-            const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
 #pragma unroll
-            for (int j = 0; j < HALF; j++) {
-                const float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
-                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
-                if (a.bias) {
-                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
-                    l0 = __fadd_rn(l0, b[0]), l1 = __fadd_rn(l1, b[1]), h0 = __fadd_rn(h0, b[D / 2]), h1 = __fadd_rn(h1, b[D / 2 + 1]);
-                }
-                float a0 = l0, a1 = l1, b0 = h0, b1 = h1;
-                if (is_q || is_k) {
-                    float2 cosine = *(const float2 *)(cs + 8 * j), sine = *(const float2 *)(cs + D / 2 + 8 * j);
-                    a0 = turn_low(l0, h0, cosine.x, sine.x), a1 = turn_low(l1, h1, cosine.y, sine.y);
-                    b0 = turn_high(l0, h0, cosine.x, sine.x), b1 = turn_high(l1, h1, cosine.y, sine.y);
-                }
-                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), a0, a1);
-                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * (j + HALF) + 4 * (lane % 4)), b0, b1);
+            for (int j = 0; j < D / 8; j++) {
+                const float *v = c + 4 * (x * (D / 8) + j) + 2 * r;
+                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), v[0], v[1]);
             }
         }
         __syncwarp();

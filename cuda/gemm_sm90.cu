@@ -8,7 +8,6 @@
 //
 // Sums run over the columns 16 at a time, in order, whatever the number of rows: a row's bits do not depend on its neighbours.
 #include <cuda.h>
-#include <stdlib.h>
 
 #include "attention_plan.cuh"
 #include "gemm.cuh"
@@ -379,8 +378,7 @@ template <int BN, bool TURNS> static status_t gemm_launch_out(cuda_backend_t *b,
 // Short sums: the ends of tiles weigh as much as the products, so consumers take turns; also where tiles of 192 leave much less over.
 static bool takes_turns(const gemm_args_t *g) {
     if (g->out == GEMM_QKV && g->qkv->d_head == 128) return false;
-    static const char *wish = getenv("PRECIS_TURNS");
-    return g->shape.n_in <= (wish ? atoi(wish) : 2048);
+    return g->shape.n_in <= 2048;
 }
 
 status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done) {

@@ -13,7 +13,7 @@ enum { BOX = 64, BOX_BYTES = 8 * BOX * 2, BOXES = 8, STAGE_BYTES = BOXES * BOX_B
 enum { X_BYTES = 30 << 10 };
 
 struct thin_args {
-    CUtensorMap w_map; // boxes of 64 columns x 8 rows, or 16
+    CUtensorMap w_map; // 3D: 64 columns, row, block of 64 columns; a box is a stage
     const bf16 *x;
     void *y;
     int n_out, n_in, n_unit, n_stage, n_slot; // n_slot: stages of a ring
@@ -82,12 +82,10 @@ template <int NU, int OUT> __global__ void __launch_bounds__(32 * MAX_WARPS, 1) 
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncwarp();
-    auto load = [&] { // by one thread
+    auto load = [&] { // by one thread; columns beyond the last come as zeros
         if (next_unit >= a.n_unit) return;
-        int col = next_stage * COLS, n = min(PER, (a.n_in - col + BOX - 1) / BOX);
-        uint32_t full = bar + 8 * next_at, dst = ring + next_at * STAGE_BYTES;
-        mbar_expect(full, n * NU * BOX_BYTES);
-        for (int i = 0; i < n; i++, dst += NU * BOX_BYTES) tma_load_2d(dst, &a.w_map, full, col + i * BOX, next_unit * NU * 8);
+        mbar_expect(bar + 8 * next_at, STAGE_BYTES);
+        tma_load_3d(ring + next_at * STAGE_BYTES, &a.w_map, bar + 8 * next_at, 0, next_unit * NU * 8, next_stage * PER);
         if (++next_at == a.n_slot) next_at = 0;
         if (++next_stage == a.n_stage) next_stage = 0, next_unit += stride;
     };
@@ -108,15 +106,10 @@ template <int NU, int OUT> __global__ void __launch_bounds__(32 * MAX_WARPS, 1) 
 #pragma unroll
         for (int u = 0; u < NU; u++) c[u][0] = c[u][1] = c[u][2] = c[u][3] = 0;
         for (int stage = 0; stage < a.n_stage; stage++) {
-            int n = min(PER, (a.n_in - stage * COLS + BOX - 1) / BOX);
             uint32_t box = ring + at * STAGE_BYTES, x = x_lane + stage * PER * 2 * x_step;
             mbar_wait(bar + 8 * at, phase);
-            if (n == PER) {
 #pragma unroll
-                for (int i = 0; i < PER; i++) thin_box<NU>(c, box + i * NU * BOX_BYTES, x + i * 2 * x_step, x_step);
-            } else {
-                for (int i = 0; i < n; i++) thin_box<NU>(c, box + i * NU * BOX_BYTES, x + i * 2 * x_step, x_step);
-            }
+            for (int i = 0; i < PER; i++) thin_box<NU>(c, box + i * NU * BOX_BYTES, x + i * 2 * x_step, x_step);
             __syncwarp();
             if (lane == 0) load();
             if (++at == a.n_slot) at = 0, phase ^= 1;
@@ -141,7 +134,7 @@ template <int NU, int OUT> static status_t thin_launch(cuda_backend_t *b, thin_a
 status_t gemm_thin(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
     *done = false;
     if (!gemm_sm90_serves(b, g->shape) || g->out == GEMM_QKV || g->n_row != 1 || (uintptr_t)g->x % 16 || (uintptr_t)g->w % 16) return ST_OK;
-    if (g->out == GEMM_GLU && g->shape.n_out % (2 * GLU_GROUP)) return ST_OK;
+    if (g->shape.n_in % BOX || (g->out == GEMM_GLU && g->shape.n_out % (2 * GLU_GROUP))) return ST_OK;
     thin_args a;
     memset(&a, 0, sizeof a);
     a.x = (const bf16 *)g->x;
@@ -152,9 +145,9 @@ status_t gemm_thin(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
     a.n_unit = (a.n_out + 8 * nu - 1) / (8 * nu);
     a.n_stage = (a.n_in + cols - 1) / cols;
     if (a.n_stage * cols * 2 + 16 > X_BYTES) return ST_OK;
-    uint64_t dims[2] = {(uint64_t)a.n_in, (uint64_t)a.n_out}, stride = (uint64_t)a.n_in * 2;
-    uint32_t box[2] = {BOX, (uint32_t)(8 * nu)};
-    if (!tensor_map_make(&a.w_map, g->w, 2, dims, &stride, box)) return ST_OK;
+    uint64_t dims[3] = {BOX, (uint64_t)a.n_out, (uint64_t)a.n_in / BOX}, strides[2] = {(uint64_t)a.n_in * 2, BOX * 2};
+    uint32_t box[3] = {BOX, (uint32_t)(8 * nu), (uint32_t)(BOXES / nu)};
+    if (!tensor_map_make(&a.w_map, g->w, 3, dims, strides, box)) return ST_OK;
     *done = true;
     if (g->out == GEMM_GLU) return thin_launch<2, GEMM_GLU>(b, a);
     if (g->out == GEMM_SET) return nu == 1 ? thin_launch<1, GEMM_SET>(b, a) : thin_launch<2, GEMM_SET>(b, a);

@@ -86,7 +86,7 @@ status_t linear_qkv_cuda(backend_t *, const linear_t *, const void *x, float *wi
 void linear_free_plans(cuda_backend_t *b);
 status_t fill_cuda(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
 status_t ceilings_cuda(backend_t *, double *flops, double *bytes);
-status_t rope_cuda(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin);
+status_t rope_cuda(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin);
 // silu(gate) * up of f32 rows [gates][ups], or of both interleaved in groups of GLU_GROUP.
 status_t gate_cuda(cuda_backend_t *, int64_t n_row, int64_t d, const float *gu, void *y, bool interleaved);
 status_t embed_cuda(backend_t *, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t table_type, const void *table, float *x);

@@ -149,24 +149,24 @@ status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu,
 }
 
 // ---- rope -----------------------------------------------------------------------------------------------------------
-__global__ void rope_kernel(int64_t n, int half, const double *positions, const double *inv_freq, float *cos_sin) {
+__global__ void rope_kernel(int64_t n, int half, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n) return;
     int64_t row = at / half, j = at - row * half;
     double s, c;
     sincos(positions[row] * inv_freq[j], &s, &c);
-    cos_sin[row * 2 * half + j] = (float)c;
-    cos_sin[row * 2 * half + half + j] = (float)s;
+    cos_sin[row * 2 * half + j] = (float)(scale * c);
+    cos_sin[row * 2 * half + half + j] = (float)(scale * s);
 }
 
-status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin) {
+status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
     cuda_backend_t *b = cuda_of(bb);
     int64_t half = d_rot / 2, n = n_row * half;
     double *p, *f;
     if (!n) return ST_OK;
     ST_TRY(cuda_upload(b, positions, sizeof *positions * (size_t)n_row, &p));
     ST_TRY(cuda_upload(b, inv_freq, sizeof *inv_freq * (size_t)half, &f));
-    rope_kernel<<<grid_for(n, THREADS), THREADS, 0, b->stream>>>(n, (int)half, p, f, cos_sin);
+    rope_kernel<<<grid_for(n, THREADS), THREADS, 0, b->stream>>>(n, (int)half, p, f, scale, cos_sin);
     CUDA_LAUNCHED("rope");
     return ST_OK;
 }

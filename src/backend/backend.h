@@ -139,9 +139,10 @@ typedef struct {
 
     /* x[n_row][d] f32 = table[token]; table is f32 or bf16 [n_vocab][d] [B]; tokens are host memory, each in [0, n_vocab). */
     status_t (*embed)(backend_t *, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t table_type, const void *table, float *x);
-    /* cos_sin [n_row][d_rot] for the rows' positions: angle j is position * inv_freq[j], in double. positions [n_row] and inv_freq
-     * [d_rot/2] are host memory. */
-    status_t (*rope)(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin);
+    /* cos_sin [n_row][d_rot] for the rows' positions: angle j is position * inv_freq[j], in double; both are times scale. positions [n_row]
+     * and inv_freq [d_rot/2] are host memory. */
+    status_t (*rope)(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                     float *cos_sin);
     /* y act [n_row][d] = w * x / sqrt(mean(x^2) + eps) */
     status_t (*rmsnorm)(backend_t *, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y);
     /* y act [n_row][d] = silu(gu[.., 0:d]) * gu[.., d:2d];  gu f32 [n_row][2d] */
@@ -184,7 +185,7 @@ struct backend {
 status_t backend_create_cpu_ref(dtype_t act, int n_threads, backend_t **out);
 status_t backend_create_cpu(dtype_t act, int n_threads, backend_t **out);
 /* rope's table on the host; cos_sin is host memory. */
-void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin);
+void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin);
 /* Is bf16 fast on this CPU (bf16 dot products and a GEMM that uses them)? decides --dtype auto. */
 bool backend_cpu_has_bf16(void);
 

@@ -26,7 +26,8 @@ void cpu_memory_left(backend_t *be, size_t *left, size_t *total);
 /* cpu_steps.c: operations that both make of others */
 status_t cpu_linear_glu(backend_t *be, const linear_t *l, int64_t n_row, const void *x, float *wide, void *y);
 status_t cpu_linear_qkv(backend_t *be, const linear_t *l, const void *x, float *wide, const qkv_args_t *a);
-status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin);
+status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                  float *cos_sin);
 status_t cpu_fill(backend_t *be, uint64_t seed, size_t first, float scale, size_t n, void *dst);
 status_t cpu_ceilings(backend_t *be, double *flops, double *bytes);
 

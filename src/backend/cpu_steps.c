@@ -18,20 +18,22 @@ status_t cpu_linear_qkv(backend_t *be, const linear_t *l, const void *x, float *
     return st ? st : be->ops->qkv(be, &after);
 }
 
-void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin) {
+void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
     int64_t half = d_rot / 2;
     for (int64_t t = 0; t < n_row; t++, cos_sin += d_rot)
         for (int64_t j = 0; j < half; j++) {
             double angle = positions[t] * inv_freq[j];
-            cos_sin[j] = (float)cos(angle);
-            cos_sin[half + j] = (float)sin(angle);
+            cos_sin[j] = (float)(scale * cos(angle));
+            cos_sin[half + j] = (float)(scale * sin(angle));
         }
 }
 
-status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, float *cos_sin) {
+status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                  float *cos_sin) {
     enum { ROWS = 16 };
 #pragma omp parallel for schedule(static) num_threads(be->n_threads) if (n_row > ROWS)
-    for (int64_t t = 0; t < n_row; t += ROWS) backend_rope(i64_min(ROWS, n_row - t), d_rot, positions + t, inv_freq, cos_sin + t * d_rot);
+    for (int64_t t = 0; t < n_row; t += ROWS)
+        backend_rope(i64_min(ROWS, n_row - t), d_rot, positions + t, inv_freq, scale, cos_sin + t * d_rot);
     return ST_OK;
 }
 

@@ -44,9 +44,9 @@ static status_t t_embed(backend_t *be, int64_t n, int64_t d, const int32_t *toke
     double t = begin(be);
     return end(be, EMBED, t, real->embed(be, n, d, tokens, type, table, x));
 }
-static status_t t_rope(backend_t *be, int64_t n, int64_t d, const double *positions, const double *freq, float *cos_sin) {
+static status_t t_rope(backend_t *be, int64_t n, int64_t d, const double *positions, const double *freq, double scale, float *cos_sin) {
     double t = begin(be);
-    return end(be, ROPE, t, real->rope(be, n, d, positions, freq, cos_sin));
+    return end(be, ROPE, t, real->rope(be, n, d, positions, freq, scale, cos_sin));
 }
 static status_t t_rmsnorm(backend_t *be, int64_t n, int64_t d, const float *x, const float *w, float eps, void *y) {
     double t = begin(be);

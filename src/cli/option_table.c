@@ -16,14 +16,18 @@ static const option_t table[] = {
     {"store", OPT_TEXT, NULL, 0, 0, NULL, "", "folder of encoded segments; made when it is not there"},
     {"input", OPT_TEXT, NULL, 0, 0, NULL, "", "file of JSON lines (also .zst and .gz), or - for standard input"},
     /* the context */
-    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect", "",
-     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
+    {"layout", OPT_CHOICE, "pce", 0, 0,
+     "full|pce|blockgist|fine-kv|coarse-kv|coarse-rec|unigist|blockselect|pcw|structured|ape|block|star|streaming", "",
+     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv, coarse-rec: "
+     "segments see "
      "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important "
-     "rows"},
-    {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|reconstruct", "",
-     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows or of all its rows, or of the segment "
-     "read "
-     "again"},
+     "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
+    {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
+    {"ape-scale", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: and their log-sum, times the temperature, is multiplied by this"},
+    {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|expected|reconstruct", "",
+     "blockselect: rows matter by their keys' length, by the attention of the segment's last rows, of all its rows, of the queries that "
+     "its "
+     "own let expect, or of the segment read again; --score NAME says the same"},
     {"budget", OPT_CHOICE, "head", 0, 0, "uniform|head", "",
      "blockselect: every head keeps 1/ratio of the rows, or the best over a layer's heads stay"},
     {"segment", OPT_SIZE, "4K", 1, 16 * M, NULL, "tokens", "longest segment; longer documents are cut"},
@@ -32,18 +36,31 @@ static const option_t table[] = {
      "positions of a segment shorter than the longest; not given: left for a store, even for eval ppl"},
     {"split", OPT_CHOICE, "tokens", 0, 0, "tokens|lines|paragraphs", "",
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
-    {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises"},
+    {"shard", OPT_CHOICE, "auto", 0, 0, "auto|segments|document", "",
+     "under mpirun, who takes a document whose segments see each other: one rank (segments), all ranks together (document), or all when it "
+     "is more than a rank's share (auto)"},
+    {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
-     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV)"},
-    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows", "sink rows without text, in front of --sink's; what they begin as: --gist-init"},
+     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "
+     "streaming: "
+     "rows it sees besides the sink, itself included; not given: 1020"},
+    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows",
+     "sink rows without text, in front of --sink's; what they begin as: --gist-init; streaming: tokens of the text that are its sink; "
+     "not given: 4"},
     {"positions", OPT_CHOICE, NULL, 0, 0, "reused|global|compact|original", "",
-     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv): "
+     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv, "
+     "coarse-rec): "
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
-    {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "", "rows of a gist layout that go to the store"},
+    {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
+     "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
+     "with a list of those"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
+    {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",
+     "positions the whole run takes, for models with dynamic or longrope scaling whose frequencies depend on it; not given: no more than "
+     "the model was trained for"},
     {"reserve", OPT_CHOICE, "max", 0, 0, "max|mean|harmonic", "",
      "positions held by the segments: their longest, mean or harmonic mean length"},
     {"bos", OPT_FLAG, "no", 0, 0, NULL, "", "put the model's beginning-of-sequence token in front"},
@@ -66,7 +83,7 @@ static const option_t table[] = {
     {"slots", OPT_INT, "8", 1, 4096, NULL, "prompts", "prompts answered side by side, which share the reading of the weights"},
     /* perplexity */
     {"window", OPT_SIZE, "8K", 16, 16 * M, NULL, "tokens", "of each document, full windows only"},
-    {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored"},
+    {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored; a word: --keep-by"},
     {"pieces", OPT_INT_LIST, "1,2,4,8", 1, 65536, NULL, "pieces",
      "cut the context of a window into this many; a list makes a row for each"},
     {"limit", OPT_SIZE, NULL, 1, T, NULL, "items", "stop after this many documents, windows or prompts"},
@@ -117,6 +134,10 @@ const option_t *option_find(const char *key) {
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (!strcmp(table[i].key, key)) return &table[i];
     return NULL;
+}
+
+const char *option_meant(const char *key, const char *value) {
+    return value && !strcmp(key, "score") && option_has_choice(option_find("keep-by"), value) ? "keep-by" : key;
 }
 
 /* 4096 as 4K, 1048577 as it is. */

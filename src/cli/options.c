@@ -101,7 +101,7 @@ static status_t set_from_file(void *ctx, const char *path, int line, const char 
     if (!strcmp(key, "config") || !strcmp(key, "print-config"))
         return status_fail(ST_USAGE, "%s line %d: %s cannot be set in a file; give it as a flag", path, line, key);
     snprintf(where, sizeof where, "%s line %d: %s", path, line, key);
-    return set_elsewhere(o, i, value, FROM_FILE, where);
+    return set_elsewhere(o, index_of(o, option_meant(key, value)), value, FROM_FILE, where);
 }
 
 /* PRECIS_MAX_TOKENS -> max-tokens; false when the variable is not ours. */
@@ -125,7 +125,7 @@ static status_t read_environment(options_t *o) {
         int i = index_of(o, key);
         snprintf(where, sizeof where, "%.*s in the environment", (int)(value - 1 - *e), *e);
         if (i >= 0)
-            st = set_elsewhere(o, i, value, FROM_ENVIRONMENT, where);
+            st = set_elsewhere(o, index_of(o, option_meant(key, value)), value, FROM_ENVIRONMENT, where);
         else if (strcmp(key, "cache") && option_nearest(key, keys, near, sizeof near))
             log_warn("%s is no setting; the nearest is %s", where, near);
     }
@@ -148,7 +148,7 @@ static status_t read_flag(const options_t *o, int argc, char **argv, flag_t *out
     int n = equals ? (int)(equals - word) : (int)strlen(word);
     char key[64];
     snprintf(key, sizeof key, "%.*s", n, word);
-    int i = index_of(o, key);
+    int i = index_of(o, option_meant(key, equals ? equals + 1 : argc > 1 ? argv[1] : NULL));
     *out = (flag_t){.i = i, .value = equals ? equals + 1 : NULL, .used = 1};
     int flag = i < 0 && !equals && !strncmp(word, "no-", 3) ? index_of(o, word + 3) : -1;
     if (flag >= 0 && o->taken[flag] && t[flag].type == OPT_FLAG) {

@@ -62,6 +62,9 @@ const option_t *option_table(int *n);
 const option_t *option_find(const char *key); /* NULL when there is none */
 /* The word of `words` (blank-separated, marks after '!' and '=' left out) that is nearest to `word`, into out; false when none is near. */
 bool option_nearest(const char *word, const char *words, char *out, size_t cap);
+/* The option that a value given to `key` is for: --score knorm says --keep-by knorm. */
+const char *option_meant(const char *key, const char *value);
+bool option_has_choice(const option_t *opt, const char *word);
 /* "whole number from 1 to 16M, in tokens (K, M, G are powers of 1024)": what an option accepts, for messages and help. */
 void option_accepts(const option_t *opt, char *out, size_t cap);
 

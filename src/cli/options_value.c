@@ -60,12 +60,14 @@ static const char *real(const option_t *opt, value_t *v) {
     return within(opt, v->real);
 }
 
-static const char *choice(const option_t *opt, const value_t *v) {
-    size_t n = strlen(v->text);
+bool option_has_choice(const option_t *opt, const char *word) {
+    size_t n = strlen(word);
     for (const char *c = opt->choices; n && *c; c += strcspn(c, "|"), c += *c == '|')
-        if (strcspn(c, "|") == n && !strncmp(c, v->text, n)) return NULL;
-    return "is not known";
+        if (strcspn(c, "|") == n && !strncmp(c, word, n)) return true;
+    return false;
 }
+
+static const char *choice(const option_t *opt, const value_t *v) { return option_has_choice(opt, v->text) ? NULL : "is not known"; }
 
 static const char *flag(value_t *v) {
     static const char *const words[] = {"no", "yes", "off", "on", "false", "true", "0", "1"};

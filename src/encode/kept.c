@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "encode/move.h"
 
-static const char *const keep_names[] = {"raw", "gist", "both", "tail"};
+static const char *const keep_names[] = {"raw", "gist", "both", "tail"}, *const budget_names[] = {"uniform", "head"};
 
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     kv_pool_t part = *p;
@@ -18,13 +18,19 @@ kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     return part;
 }
 
-status_t kept_compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n) {
+/* From their places among n raw rows to places one after another. */
+static status_t compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n) {
     double *distance = NULL;
     status_t st = mem_alloc(&distance, (size_t)gists->n_row, sizeof *distance, "distances");
     for (int64_t u = 0; u < gists->n_row && !st; u++) distance[u] = (double)(u - gist_order(&k->gist, KIND_GIST, u, n));
     if (!st) st = keys_move(m, gists, distance);
     mem_free(distance);
     return st;
+}
+
+status_t kept_remember(const kept_t *k, encoder_t *e, model_t *m, piece_t *p) {
+    if (k->recurrent) return encoder_remember(e, p);
+    return k->compact ? compact(k, m, &p->gist_pool, p->n) : ST_OK;
 }
 
 static void init_text(const kept_t *k, char *out, size_t cap) {
@@ -38,12 +44,16 @@ void kept_text(const kept_t *k, char *out, size_t cap) {
     char window[32] = "all", init[32];
     size_t at = 0;
     *out = 0;
-    if (!k->gist.ratio && !k->n_blank) return;
+    if (!k->gist.ratio && !k->n_blank && !k->select.ratio) return;
     init_text(k, init, sizeof init);
     if (k->gist.window >= 0) snprintf(window, sizeof window, "%lld", (long long)k->gist.window);
     if (k->gist.ratio)
         at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "");
-    at += (size_t)snprintf(out + at, cap - at, "init %s keep %s", init, keep_names[k->keep]);
+    if (k->select.ratio)
+        at += (size_t)snprintf(out + at, cap - at, "ratio %lld score %s budget %s ", (long long)k->select.ratio, score_name(k->select.by),
+                               budget_names[k->select.budget]);
+    if (k->gist.ratio || k->n_blank) at += (size_t)snprintf(out + at, cap - at, "init %s ", init);
+    at += (size_t)snprintf(out + at, cap - at, "keep %s", keep_names[k->keep]);
     if (k->compact) at += (size_t)snprintf(out + at, cap - at, " positions compact");
     if (k->n_blank) snprintf(out + at, cap - at, " sinks %lld", (long long)k->n_blank);
 }
@@ -72,12 +82,26 @@ static bool keep_parse(const char *text, kept_t *out) {
     return false;
 }
 
+/* After "score" the ratio that stood before it is that of the selection. */
+static bool score_parse(const char *text, kept_t *out) {
+    out->select.ratio = out->gist.ratio;
+    out->gist.ratio = 0;
+    return out->select.ratio > 0 && score_find(text, &out->select.by);
+}
+
+static bool budget_parse(const char *text, kept_t *out) {
+    out->select.budget = !strcmp(text, "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
+    return !strcmp(text, budget_names[out->select.budget]);
+}
+
 static bool word_parse(const char *key, const char *value, kept_t *out) {
     if (!strcmp(key, "ratio")) return number_parse(value, 1, &out->gist.ratio);
     if (!strcmp(key, "window")) return !strcmp(value, "all") || number_parse(value, 0, &out->gist.window);
     if (!strcmp(key, "at")) return (out->gist.at_end = !strcmp(value, "end"));
     if (!strcmp(key, "init")) return init_parse(value, out);
     if (!strcmp(key, "keep")) return keep_parse(value, out);
+    if (!strcmp(key, "score")) return score_parse(value, out);
+    if (!strcmp(key, "budget")) return budget_parse(value, out);
     if (!strcmp(key, "positions")) return (out->compact = !strcmp(value, "compact"));
     return !strcmp(key, "sinks") && number_parse(value, 1, &out->n_blank);
 }

@@ -4,17 +4,10 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "encode/expect.h"
+#include "model/embedding.h"
 
-enum {
-    LAST_ROWS = 64,
-    NEIGHBOURS = 5,
-    KEY_BLOCK = 64,
-    MAX_HEAD_DIM = 1024 /* the models' own limit */,
-    SINK_POOL = 0,
-    SEGMENT_POOL = 1,
-    OWN_POOL = 2,
-    N_POOL = 3
-};
+enum { LAST_ROWS = 64, NEIGHBOURS = 5, KEY_BLOCK = 64, SINK_POOL = 0, SEGMENT_POOL = 1, OWN_POOL = 2, N_POOL = 3 };
 
 struct scorer {
     model_t *model;
@@ -31,10 +24,35 @@ struct scorer {
     float *lse, *q; /* host: [max_row][n_head], and [..][d_head] */
     void *raw;      /* host: q, or keys of a head, in the backend's type */
     float *keys;    /* host [n][d_head] of one head */
+    /* SCORE_EXPECTED */
+    expect_t *expect;
+    float *turns;   /* [max_row or EXPECT_POSITIONS][d_rot] */
+    float *lengths; /* [n] of one head's values */
     /* the segment at hand */
     int64_t n, from, n_row; /* its rows; index of the pass's first row (rows again); rows of the pass */
     float *score;
 };
+
+const char score_repeat_text[] = "\n\nRepeat the previous context exactly.";
+static const char *const names[] = {"knorm", "snapkv", "observed", "expected", "reconstruct"};
+
+const char *score_name(score_method_t m) { return names[m]; }
+
+bool score_find(const char *name, score_method_t *out) {
+    for (int i = 0; i < (int)(sizeof names / sizeof *names); i++)
+        if (!strcmp(name, names[i])) {
+            *out = (score_method_t)i;
+            return true;
+        }
+    return false;
+}
+
+static status_t expect_setup(scorer_t *s, size_t rows) {
+    size_t turns = rows > EXPECT_POSITIONS ? rows : EXPECT_POSITIONS;
+    status_t st = expect_create(s->config, &s->expect);
+    if (!st) st = mem_alloc(&s->turns, turns, (size_t)s->config->d_rot * sizeof *s->turns, "rope angles");
+    return st ? st : mem_alloc(&s->lengths, (size_t)s->spec.max_tokens, sizeof *s->lengths, "lengths of values");
+}
 
 status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, const score_spec_t *spec, scorer_t **out) {
     scorer_t *s = NULL;
@@ -51,6 +69,7 @@ status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, cons
     s->pools[SINK_POOL] = *sink;
     if (spec->method == SCORE_RECONSTRUCT)
         st = kv_alloc(s->be, c, s->be->act, spec->n_repeat + spec->max_tokens, "K/V of a segment read again", &s->pools[OWN_POOL]);
+    if (!st && spec->method == SCORE_EXPECTED) st = expect_setup(s, rows);
     if (!st) st = mem_alloc(&s->repeat, (size_t)spec->n_repeat, sizeof *s->repeat, "a prompt");
     if (!st && spec->n_repeat) memcpy(s->repeat, spec->repeat, (size_t)spec->n_repeat * sizeof *s->repeat);
     if (!st) st = mem_alloc(&s->tokens, rows, sizeof *s->tokens, "tokens of a pass");
@@ -79,15 +98,35 @@ void scorer_free(scorer_t *s) {
     mem_free(s->q);
     mem_free(s->raw);
     mem_free(s->keys);
+    mem_free(s->turns);
+    mem_free(s->lengths);
+    expect_free(s->expect);
     mem_free(s);
 }
 
-static status_t keys_read(scorer_t *s, int64_t layer, int64_t head) {
+/* A head's rows of k or v, into s->keys. */
+static status_t rows_read(scorer_t *s, const void *rows, int64_t layer, int64_t head) {
     const kv_pool_t *p = &s->pools[SEGMENT_POOL];
     size_t n = (size_t)(s->n * s->config->d_head), at = (size_t)(layer * p->layer_stride + head * p->head_stride) * dtype_bytes(p->type);
-    status_t st = s->be->ops->copy_out(s->be, s->raw, (char *)p->k + at, n * dtype_bytes(p->type));
+    status_t st = s->be->ops->copy_out(s->be, s->raw, (const char *)rows + at, n * dtype_bytes(p->type));
     if (!st) dtype_convert(DT_F32, s->keys, p->type, s->raw, n);
     return st;
+}
+
+static status_t keys_read(scorer_t *s, int64_t layer, int64_t head) { return rows_read(s, s->pools[SEGMENT_POOL].k, layer, head); }
+
+static float length(const float *x, int64_t n) {
+    float sum = 0;
+    for (int64_t e = 0; e < n; e++) sum += x[e] * x[e];
+    return sqrtf(sum);
+}
+
+/* The pass's queries, less the segment's first rows, to what is expected. */
+static void queries_add(scorer_t *s, int64_t layer) {
+    const model_config_t *c = s->config;
+    int64_t skip = i64_min(s->n_row, i64_max(0, EXPECT_FIRST - s->from));
+    if (!layer) model_rope(s->model, s->n_row, s->positions, s->turns);
+    expect_add(s->expect, layer, s->n_row - skip, s->q + skip * c->n_head * c->d_head, s->turns + skip * c->d_rot);
 }
 
 /* What the pass's rows and the query heads of K/V head `head` give to keys j .. j+n-1. */
@@ -144,7 +183,8 @@ static status_t score_layer(void *self, int layer, const void *q, void *o) {
     if (!st) st = s->be->ops->copy_out(s->be, s->lse, s->lse_dev, cells * sizeof *s->lse);
     if (!st) st = s->be->ops->copy_out(s->be, s->raw, q, cells * (size_t)c->d_head * dtype_bytes(s->be->act));
     if (!st) dtype_convert(DT_F32, s->q, s->be->act, s->raw, cells * (size_t)c->d_head);
-    for (int64_t head = 0; head < c->n_kv_head && !st; head++) {
+    if (!st && s->expect) queries_add(s, layer);
+    for (int64_t head = 0; head < c->n_kv_head && !st && !s->expect; head++) {
         if ((st = keys_read(s, layer, head))) break;
 #pragma omp parallel for schedule(dynamic)
         for (int64_t j = 0; j < s->n; j += KEY_BLOCK) block_score(s, layer, head, j, i64_min(KEY_BLOCK, s->n - j));
@@ -185,10 +225,33 @@ static status_t rows_again(scorer_t *s, const piece_t *p, int64_t from) {
     return st;
 }
 
+/* The position right behind a segment, where a query would start. */
+static int64_t position_behind(const scorer_t *s, const piece_t *p) {
+    int64_t taken = s->spec.align == ALIGN_SEQUENTIAL ? p->before + p->n
+                    : s->spec.align == ALIGN_LEFT     ? p->n /* what else its store holds is of no matter */
+                                                      : i64_max(s->spec.reserve, p->n);
+    return s->pools[SINK_POOL].n_row + taken;
+}
+
+static status_t expect_finish(scorer_t *s, const piece_t *p) {
+    const model_config_t *c = s->config;
+    double positions[EXPECT_POSITIONS];
+    for (int i = 0; i < EXPECT_POSITIONS; i++) positions[i] = (double)(position_behind(s, p) + i);
+    model_rope(s->model, EXPECT_POSITIONS, positions, s->turns);
+    for (int64_t x = 0; x < c->n_layer * c->n_kv_head; x++) {
+        int64_t layer = x / c->n_kv_head, head = x % c->n_kv_head;
+        status_t st = rows_read(s, s->pools[SEGMENT_POOL].v, layer, head);
+        for (int64_t i = 0; i < s->n && !st; i++) s->lengths[i] = length(s->keys + i * c->d_head, c->d_head);
+        if (!st) st = keys_read(s, layer, head);
+        if (!st) st = expect_score(s->expect, layer, head, s->n, s->keys, s->lengths, s->turns, s->score + x * s->n);
+        if (st) return st;
+    }
+    return ST_OK;
+}
+
 /* The prompt and the segment's tokens, behind the segment. */
 static status_t read_again(scorer_t *s, const piece_t *p) {
-    int64_t n = s->spec.n_repeat + p->n, n_sink = s->pools[SINK_POOL].n_row, first = n_sink + i64_max(s->spec.reserve, p->n);
-    if (s->spec.align == ALIGN_SEQUENTIAL) first = n_sink + p->before + p->n;
+    int64_t n = s->spec.n_repeat + p->n, n_sink = s->pools[SINK_POOL].n_row, first = position_behind(s, p);
     status_t st = ST_OK;
     for (int64_t at = 0; at < n && !st; at += s->n_row) {
         s->n_row = i64_min(s->spec.max_row, n - at);
@@ -210,11 +273,7 @@ static status_t key_norms(scorer_t *s) {
     for (int64_t x = 0; x < c->n_layer * c->n_kv_head; x++) {
         status_t st = keys_read(s, x / c->n_kv_head, x % c->n_kv_head);
         if (st) return st;
-        for (int64_t i = 0; i < s->n; i++) {
-            float sum = 0;
-            for (int64_t e = 0; e < c->d_head; e++) sum += s->keys[i * c->d_head + e] * s->keys[i * c->d_head + e];
-            s->score[x * s->n + i] = -sqrtf(sum);
-        }
+        for (int64_t i = 0; i < s->n; i++) s->score[x * s->n + i] = -length(s->keys + i * c->d_head, c->d_head);
     }
     return ST_OK;
 }
@@ -256,6 +315,11 @@ status_t scorer_run(scorer_t *s, const piece_t *p, float *score) {
         break;
     case SCORE_OBSERVED:
         st = rows_again(s, p, 0);
+        break;
+    case SCORE_EXPECTED:
+        expect_begin(s->expect);
+        st = rows_again(s, p, 0);
+        if (!st) st = expect_finish(s, p);
         break;
     case SCORE_RECONSTRUCT:
         st = read_again(s, p);

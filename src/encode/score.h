@@ -6,6 +6,7 @@
  *     knorm         minus the key's length; no pass
  *     snapkv        the segment's last 64 rows again; mean, then over 5 neighbours; these 64 rows always stay
  *     observed      all rows of the segment again; mean over the rows at and after it
+ *     expected      the queries to come, guessed from the segment's own (expect.h)
  *     reconstruct   "repeat the context" and the segment once more, behind it; the largest
  *
  * Running rows again changes nothing: their K/V are in the pool, so each gets the very attention that it had when it was encoded.
@@ -15,7 +16,8 @@
 
 #include "encode/encoder.h"
 
-typedef enum { SCORE_KNORM, SCORE_SNAPKV, SCORE_OBSERVED, SCORE_RECONSTRUCT } score_method_t;
+/* The names' order is score_name's. */
+typedef enum { SCORE_KNORM, SCORE_SNAPKV, SCORE_OBSERVED, SCORE_EXPECTED, SCORE_RECONSTRUCT } score_method_t;
 enum { SCORE_FIRST = 4 }; /* sink rows that reconstruct sees; rows of a segment without a sink that always stay */
 
 typedef struct {
@@ -25,6 +27,11 @@ typedef struct {
     align_t align;                        /* as the encoder's */
     int64_t reserve, max_row, max_tokens; /* rows per pass; of the longest segment */
 } score_spec_t;
+
+const char *score_name(score_method_t m);
+bool score_find(const char *name, score_method_t *out);
+/* What reconstruct asks for, in words. */
+extern const char score_repeat_text[];
 
 typedef struct scorer scorer_t;
 /* sink: the encoder's (n_row 0: none); ws: of max_row rows or more, to be used between encodings. Both must live as long. */

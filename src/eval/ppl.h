@@ -11,25 +11,15 @@
 
 #include "comm/comm.h"
 #include "encode/kept.h"
-#include "encode/pick.h"
-#include "encode/score.h"
 #include "layout/layout.h"
 #include "model/model.h"
 #include "query/attend.h"
 
-/* blockselect: which rows stay, and how many. */
-typedef struct {
-    score_method_t by;
-    budget_t budget;
-    int64_t ratio;
-    const int32_t *repeat; /* [n_repeat] prompt of SCORE_RECONSTRUCT */
-    int64_t n_repeat;
-} pick_spec_t;
-
 typedef struct {
     layout_method_t layout;
     kept_t kept;
-    pick_spec_t pick;
+    const int32_t *repeat; /* [n_repeat] prompt of SCORE_RECONSTRUCT */
+    int64_t n_repeat;
     int64_t window, score;
     const int32_t *sink; /* [n_sink] prefix rows: BOS (when asked for) and the sink's text */
     int64_t n_sink;
@@ -38,13 +28,15 @@ typedef struct {
     attend_spec_t attend;
     int64_t max_row; /* rows per forward pass */
     bool progress;
+    rows_fn rows; /* takes the logits of the scored rows, counted from the first of a window; NULL: none */
+    void *rows_ctx;
 } ppl_spec_t;
 
 typedef struct {
     int64_t pieces, n_window, n_token; /* n_token: scored */
     double nll;                        /* sum over scored tokens, nats */
     double ppl;                        /* exp(nll / n_token) */
-    double entropy;                    /* nats, mean over query rows and heads, layers, windows */
+    double entropy;                    /* nats, mean over query rows and heads, layers, windows; NaN under streaming */
     double seconds;
 } ppl_row_t;
 

@@ -29,12 +29,13 @@ def rope(x, pos):
 
 
 def probabilities(tokens, mask):
-    """[layer][head][q][c], and the rotated keys [layer][c][kv head][d]."""
-    x, pos, all_a, all_k = W["model.embed_tokens.weight"][tokens], torch.arange(len(tokens)), [], []
+    """[layer][head][q][c], the rotated keys and the values [layer][c][kv head][d], the queries before rotation."""
+    x, pos, all_a, all_k, all_v, all_q = W["model.embed_tokens.weight"][tokens], torch.arange(len(tokens)), [], [], [], []
     for layer in range(LAYERS):
         w = lambda name: W[f"model.layers.{layer}.{name}.weight"]
         h = norm(x, w("input_layernorm"))
         q, k, v = ((h @ w(f"self_attn.{p}_proj").T).view(len(tokens), -1, D) for p in "qkv")
+        all_q.append(q); all_v.append(v)
         q, k = rope(q, pos), rope(k, pos)
         a = torch.einsum("qhd,chd->hqc", q, k.repeat_interleave(HEADS // KV, 1)) / math.sqrt(D)
         a = torch.softmax(a.masked_fill(~mask, -math.inf), -1)
@@ -42,12 +43,12 @@ def probabilities(tokens, mask):
         h = norm(x, w("post_attention_layernorm"))
         x = x + (torch.nn.functional.silu(h @ w("mlp.gate_proj").T) * (h @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
         all_a.append(a); all_k.append(k)
-    return torch.stack(all_a), torch.stack(all_k)
+    return torch.stack(all_a), torch.stack(all_k), torch.stack(all_v), torch.stack(all_q)
 
 
 S = len(SINK)
 once = SINK + TOKENS
-a, k = probabilities(once, torch.ones(len(once), len(once)).tril().bool())
+a, k, v, q = probabilities(once, torch.ones(len(once), len(once)).tril().bool())
 by_group = lambda t: t.view(LAYERS, KV, HEADS // KV, *t.shape[2:])
 given = by_group(a)[..., S:, S:].mean(2)                                   # [layer][kv][q][c], heads of a group averaged
 out = {"tokens": torch.tensor(TOKENS, dtype=torch.int32), "knorm": -k[:, S:].norm(dim=-1).transpose(1, 2)}
@@ -56,9 +57,21 @@ last = given[:, :, -64:].mean(2)
 padded = torch.nn.functional.pad(last, (2, 2))
 out["snapkv"] = sum(padded[..., i:i + N] for i in range(5)) / 5
 
+# expected: queries to come as a Gaussian per head (mean and covariance of the segment's, without its first four), turned by the mean rotation matrix of the
+# 512 positions behind the segment
+R = torch.stack([rope(torch.eye(D, dtype=torch.float64)[:, None], torch.full((D,), S + N + i))[:, 0] for i in range(512)]).mean(0).T
+out["expected"] = torch.zeros(LAYERS, KV, N, dtype=torch.float64)
+for layer in range(LAYERS):
+    for h in range(HEADS):
+        x, key = q[layer, S + 4:, h], k[layer, S:, h // (HEADS // KV)]
+        mu, sigma = R @ x.mean(0), R @ torch.cov(x.T, correction=0) @ R.T
+        logits = torch.tensor([float(r @ mu / math.sqrt(D) + r @ sigma @ r / (2 * D)) for r in key], dtype=torch.float64)
+        out["expected"][layer, h // (HEADS // KV)] += torch.softmax(logits, 0) / (HEADS // KV)
+out["expected"] *= v[:, S:].norm(dim=-1).transpose(1, 2)
+
 twice = once + REPEAT + TOKENS
 mask = torch.ones(len(twice), len(twice)).tril().bool()
 mask[S + N:, 4:S] = False                                                 # rows that read again see the first four rows of the sink alone
-a, _ = probabilities(twice, mask)
+a, *_ = probabilities(twice, mask)
 out["reconstruct"] = by_group(a)[..., S + N:, S:S + N].amax((2, 3))
 save_file({n: (t if n == "tokens" else t.float()).contiguous() for n, t in out.items()}, os.path.join(HERE, "golden-scores.safetensors"))

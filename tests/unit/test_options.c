@@ -154,6 +154,30 @@ static void test_sources(void) {
     unlink(path);
 }
 
+/* A word given to --score is --keep-by's, wherever it comes from; a number is its own; both may be given. */
+static void test_meant(void) {
+    static char word[] = "--score", method[] = "knorm", count[] = "2K", joined[] = "--score=observed", wrong[] = "none";
+    char *both[] = {word, method, word, count}, *one[] = {joined}, *bad[] = {word, wrong};
+    command_spec_t spec = CMD, alone = CMD;
+    options_t *o = NULL;
+    spec.keys = "score keep-by";
+    alone.keys = "keep-by";
+    CU_ASSERT_EQUAL(options_parse(&spec, 4, both, &o), ST_OK);
+    CU_ASSERT_STRING_EQUAL(opt_text(o, "keep-by"), "knorm");
+    CU_ASSERT_EQUAL(opt_int(o, "score"), 2048);
+    options_free(o);
+    CU_ASSERT_EQUAL(options_parse(&alone, 1, one, &o), ST_OK);
+    CU_ASSERT_STRING_EQUAL(opt_text(o, "keep-by"), "observed");
+    options_free(o);
+    CU_ASSERT_EQUAL(options_parse(&alone, 2, both + 2, &o), ST_USAGE);
+    CU_ASSERT_EQUAL(options_parse(&spec, 2, bad, &o), ST_USAGE);
+    setenv("PRECIS_SCORE", "expected", 1);
+    CU_ASSERT_EQUAL(options_parse(&alone, 0, NULL, &o), ST_OK);
+    CU_ASSERT_STRING_EQUAL(opt_text(o, "keep-by"), "expected");
+    options_free(o);
+    unsetenv("PRECIS_SCORE");
+}
+
 static void test_nearest(void) {
     static const char keys[] = "model! store! segment=4K max-tokens temperature";
     static const struct {
@@ -204,4 +228,4 @@ static void test_memory(void) {
 }
 
 UNIT_MAIN("options", {"values", test_values}, {"refused", test_refused}, {"rest", test_rest}, {"sources", test_sources},
-          {"nearest", test_nearest}, {"table", test_table}, {"memory", test_memory})
+          {"meant", test_meant}, {"nearest", test_nearest}, {"table", test_table}, {"memory", test_memory})

@@ -72,6 +72,7 @@ static void test_scores(void) {
                 bool first = !n_sink && i % N < SCORE_FIRST, last = m == SCORE_SNAPKV && i % N >= N - 64;
                 CU_ASSERT_EQUAL(score[i] == INFINITY, first || last);
                 if (m == SCORE_RECONSTRUCT) CU_ASSERT(first || (score[i] < 1e-4f && score[i] > -200));
+                if (m == SCORE_EXPECTED) CU_ASSERT(first || (score[i] > 0 && score[i] < 100));
                 if (m == SCORE_OBSERVED) CU_ASSERT(first || (score[i] >= 0 && score[i] <= 2.0001f));
             }
             segment_end(e, &p);
@@ -128,7 +129,7 @@ static void test_attention(void) {
 /* Against the definitions, written out by make_scores.py. The scale of a score is of no matter, its order is: snapkv comes without its
  * divisors, reconstruct as a logarithm. */
 static void test_golden(void) {
-    static const char *const names[] = {"knorm", "snapkv", "observed", "reconstruct"};
+    static const char *const names[] = {"knorm", "snapkv", "observed", "expected", "reconstruct"};
     enum { n = 90 };
     safetensors_t *ref;
     encoder_t *e;

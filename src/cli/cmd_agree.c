@@ -82,7 +82,7 @@ const command_t cmd_eval_agree = {
              .examples = "  precis eval agree --model M.gguf --input dev.jsonl --layout pce --segment 256 --window 1K --limit 4\n"
                          "  precis eval agree --model M.gguf --input dev.jsonl --layout unigist --ratio 4 --local 128 --sinks 4\n",
              .keys = "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit rope-length dtype "
-                     "backend threads "
+                     "backend share-gpu threads "
                      "batch quiet verbose config print-config",
              .min_args = 0,
              .max_args = 0},

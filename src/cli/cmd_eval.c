@@ -153,7 +153,7 @@ const command_t cmd_eval_ppl = {
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
          .keys = "model! input! window score pieces layout ratio local gist-init keep keep-by budget positions sinks sink bos select "
-                 "aggregate select-by ape-temperature ape-scale align reserve limit mask rope-length dtype backend threads batch "
+                 "aggregate select-by ape-temperature ape-scale align reserve limit mask rope-length dtype backend share-gpu threads batch "
                  "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},

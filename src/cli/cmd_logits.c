@@ -192,7 +192,7 @@ const command_t cmd_logits = {
              "  mpirun -n 4 precis logits --model m.gguf --tokens long.txt --out long.safetensors --layout unigist --ratio 8 --local 128\n"
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
          .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows rope-length dtype=f32 "
-                 "backend threads "
+                 "backend share-gpu threads "
                  "batch",
          .min_args = 0,
          .max_args = 0},

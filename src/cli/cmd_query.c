@@ -442,7 +442,7 @@ const command_t cmd_query = {
                          "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
              .keys = "model! store docs prompt prompts select aggregate select-by fetch positions ape-temperature ape-scale chat system "
                      "bos special max-tokens temperature top-p "
-                     "seed slots stats rope-length dtype backend threads batch verify format quiet "
+                     "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
                      "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},

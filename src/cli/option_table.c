@@ -98,6 +98,7 @@ static const option_t table[] = {
     {"dtype", OPT_CHOICE, "auto", 0, 0, "auto|f32|bf16", "", "numbers to compute in; auto: bf16 where the CPU is fast at it"},
     {"kv-dtype", OPT_CHOICE, "bf16", 0, 0, "bf16|f16|f32", "", "numbers to keep keys and values in"},
     {"backend", OPT_CHOICE, "auto", 0, 0, "auto|cpu|cpu_ref|cuda", "", "cpu_ref: the plain reference, slow"},
+    {"share-gpu", OPT_FLAG, "no", 0, 0, NULL, "", "several ranks may use one GPU; what they send each other goes through the host"},
     {"threads", OPT_INT, NULL, 1, 4096, NULL, "threads",
      "of each rank; not given: OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or its share of the CPUs it may use"},
     {"batch", OPT_SIZE, NULL, 1, M, NULL, "rows", "rows that go through the model at once; not given: chosen from segment and memory"},

@@ -34,7 +34,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-enum { TAG_NOTE = 7 };
+enum { TAG_NOTE = 7, TAG_EXCHANGE = 8 };
 enum { SHARED_ALIGN = 64 };
 static const int64_t PIECE_MAX = (int64_t)1 << 30, BCAST_SHORT = 64 << 10;
 static const double SPIN_S = 100e-6, SLEEP_MAX_S = 1e-3, SLEEP_SHARE = 1.0 / 16;
@@ -51,6 +51,12 @@ typedef struct window {
     MPI_Win win;
 } window_t;
 
+struct comm_exchange {
+    comm_exchange_t *next, **link; /* among those under way */
+    MPI_Request *requests;         /* [n]; the memory of finished exchanges is used again */
+    int n, cap;
+};
+
 typedef struct {
     comm_t comm; /* first: the two pointers are the same */
     MPI_Comm all, node;
@@ -59,6 +65,7 @@ typedef struct {
     slot_t *flying, **flying_end, *spare; /* notes under way, oldest first; slots to use again */
     int64_t n_note_sent, n_note_taken;
     window_t *windows;
+    comm_exchange_t *exchanges, *spare_exchanges; /* under way; to be used again */
     bool broken; /* a collective failed: others may have left it half-way, so close must not start new ones */
 } mpi_t;
 
@@ -184,6 +191,95 @@ static status_t reduce(comm_t *c, int64_t *v, int64_t n, MPI_Op op, const char *
 
 static status_t mpi_max_i64(comm_t *c, int64_t *v, int64_t n) { return reduce(c, v, n, MPI_MAX, "maximum"); }
 static status_t mpi_sum_i64(comm_t *c, int64_t *v, int64_t n) { return reduce(c, v, n, MPI_SUM, "sum"); }
+
+/* ---- exchanges -------------------------------------------------------------------------------------------------- */
+
+static const double EXCHANGE_SPIN_S = 20e-3; /* bulk moves in this thread: sleeping early would slow it down */
+
+static status_t requests_fit(comm_exchange_t *e) {
+    if (e->n < e->cap) return ST_OK;
+    int cap = e->cap ? 2 * e->cap : 64;
+    status_t st = mem_grow(&e->requests, (size_t)cap, sizeof *e->requests, "messages of an exchange");
+    if (!st) e->cap = cap;
+    return st;
+}
+
+static status_t post(mpi_t *m, comm_exchange_t *e, bool send, void *p, int n, MPI_Datatype type, int peer) {
+    status_t st = requests_fit(e);
+    if (st) return st;
+    int rc = send ? MPI_Isend(p, n, type, peer, TAG_EXCHANGE, m->all, &e->requests[e->n])
+                  : MPI_Irecv(p, n, type, peer, TAG_EXCHANGE, m->all, &e->requests[e->n]);
+    if (rc == MPI_SUCCESS) e->n++;
+    return check(m, rc, "exchange");
+}
+
+/* A part as one message when it fits a piece, else block by block, a piece at a time: both sides cut alike. */
+static status_t part_post(mpi_t *m, comm_exchange_t *e, const comm_part_t *part, bool send) {
+    status_t st = ST_OK;
+    char *p = part->p;
+    if (part->count * part->bytes == 0) return ST_OK;
+    if (part->count > 1 && part->count * part->bytes <= m->piece) {
+        MPI_Datatype blocks;
+        st = check(m, MPI_Type_create_hvector((int)part->count, (int)part->bytes, (MPI_Aint)part->stride, MPI_BYTE, &blocks), "exchange");
+        if (!st) st = check(m, MPI_Type_commit(&blocks), "exchange");
+        if (!st) st = post(m, e, send, p, 1, blocks, part->peer);
+        if (!st) MPI_Type_free(&blocks); /* messages under way keep what they need of it */
+        return st;
+    }
+    for (int64_t i = 0; i < part->count; i++)
+        for (int64_t at = 0; at < part->bytes && !st; at += m->piece)
+            st = post(m, e, send, p + i * part->stride + at, (int)i64_min(m->piece, part->bytes - at), MPI_BYTE, part->peer);
+    return st;
+}
+
+static status_t mpi_exchange_start(comm_t *c, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv,
+                                   comm_exchange_t **out) {
+    mpi_t *m = (mpi_t *)c;
+    comm_exchange_t *e = m->spare_exchanges;
+    status_t st = ST_OK;
+    *out = NULL;
+    if (!n_send && !n_recv) return ST_OK;
+    if (e)
+        m->spare_exchanges = e->next;
+    else if ((st = mem_zalloc(&e, 1, sizeof *e, "an exchange")))
+        return st;
+    e->n = 0;
+    for (int i = 0; i < n_recv && !st; i++) st = part_post(m, e, &recv[i], false);
+    for (int i = 0; i < n_send && !st; i++) {
+        st = part_post(m, e, &send[i], true);
+        c->sent_bytes += send[i].bytes * send[i].count;
+    }
+    e->next = m->exchanges;
+    e->link = &m->exchanges;
+    if (e->next) e->next->link = &e->next;
+    m->exchanges = *out = e;
+    return st;
+}
+
+static status_t mpi_exchange_wait(comm_t *c, comm_exchange_t *e) {
+    mpi_t *m = (mpi_t *)c;
+    double begin = clock_s();
+    int rc = MPI_SUCCESS, done = 0;
+    if (!e) return ST_OK;
+    while (rc == MPI_SUCCESS) {
+        rc = MPI_Testall(e->n, e->requests, &done, MPI_STATUSES_IGNORE);
+        if (rc != MPI_SUCCESS || done) break;
+        double waited = clock_s() - begin;
+        pause_after(waited < EXCHANGE_SPIN_S ? 0 : waited - EXCHANGE_SPIN_S);
+    }
+    *e->link = e->next;
+    if (e->next) e->next->link = e->link;
+    e->next = m->spare_exchanges;
+    m->spare_exchanges = e;
+    return check(m, rc, "exchange");
+}
+
+static void mpi_exchange_poke(comm_t *c) {
+    mpi_t *m = (mpi_t *)c;
+    int flag;
+    if (m->exchanges && m->exchanges->n)
+        MPI_Request_get_status(m->exchanges->requests[0], &flag, MPI_STATUS_IGNORE); /* any call moves all of them */
+}
 
 /* ---- memory shared on a node ------------------------------------------------------------------------------------ */
 
@@ -374,6 +470,11 @@ static void mpi_close(comm_t *c) {
         next = s->next;
         mem_free(s);
     }
+    for (comm_exchange_t *e = m->spare_exchanges, *next; e; e = next) {
+        next = e->next;
+        mem_free(e->requests);
+        mem_free(e);
+    }
     mem_free(m->counts);
     mem_free(m->displs);
     mem_free(m);
@@ -387,6 +488,9 @@ static const comm_ops_t mpi_ops = {
     .max_i64 = mpi_max_i64,
     .sum_i64 = mpi_sum_i64,
     .barrier = mpi_barrier,
+    .exchange_start = mpi_exchange_start,
+    .exchange_wait = mpi_exchange_wait,
+    .exchange_poke = mpi_exchange_poke,
     .shared_alloc = mpi_shared_alloc,
     .shared_free = mpi_shared_free,
     .node_barrier = mpi_node_barrier,

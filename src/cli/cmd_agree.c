@@ -55,9 +55,10 @@ static status_t run_eval_agree(const options_t *o, context_t *c) {
     sequence_spec_t spec = {.align = job_align(o, ALIGN_LEFT), .segment = opt_int(o, "segment"), .max_row = 256};
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &spec.layout, &spec.kept);
     if (!st) st = job_positions(o, spec.layout, &spec.align, &spec.kept);
+    if (!st) st = job_window(model_file_config(c->file), spec.layout, sink.n + opt_int(o, "window"));
     if (!st) st = context_load_model(c);
     if (opt_given(o, "batch")) spec.max_row = opt_int(o, "batch");
     spec.sink = sink.ids;
@@ -80,9 +81,9 @@ const command_t cmd_eval_agree = {
                  "vocabulary bytes of memory.",
              .examples = "  precis eval agree --model M.gguf --input dev.jsonl --layout pce --segment 256 --window 1K --limit 4\n"
                          "  precis eval agree --model M.gguf --input dev.jsonl --layout unigist --ratio 4 --local 128 --sinks 4\n",
-             .keys =
-                 "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit dtype backend threads "
-                 "batch quiet verbose config print-config",
+             .keys = "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit rope-length dtype "
+                     "backend threads "
+                     "batch quiet verbose config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = false,

@@ -22,6 +22,11 @@ static dtype_t kv_option(const options_t *o) {
     return !strcmp(s, "f32") ? DT_F32 : !strcmp(s, "f16") ? DT_F16 : DT_BF16;
 }
 
+static sharding_t shard_option(const options_t *o) {
+    const char *s = opt_text(o, "shard");
+    return !strcmp(s, "document") ? SHARD_DOCUMENT : !strcmp(s, "segments") ? SHARD_NONE : SHARD_AUTO;
+}
+
 enum { WHOLE_SEGMENT = 1 << 24 }; /* tokens: longer documents are cut all the same */
 
 static void profile_fill(const options_t *o, const context_t *c, align_t align, bool whole, const ids_t *sink, store_profile_t *p) {
@@ -52,6 +57,9 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     log_info("%lld tokens encoded in %.2f s: %.0f tokens/s on %d x %d threads; %.1f MB of K/V written; peak memory of rank 0 %.0f MB",
              (long long)r->tokens_encoded, r->seconds, rate, c->comm->size, c->n_threads, (double)r->bytes_written / 1e6,
              (double)u.ru_maxrss / 1e3);
+    if (r->n_sharded)
+        log_info("%lld documents shared by all ranks: %.1f MB of K/V between ranks (planned: %.1f MB)", (long long)r->n_sharded,
+                 (double)r->kv_sent / 1e6, (double)r->kv_sent_plan / 1e6);
     if (!format || strncmp(format, "json", 4)) return;
     json_out_t j;
     json_begin(&j, stdout);
@@ -64,6 +72,9 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     json_int(&j, "reused", r->n_reused);
     json_int(&j, "tokens_encoded", r->tokens_encoded);
     json_int(&j, "bytes_written", r->bytes_written);
+    json_int(&j, "documents_shared", r->n_sharded);
+    json_int(&j, "kv_sent_bytes", r->kv_sent);
+    json_int(&j, "kv_sent_bytes_planned", r->kv_sent_plan);
     json_num(&j, "seconds", r->seconds);
     json_num(&j, "tokens_per_s", rate);
     json_int(&j, "peak_rss_bytes", u.ru_maxrss * 1024);
@@ -106,16 +117,30 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                      "content; use left, right or even");
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st && align == ALIGN_SEQUENTIAL)
         st = status_fail(ST_USAGE,
                          "--positions global makes a segment's K/V depend on the text before it, so it cannot be stored by content; "
                          "leave it out");
+    if (!st && layout_info(layout)->streams)
+        st = status_fail(ST_USAGE, "--layout streaming keeps nothing of a text, so there is nothing to store; precis eval ppl, eval agree "
+                                   "and logits run it");
     if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
         st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
+    if (!st) {
+        const layout_info_t *info = layout_info(layout);
+        bool on = info->chained || info->whole; /* positions go on through the document */
+        st = job_window(model_file_config(c->file), layout, on ? INT64_MAX : sink.n + kept.n_blank + opt_int(o, "segment") + 1);
+    }
     if (!st) st = inputs_check(inputs, n_input);
+    if (!st && shard_option(o) == SHARD_DOCUMENT && !layout_shards(layout_info(layout), kept.compact, model_file_config(c->file)->window))
+        st = status_fail(ST_USAGE, "--shard document: --layout %s%s is not encoded by several ranks together; leave it out",
+                         layout_info(layout)->name,
+                         kept.compact                         ? " with --positions compact"
+                         : model_file_config(c->file)->window ? " of a model with a sliding window"
+                                                              : "");
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
     encode_spec_t spec = {.inputs = inputs,
@@ -123,6 +148,7 @@ static status_t run_encode(const options_t *o, context_t *c) {
                           .store_dir = opt_text(o, "store"),
                           .layout = layout,
                           .kept = kept,
+                          .shard = shard_option(o),
                           .align = align,
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
@@ -143,24 +169,26 @@ out:
 }
 
 const command_t cmd_encode = {
-    .spec = {.name = "encode",
-             .summary = "encode a corpus into a store, over any number of ranks",
-             .usage = "precis encode --model M --store DIR [options] INPUT...",
-             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
-                     "DIR. INPUT is a text file, JSON lines\n"
-                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
-                     "DIR holds already is not encoded again, so the\n"
-                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
-                     "segment with exit code 75.",
-             .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
-                         "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
-                         "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys = "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split bos special "
-                     "kv-dtype dtype "
-                     "backend threads "
-                     "batch verify format "
-                     "progress quiet verbose config print-config",
-             .min_args = 1,
-             .max_args = -1},
+    .spec =
+        {.name = "encode",
+         .summary = "encode a corpus into a store, over any number of ranks",
+         .usage = "precis encode --model M --store DIR [options] INPUT...",
+         .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
+                 "DIR. INPUT is a text file, JSON lines\n"
+                 "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
+                 "DIR holds already is not encoded again, so the\n"
+                 "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
+                 "segment with exit code 75.",
+         .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
+                     "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
+                     "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
+         .keys =
+             "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split shard bos special "
+             "kv-dtype rope-length dtype "
+             "backend threads "
+             "batch verify format "
+             "progress quiet verbose config print-config",
+         .min_args = 1,
+         .max_args = -1},
     .ranks = true,
     .run = run_encode};

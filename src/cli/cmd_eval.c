@@ -101,17 +101,20 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     layout_method_t layout = LAYOUT_PCE;
     kept_t kept;
     align_t align = job_align(o, ALIGN_EVEN);
+    attend_spec_t attend = {0};
     int64_t n_window = 0, window = opt_int(o, "window"), score = opt_int(o, "score");
     if (score + 2 > window)
         return status_fail(ST_USAGE, "--score %lld: a window of %lld tokens leaves no context; --score must be at most window - 2",
                            (long long)score, (long long)window);
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
-    if (!st) st = job_window(model_file_config(c->file), sink.n + window);
+    if (!st) st = job_attend(o, layout, AGG_NONE, &attend);
+    attend.by_rule = opt_flag(o, "mask");
+    if (!st) st = job_window(model_file_config(c->file), layout, sink.n + window);
     if (!st) st = windows_read(o, tokenizer, &tokens, &n_window);
     if (!(st = comm_agree(c->comm, st))) st = context_load_model(c);
     if (st) goto out;
@@ -125,11 +128,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
                        .n_sink = sink.n,
                        .align = align,
                        .reserve = job_reserve(o),
-                       .attend = {.select = opt_int(o, "select"),
-                                  .aggregate = job_aggregate(o, AGG_NONE),
-                                  .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
-                                  .want_entropy = true,
-                                  .by_rule = opt_flag(o, "mask")},
+                       .attend = attend,
                        .max_row = i64_max(opt_given(o, "batch") ? opt_int(o, "batch") : 512, kept.gist.ratio + 1),
                        .progress = context_progress(c)};
     st = rows_run(o, c, &spec, &tokens, n_window);
@@ -154,7 +153,7 @@ const command_t cmd_eval_ppl = {
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 1,2,4,8,16 --format csv\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n",
          .keys = "model! input! window score pieces layout ratio local gist-init keep keep-by budget positions sinks sink bos select "
-                 "aggregate select-by align reserve limit mask dtype backend threads batch "
+                 "aggregate select-by ape-temperature ape-scale align reserve limit mask rope-length dtype backend threads batch "
                  "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},

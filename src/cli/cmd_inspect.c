@@ -80,7 +80,6 @@ static void sum_kinds(facts_t *f, const model_file_t *file) {
 }
 
 static void put_config(facts_t *f, const model_config_t *c) {
-    static const char *const scaling[] = {"none", "linear", "llama3"};
     fact_text(f, "architecture", c->arch);
     fact_text(f, "name", c->name);
     fact_int(f, "vocabulary", c->n_vocab);
@@ -95,8 +94,10 @@ static void put_config(facts_t *f, const model_config_t *c) {
     fact_num(f, "norm_eps", c->norm_eps);
     fact_num(f, "rope_theta", c->rope_theta);
     fact_int(f, "rope_dims", c->d_rot);
-    fact_text(f, "rope_scaling", scaling[c->rope_scaling]);
-    if (c->rope_scaling != ROPE_NONE) fact_num(f, "rope_factor", c->rope_factor);
+    fact_text(f, "rope_scaling", rope_scaling_name(c->rope_scaling));
+    if (c->rope_factor > 0) fact_num(f, "rope_factor", c->rope_factor);
+    if (c->rope_old_ctx) fact_int(f, "rope_old_context", c->rope_old_ctx);
+    if (c->rope_attention != 1) fact_num(f, "rope_attention", c->rope_attention);
     fact_text(f, "output", c->tied ? "the embedding rows" : "rows of its own");
     if (c->qkv_bias) fact_text(f, "qkv_bias", "yes");
     if (c->qk_norm) fact_text(f, "qk_norm", "yes");

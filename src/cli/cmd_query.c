@@ -9,6 +9,7 @@
 #include "cli/job_options.h"
 #include "encode/encoder.h"
 #include "io/corpus.h"
+#include "model/rope.h"
 #include "query/generate.h"
 #include "query/sources.h"
 
@@ -22,6 +23,8 @@ typedef struct {
     sources_t sources;
     encoder_t *encoder; /* keeps the sink */
     context_kv_t kv;
+    layout_method_t layout; /* of the store */
+    bool joined;            /* its segments' keys move to positions one after another */
     /* prompts, and what became of them */
     generation_t *gen;
     ids_t *prompts;
@@ -29,6 +32,8 @@ typedef struct {
     bool *done;
     int64_t n, cap, next; /* next to be printed */
     bool json;            /* JSON lines, else text */
+    tokenizer_stream_t stream;
+    bool streams; /* one answer as text: it is printed while it is made */
 } query_job_t;
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------------- */
@@ -98,8 +103,39 @@ static status_t store_matches(const query_job_t *j, const char *dir) {
     if (!strcmp(mine, p->model_fingerprint)) return ST_OK;
     return status_fail(
         ST_INPUT,
-        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model, or encode again into another folder", dir,
-        p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine);
+        "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model%s, or encode again into another folder",
+        dir, p->model_name, p->model_fingerprint, model_file_path(j->c->file), mine,
+        rope_limit(model_file_config(j->c->file)) ? " and the same --rope-length" : "");
+}
+
+/* --positions global, or a layout that is always read so. Only keys of left-aligned segments that stand apart can be moved. */
+static status_t joined_option(query_job_t *j, const store_profile_t *p) {
+    const char *name = opt_text(j->o, "positions");
+    const layout_info_t *info = layout_info(j->layout);
+    j->joined = info->joined || (name && !strcmp(name, "global"));
+    bool may = !info->chained && !info->whole && !strcmp(p->align, "left");
+    if (!name || !strcmp(name, info->joined ? "global" : "reused") || (may && !strcmp(name, "global"))) return ST_OK;
+    return status_fail(ST_USAGE, "--positions %s: not with a store of --layout %s, --align %s; leave it out", name, info->name, p->align);
+}
+
+/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts with gists all lie inside it (check_positions). */
+static status_t places_fill(query_job_t *j, int64_t n_sink) {
+    const store_profile_t *p = store_profile(j->store);
+    const sources_t *s = &j->sources;
+    layout_method_t layout;
+    place_t *places = NULL;
+    align_t align = ALIGN_LEFT;
+    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || layout_info(layout)->gists) return ST_OK;
+    if (layout_info(layout)->chained || j->joined)
+        align = ALIGN_SEQUENTIAL;
+    else if (!job_align_find(p->align, &align))
+        return status_fail(ST_INPUT, "%s: positions are aligned \"%s\", which this program does not know; use the program that wrote it",
+                           opt_text(j->o, "store"), p->align);
+    status_t st = mem_alloc(&places, (size_t)i64_max(1, s->n), sizeof *places, "places of segments");
+    for (int64_t i = 0; i < s->n && !st; i++) places[i] = (place_t){align, n_sink, s->segments[i]->n_token, p->segment, s->before[i]};
+    if (!st) st = context_places(&j->kv, places);
+    mem_free(places);
+    return st;
 }
 
 static status_t context_open_store(query_job_t *j) {
@@ -109,6 +145,9 @@ static status_t context_open_store(query_job_t *j) {
     const store_profile_t *p = store_profile(j->store);
     bool raw = !strcmp(opt_text(j->o, "fetch"), "raw"), all = opt_int(j->o, "select") == 0 || opt_int(j->o, "select") >= j->sources.n;
     context_read_t how = {.verify = opt_flag(j->o, "verify"), .raw_only = raw && all, .both = raw && !all};
+    status_t st = joined_option(j, p);
+    if (st) return st;
+    if (j->joined) how.joined = j->c->model;
     if (!kept_parse(p->gists, &how.kept))
         return status_fail(ST_INPUT, "%s: keeps gists as \"%s\", which this program does not know; use the program that wrote it", dir,
                            p->gists);
@@ -125,12 +164,13 @@ static status_t context_open_store(query_job_t *j) {
                         .gist_token = how.kept.token,
                         .align = ALIGN_LEFT,
                         .max_row = i64_max(1, i64_min(n_sink, 1024))};
-    status_t st = encoder_create(j->c->model, comm, &e, &j->encoder);
+    st = encoder_create(j->c->model, comm, &e, &j->encoder);
     if (!st)
         st = context_from_store(j->c->backend, model_config(j->c->model), comm, j->store, j->sources.segments, j->sources.n, &how, &j->kv);
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
-    j->kv.query_position = n_sink + j->sources.reserve;
+    j->kv.query_position = n_sink + (j->joined ? j->sources.n_token : j->sources.reserve);
+    if ((st = places_fill(j, n_sink))) return st;
     log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
              (long long)j->sources.n, (long long)j->sources.n_token,
              2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);
@@ -144,7 +184,9 @@ static status_t check_positions(const query_job_t *j) {
     if (ctx > 0 && upto > ctx)
         log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
                  (long long)upto, (long long)ctx);
-    return job_window(model_config(j->c->model), upto);
+    layout_method_t layout = LAYOUT_PCE;
+    if (j->store) layout_find(store_profile(j->store)->layout, &layout);
+    return job_window(model_config(j->c->model), layout, upto);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */
@@ -202,6 +244,36 @@ static status_t evidence_write(query_job_t *j, json_out_t *out, const double *ma
     return st;
 }
 
+static void piece_print(const char *text, size_t n) {
+    if (!n) return;
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+}
+
+static status_t on_token(void *self, int64_t i, int32_t id) {
+    query_job_t *j = self;
+    const char *text;
+    size_t n;
+    (void)i; /* there is one */
+    status_t st = tokenizer_stream_put(&j->stream, id, &text, &n);
+    if (!st) piece_print(text, n);
+    return st;
+}
+
+/* The answer as text. A streamed one has been printed but for what was held back. */
+static status_t text_write(query_job_t *j, int64_t i, const char *text) {
+    size_t n;
+    if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
+    if (!j->streams) {
+        printf("%s\n", text);
+        return ST_OK;
+    }
+    status_t st = tokenizer_stream_end(&j->stream, &text, &n);
+    if (!st) piece_print(text, n);
+    puts("");
+    return st;
+}
+
 static status_t answer_write(query_job_t *j, int64_t i) {
     const generation_t *g = &j->gen[i];
     char *text;
@@ -211,9 +283,8 @@ static status_t answer_write(query_job_t *j, int64_t i) {
     double rate = g->ids.n > 1 ? (double)(g->ids.n - 1) / (g->total_s - g->first_token_s) : 0;
     const double *mass = g->mass;
     if (!j->json) {
-        if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
-        printf("%s\n", text);
-        if (mass) st = evidence_write(j, NULL, mass);
+        st = text_write(j, i, text);
+        if (mass && !st) st = evidence_write(j, NULL, mass);
         if (opt_flag(j->o, "stats"))
             printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
                    (long long)g->ids.n, g->total_s, rate);
@@ -291,6 +362,7 @@ static void job_free(query_job_t *j) {
         if (j->gen) ids_free(&j->gen[i].ids);
         if (j->gen) mem_free(j->gen[i].mass);
     }
+    if (j->streams) tokenizer_stream_free(&j->stream);
     context_free(&j->kv);
     encoder_free(j->encoder);
     sources_free(&j->sources);
@@ -307,12 +379,16 @@ static status_t query_open(query_job_t *j) {
     if (!st) st = job_tokenizer(j->c, &j->tokenizer);
     if (!st && dir) st = store_open(dir, false, &j->store);
     if (!st && dir) st = store_matches(j, dir);
+    if (!st && dir && !layout_find(store_profile(j->store)->layout, &j->layout))
+        st = status_fail(ST_INPUT, "%s: was encoded with --layout %s, which this program does not know; use the program that wrote it", dir,
+                         store_profile(j->store)->layout);
     if (!st && dir) st = sources_open(j->store, dir, opt_text(j->o, "docs"), &j->sources);
     return comm_agree(j->c->comm, st);
 }
 
 static status_t run_query(const options_t *o, context_t *c) {
-    query_job_t j = {.o = o, .c = c};
+    query_job_t j = {.o = o, .c = c, .layout = LAYOUT_PCE};
+    attend_spec_t attend = {0};
     const char *format = opt_text(o, "format");
     j.json = format ? strncmp(format, "json", 4) == 0 : opt_text(o, "prompts") != NULL;
     if (!opt_text(o, "prompt") == !opt_text(o, "prompts"))
@@ -320,6 +396,7 @@ static status_t run_query(const options_t *o, context_t *c) {
     if (opt_text(o, "docs") && !opt_text(o, "store"))
         return status_fail(ST_USAGE, "--docs chooses documents of a store; give --store DIR too");
     status_t st = query_open(&j);
+    if (!st) st = job_attend(o, j.layout, AGG_BOTH, &attend);
     if (!st) st = prompts_share(&j);
     if (!st) st = context_load_model(c);
     if (!st) st = context_open_store(&j);
@@ -334,13 +411,16 @@ static status_t run_query(const options_t *o, context_t *c) {
                             .temperature = opt_real(o, "temperature"),
                             .top_p = opt_real(o, "top-p"),
                             .seed = (uint64_t)opt_int(o, "seed"),
-                            .attend = {.select = opt_int(o, "select"),
-                                       .aggregate = job_aggregate(o, AGG_BOTH),
-                                       .fetch_raw = !strcmp(opt_text(o, "fetch"), "raw"),
-                                       .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
-                                       .want_mass = j.store != NULL,
-                                       .want_entropy = true},
+                            .attend = attend,
                             .batch = opt_int(o, "slots")};
+    spec.attend.fetch_raw = !strcmp(opt_text(o, "fetch"), "raw");
+    spec.attend.want_mass = j.store != NULL;
+    j.streams = !j.json && j.n == 1 && c->comm->rank == 0;
+    if (j.streams) {
+        tokenizer_stream_begin(&j.stream, j.tokenizer, false);
+        spec.token = on_token;
+        spec.token_ctx = &j;
+    }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
     st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
 out:
@@ -359,10 +439,10 @@ const command_t cmd_query = {
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
-             .keys =
-                 "model! store docs prompt prompts select aggregate select-by fetch chat system bos special max-tokens temperature top-p "
-                 "seed slots stats dtype backend threads batch verify format quiet "
-                 "verbose progress config print-config",
+             .keys = "model! store docs prompt prompts select aggregate select-by fetch positions ape-temperature ape-scale chat system "
+                     "bos special max-tokens temperature top-p "
+                     "seed slots stats rope-length dtype backend threads batch verify format quiet "
+                     "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = true,

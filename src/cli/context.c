@@ -36,7 +36,12 @@ status_t context_open(const options_t *o, bool ranks, context_t *c) {
     return comm_agree(c->comm, st);
 }
 
-status_t context_open_file(context_t *c) { return c->file ? ST_OK : model_file_open(opt_text(c->options, "model"), &c->file); }
+status_t context_open_file(context_t *c) {
+    if (c->file) return ST_OK;
+    status_t st = model_file_open(opt_text(c->options, "model"), &c->file);
+    int64_t length = opt_int(c->options, "rope-length"); /* 0: not given, or no option of this command */
+    return st || !length ? st : model_file_rope_length(c->file, length);
+}
 
 status_t context_open_backend(context_t *c) {
     if (c->backend) return ST_OK;

@@ -25,10 +25,24 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
     return st;
 }
 
+bool job_bos(const options_t *o) {
+    layout_method_t layout;
+    const char *name = opt_text(o, "layout");
+    return opt_flag(o, "bos") || (name && layout_find(name, &layout) && layout_info(layout)->bos);
+}
+
+bool job_align_find(const char *name, align_t *out) {
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(name, align_names[i])) {
+            *out = (align_t)i;
+            return true;
+        }
+    return false;
+}
+
 align_t job_align(const options_t *o, align_t fallback) {
     const char *name = opt_text(o, "align");
-    for (int i = 0; name && i < 4; i++)
-        if (!strcmp(name, align_names[i])) return (align_t)i;
+    if (name) job_align_find(name, &fallback);
     return fallback;
 }
 
@@ -72,7 +86,16 @@ static status_t gist_init_option(const options_t *o, const model_config_t *c, ke
     return ST_OK;
 }
 
-enum { UNIGIST_WINDOW = 128 };
+enum { UNIGIST_WINDOW = 128, STREAM_WINDOW = 1020, STREAM_SINKS = 4 };
+
+/* Streaming: --sinks counts the text's first tokens. */
+static status_t stream_options(const options_t *o, kept_t *out) {
+    if (opt_given(o, "sink") || opt_flag(o, "bos"))
+        return status_fail(ST_USAGE, "--layout streaming: its sink is the text's first --sinks tokens; leave --sink and --bos out");
+    out->n_blank = opt_given(o, "sinks") ? opt_int(o, "sinks") : STREAM_SINKS;
+    out->gist.window = opt_given(o, "local") ? opt_int(o, "local") : STREAM_WINDOW;
+    return out->gist.window > 0 ? ST_OK : status_fail(ST_USAGE, "--local 0: a row sees at least itself; give 1 or more");
+}
 
 static status_t window_option(const options_t *o, const layout_info_t *info, gist_spec_t *g) {
     int64_t local = opt_given(o, "local") ? opt_int(o, "local") : info->whole ? UNIGIST_WINDOW / g->ratio * g->ratio : -1;
@@ -103,9 +126,11 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
     if (!st && info->selects) st = select_options(o, keep, out);
+    if (!st && info->streams) return stream_options(o, out);
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;
+    out->recurrent = info->recurrent;
     if ((st = window_option(o, info, &out->gist))) return st;
     out->keep = keep && !strcmp(keep, "raw") ? KEEP_RAW : keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
     if ((info->chained || info->whole) && out->keep == KEEP_RAW)
@@ -121,22 +146,45 @@ status_t job_positions(const options_t *o, layout_method_t layout, align_t *alig
     const char *name = opt_text(o, "positions");
     const layout_info_t *info = layout_info(layout);
     kept->compact = name && !strcmp(name, "compact");
+    if (info->left || info->right) {
+        align_t own = info->left ? ALIGN_LEFT : ALIGN_RIGHT;
+        if (opt_given(o, "align") && *align != own)
+            return status_fail(ST_USAGE, "--layout %s: segments are aligned %s; leave --align out", info->name, align_names[own]);
+        *align = own;
+    }
     if (!name) return ST_OK;
     bool apart = !strcmp(name, "reused") || !strcmp(name, "global"), chain = info->chained && info->gists;
-    if (apart ? info->chained || info->whole : !chain)
+    if (apart ? info->chained || info->whole || info->left || info->right : !chain)
         return status_fail(ST_USAGE, "--positions %s has no meaning for --layout %s; %s", name, info->name,
-                           chain                          ? "use original or compact"
-                           : info->chained || info->whole ? "leave it out"
-                                                          : "use reused or global");
+                           chain                                                       ? "use original or compact"
+                           : info->chained || info->whole || info->left || info->right ? "leave it out"
+                                                                                       : "use reused or global");
     if (!strcmp(name, "global")) *align = ALIGN_SEQUENTIAL;
     return ST_OK;
 }
 
-status_t job_window(const model_config_t *c, int64_t rows) {
-    if (c->window <= 0 || rows <= c->window) return ST_OK;
-    return status_fail(ST_INPUT,
-                       "the model attends to the last %lld rows only (sliding window), but sink, context and query take %lld; a window "
-                       "inside queries is not done, so "
-                       "use less context, or a model without a window",
-                       (long long)c->window, (long long)rows);
+status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fallback, attend_spec_t *out) {
+    const layout_info_t *info = layout_info(layout);
+    *out = (attend_spec_t){.select = opt_int(o, "select"),
+                           .aggregate = job_aggregate(o, fallback),
+                           .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
+                           .own_log_p = info->own_log_p,
+                           .want_entropy = true};
+    if (info->reweighs) {
+        out->temperature = opt_real(o, "ape-temperature");
+        out->scale = opt_real(o, "ape-scale");
+    }
+    if (out->select && (info->own_log_p || info->reweighs))
+        return status_fail(ST_USAGE, "--select has no meaning for --layout %s, which weighs all its segments; leave it out", info->name);
+    return ST_OK;
+}
+
+status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows) {
+    const layout_info_t *info = layout_info(layout);
+    if (c->window <= 0 || rows <= c->window || !(info->gists || info->selects)) return ST_OK;
+    return status_fail(
+        ST_INPUT,
+        "the model attends to the last %lld positions only (sliding window), which layout %s does not do; use layout pce or full, "
+        "segments that end within the window, or a model without one",
+        (long long)c->window, info->name);
 }

@@ -5,13 +5,16 @@
 #include "cli/context.h"
 #include "encode/kept.h"
 #include "layout/layout.h"
-#include "query/select.h"
+#include "query/attend.h"
 
 /* The sink's token ids: BOS when `bos`, then --sink's text, special tokens in it recognised. */
 status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out);
+/* --bos, or a layout that has one. */
+bool job_bos(const options_t *o);
 align_t job_align(const options_t *o, align_t fallback);
 reserve_t job_reserve(const options_t *o);
 aggregate_t job_aggregate(const options_t *o, aggregate_t fallback);
+bool job_align_find(const char *name, align_t *out);
 const char *job_align_name(align_t a);
 /* Rows per forward pass: --batch, else what keeps a pass's activations near the cores and its products large. */
 int64_t job_rows(const options_t *o, int64_t segment);
@@ -20,12 +23,15 @@ status_t job_tokenizer(const context_t *c, const tokenizer_t **out);
 
 /* --layout with --ratio, --local, --gist-init, --sinks and --keep. ST_USAGE when they do not fit together. */
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out);
-/* --positions, where given: *align becomes sequential for `global`, kept->compact is set for `compact`. ST_USAGE when the layout has no
- * such positions. */
+/* *align becomes the layout's own where it has one; --positions, where given: *align becomes sequential for `global`, kept->compact is set
+ * for `compact`. ST_USAGE when the layout has no such positions. */
 status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept);
 
-/* A query's rows see all of their context: ST_INPUT when `rows` of sink, context and query are more than the model's sliding window, which
- * would cut that. */
-status_t job_window(const model_config_t *c, int64_t rows);
+/* --select and its kin, and what the layout does to a query's weights. ST_USAGE when they do not fit together. */
+status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fallback, attend_spec_t *out);
+
+/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is one whose rows (gists, chosen rows) the window
+ * would not cut. */
+status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows);
 
 #endif

@@ -16,10 +16,14 @@ static const option_t table[] = {
     {"store", OPT_TEXT, NULL, 0, 0, NULL, "", "folder of encoded segments; made when it is not there"},
     {"input", OPT_TEXT, NULL, 0, 0, NULL, "", "file of JSON lines (also .zst and .gz), or - for standard input"},
     /* the context */
-    {"layout", OPT_CHOICE, "pce", 0, 0, "full|pce|blockgist|fine-kv|coarse-kv|unigist|blockselect", "",
-     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv: segments see "
+    {"layout", OPT_CHOICE, "pce", 0, 0,
+     "full|pce|blockgist|fine-kv|coarse-kv|coarse-rec|unigist|blockselect|pcw|structured|ape|block|star|streaming", "",
+     "full: rows see all before them; pce: segments encoded apart; blockgist: the same with gists inside; fine-kv, coarse-kv, coarse-rec: "
+     "segments see "
      "the gists of those before; unigist: rows see all gists and a window; blockselect: segments encoded apart keep their most important "
-     "rows"},
+     "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
+    {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
+    {"ape-scale", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: and their log-sum, times the temperature, is multiplied by this"},
     {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|expected|reconstruct", "",
      "blockselect: rows matter by their keys' length, by the attention of the segment's last rows, of all its rows, of the queries that "
      "its "
@@ -32,12 +36,20 @@ static const option_t table[] = {
      "positions of a segment shorter than the longest; not given: left for a store, even for eval ppl"},
     {"split", OPT_CHOICE, "tokens", 0, 0, "tokens|lines|paragraphs", "",
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
+    {"shard", OPT_CHOICE, "auto", 0, 0, "auto|segments|document", "",
+     "under mpirun, who takes a document whose segments see each other: one rank (segments), all ranks together (document), or all when it "
+     "is more than a rank's share (auto)"},
     {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
-     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV)"},
-    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows", "sink rows without text, in front of --sink's; what they begin as: --gist-init"},
+     "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "
+     "streaming: "
+     "rows it sees besides the sink, itself included; not given: 1020"},
+    {"sinks", OPT_INT, "0", 0, 4096, NULL, "rows",
+     "sink rows without text, in front of --sink's; what they begin as: --gist-init; streaming: tokens of the text that are its sink; "
+     "not given: 4"},
     {"positions", OPT_CHOICE, NULL, 0, 0, "reused|global|compact|original", "",
-     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv): "
+     "of segments: the same range for each or (global) on through the text; of the gists that later segments see (fine-kv, coarse-kv, "
+     "coarse-rec): "
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
@@ -46,6 +58,9 @@ static const option_t table[] = {
      "with a list of those"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
+    {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",
+     "positions the whole run takes, for models with dynamic or longrope scaling whose frequencies depend on it; not given: no more than "
+     "the model was trained for"},
     {"reserve", OPT_CHOICE, "max", 0, 0, "max|mean|harmonic", "",
      "positions held by the segments: their longest, mean or harmonic mean length"},
     {"bos", OPT_FLAG, "no", 0, 0, NULL, "", "put the model's beginning-of-sequence token in front"},
@@ -91,6 +106,13 @@ static const option_t table[] = {
     {"corpus-tokens", OPT_SIZE, NULL, 1, T, NULL, "tokens", "plan for a corpus of this many tokens in place of files"},
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
+    /* measurements */
+    {"shape", OPT_CHOICE, "tiny", 0, 0, "tiny|smollm2|1b|8b", "", "dimensions of the model that is made up"},
+    {"segments", OPT_INT, "4", 1, 1e6, NULL, "segments", "to encode"},
+    {"context", OPT_SIZE, "8K", 0, T, NULL, "rows", "of K/V that the prompts see"},
+    {"kv-to", OPT_CHOICE, "device", 0, 0, "device|host", "", "host: keys and values are copied out beside the encoding"},
+    {"repeats", OPT_INT, "3", 1, 64, NULL, "runs", "of which the median is given"},
+    {"profile", OPT_FLAG, "no", 0, 0, NULL, "", "run once more with every operation timed"},
     /* the run */
     {"verify", OPT_FLAG, "yes", 0, 0, NULL, "",
      "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},

@@ -22,8 +22,16 @@ typedef struct {
     int64_t a, b;
 } note_t;
 
+/* One direction of a message between two ranks: `count` blocks of `bytes` bytes, one every `stride` bytes from p on. */
 typedef struct {
-    const char *name; /* "self", "mpi" */
+    int peer;
+    void *p; /* host memory; [B] of a device where comm->device_memory says so */
+    int64_t bytes, stride, count;
+} comm_part_t;
+typedef struct comm_exchange comm_exchange_t;
+
+typedef struct {
+    const char *name; /* "self", "mpi", "nccl" */
     status_t (*bcast)(comm_t *, int root, void *p, int64_t bytes);
     /* Each rank gives bytes_each[rank] bytes; recv gets all, rank after rank. In place is not allowed. */
     status_t (*all_gather)(comm_t *, const void *send, void *recv, const int64_t *bytes_each);
@@ -32,6 +40,12 @@ typedef struct {
     status_t (*sum_i64)(comm_t *, int64_t *v,
                         int64_t n); /* exact, so order does not matter; floats are merged by their owners in a fixed order instead */
     status_t (*barrier)(comm_t *);
+    /* Messages that travel while others compute. All ranks start the same exchanges in the same order, also when they have nothing in one.
+     * The i-th part that rank a sends to b meets the i-th that b receives from a, of the same shape in bytes and count. Memory must stay as
+     * it is until exchange_wait, which also takes the handle away (NULL is done already). Nobody sends to itself. */
+    status_t (*exchange_start)(comm_t *, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv, comm_exchange_t **out);
+    status_t (*exchange_wait)(comm_t *, comm_exchange_t *);
+    void (*exchange_poke)(comm_t *); /* lets messages go on that need this thread for it; never blocks */
     /* Memory shared by the ranks of a node: *out is the same bytes on each of them. node_barrier orders writes before reads. */
     status_t (*shared_alloc)(comm_t *, size_t bytes, void *out_pp); /* collective over the node */
     void (*shared_free)(comm_t *, void *p);                         /* collective over the node; NULL ok */
@@ -49,6 +63,7 @@ struct comm {
     int rank, size;
     int node_rank, node_size; /* among the ranks that share memory */
     int n_node;
+    bool device_memory; /* exchanges take memory of the backend's device, in the order of its work */
     int64_t sent_bytes; /* bytes this rank put on the wire through collectives, for the plan's figure */
 };
 

@@ -39,6 +39,20 @@ static status_t self_barrier(comm_t *c) {
     return ST_OK;
 }
 
+static status_t self_exchange_start(comm_t *c, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv,
+                                    comm_exchange_t **out) {
+    (void)c, (void)send, (void)recv;
+    *out = NULL;
+    return n_send || n_recv ? status_fail(ST_FAIL, "an exchange with a rank that is not there; report this as a bug") : ST_OK;
+}
+
+static status_t self_exchange_wait(comm_t *c, comm_exchange_t *e) {
+    (void)c, (void)e;
+    return ST_OK;
+}
+
+static void self_exchange_poke(comm_t *c) { (void)c; }
+
 static status_t self_shared_alloc(comm_t *c, size_t bytes, void *out_pp) {
     (void)c;
     return mem_alloc(out_pp, bytes, 1, "memory shared by a node's ranks");
@@ -98,6 +112,9 @@ static const comm_ops_t self_ops = {
     .max_i64 = self_reduce,
     .sum_i64 = self_reduce,
     .barrier = self_barrier,
+    .exchange_start = self_exchange_start,
+    .exchange_wait = self_exchange_wait,
+    .exchange_poke = self_exchange_poke,
     .shared_alloc = self_shared_alloc,
     .shared_free = self_shared_free,
     .node_barrier = self_barrier,

@@ -70,7 +70,9 @@ static status_t encoder_setup(encoder_t *e, const encoder_spec_t *spec) {
     e->places[SINK_POOL] = (rule_pool_t){.set = SET_PREFIX, .n_row = e->n_sink, .pool = SINK_POOL};
     if ((st = forward_ws_create(e->model, spec->max_row, &e->ws))) return st;
     if ((spec->gist.ratio || spec->n_blank) && (st = inputs_setup(e))) return st;
+    if (spec->recurrent && (st = mem_alloc(&e->hidden_rows, rows, sizeof *e->hidden_rows, "rows of a pass"))) return st;
     if (spec->evict && (st = pages_setup(e))) return st;
+    if (spec->in_cache && e->n_sink && (st = near_setup(e))) return st;
     if (spec->rows && (st = logits_setup(e))) return st;
     if ((st = mem_alloc(&e->sink, (size_t)spec->n_sink, sizeof *e->sink, "the sink's tokens"))) return st;
     if (spec->n_sink) memcpy(e->sink, spec->sink, (size_t)spec->n_sink * sizeof *e->sink);
@@ -87,7 +89,7 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
         e->config = model_config(m);
         e->spec = *spec;
         e->n_sink = spec->n_blank + spec->n_sink;
-        if (comm->rank) e->spec.rows = NULL;
+        if (comm->rank && !spec->sharded) e->spec.rows = NULL;
         st = encoder_setup(e, spec);
         if (!st && comm->rank == 0) st = sink_encode(e);
     }
@@ -104,6 +106,8 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
 void encoder_free(encoder_t *e) {
     if (!e) return;
     kv_free(e->be, &e->sink_pool);
+    kv_free(e->be, &e->near);
+    mem_free(e->near_host);
     forward_ws_free(e->ws);
     layout_free(&e->layout);
     pages_free(e);
@@ -118,6 +122,8 @@ void encoder_free(encoder_t *e) {
     mem_free(e->given);
     mem_free(e->shared);
     mem_free(e->shared_rows);
+    mem_free(e->memory);
+    mem_free(e->hidden_rows);
     mem_free(e->out_rows);
     mem_free(e->out_at);
     mem_free(e->logits);
@@ -131,13 +137,14 @@ static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number) {
     const gist_spec_t *g = &e->spec.gist;
     int64_t raw = 0, gist = 0, raw_n, gist_n;
     status_t st = ST_OK;
-    if (e->spec.max_row - e->layout.n_row <= g->ratio || e->spec.evict) st = pass_run(e); /* pages belong to one piece */
+    bool alone = e->spec.evict || e->spec.in_cache; /* pages, or copies of the sink, belong to one piece */
+    if (e->spec.max_row - e->layout.n_row <= g->ratio || alone) st = pass_run(e);
     while (!st && gist_step(g, p->n, raw, gist, e->spec.max_row - e->layout.n_row, &raw_n, &gist_n)) {
         st = pass_add(e, p, number, raw, raw_n, gist, gist_n);
         raw += raw_n;
         gist += gist_n;
         bool more = raw < p->n || gist < gist_count(g, p->n);
-        if (!st && (more || e->layout.n_row == e->spec.max_row || e->spec.evict)) st = pass_run(e);
+        if (!st && (more || e->layout.n_row == e->spec.max_row || alone)) st = pass_run(e);
     }
     return st || !e->spec.evict || !p->pool.n_row ? st : pages_tail(e, p);
 }
@@ -147,4 +154,17 @@ status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
     pass_begin(e);
     for (int p = 0; p < n_piece && !st; p++) st = piece_run(e, &pieces[p], p);
     return st ? st : pass_run(e);
+}
+
+status_t encoder_remember(encoder_t *e, const piece_t *p) {
+    int64_t all = gist_count(&e->spec.gist, p->n);
+    status_t st = ST_OK;
+    pass_begin(e);
+    for (int64_t at = 0; at < all && !st;) {
+        int64_t n = i64_min(all - at, e->spec.max_row);
+        st = pass_add_memory(e, p, at, n);
+        if (!st) st = pass_run(e);
+        at += n;
+    }
+    return st;
 }

@@ -33,10 +33,14 @@ typedef struct {
     gist_spec_t gist; /* ratio 0: no gists. max_row must be at least ratio + 1 */
     gist_init_t gist_init;
     int32_t gist_token; /* GIST_TOKEN */
+    bool recurrent;     /* the gists' hidden states are kept, for encoder_remember */
     bool compact;       /* every row of a segment, gists too, takes a position of its own behind the gists of the chain */
-    bool evict;         /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
-    bool by_rule;       /* the reference switch of layout/rule.h */
-    rows_fn rows;       /* logits wanted, by rank 0; NULL: none */
+    int64_t window; /* rows of its segment that a row sees, itself included, in place of the model's own sliding window; 0: the model's */
+    bool in_cache;  /* positions are those in a cache of the sink and that window: the sink stays near, however long the text */
+    bool evict;     /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
+    bool sharded;   /* documents go over all ranks (encode/sharded.h): every rank gives `rows`, rank 0's is called */
+    bool by_rule;   /* the reference switch of layout/rule.h */
+    rows_fn rows;   /* logits wanted, by rank 0; NULL: none */
     void *rows_ctx;
     bool all_rows; /* of the sink and of gists too; else rows are counted over raw rows alone */
 } encoder_spec_t;
@@ -60,6 +64,9 @@ void encoder_free(encoder_t *e);
 const kv_pool_t *encoder_sink(const encoder_t *e); /* n_row = n_blank + n_sink; lives as long as e */
 forward_ws_t *encoder_workspace(encoder_t *e);     /* to be used between encodings */
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece);
+/* Coarse-Rec: the hidden states of the gists of the piece that was run last, once more through the model as rows that later segments see:
+ * behind the sink and the piece's chain, each seeing those before it. Their K/V take the places of the gists' in the piece's gist pool. */
+status_t encoder_remember(encoder_t *e, const piece_t *p);
 /* Raw rows that a row right behind n raw rows would still see of them. */
 static inline int64_t encoder_tail(const gist_spec_t *g, int64_t n) { return n - gist_oldest(g, n); }
 

@@ -33,10 +33,17 @@ struct encoder {
     float *input;       /* [max_row][d_model] inputs of the pass's gist rows */
     given_t *given;     /* [max_row] stretches of them */
     int n_given;
+    /* the gists' hidden states, by gist of the piece; those of the pass at hand are rows hidden_rows[0..n_hidden) */
+    float *memory;
+    int64_t cap_memory, first_hidden, n_hidden;
+    int64_t *hidden_rows; /* [max_row] */
     /* logits */
     int64_t *out_rows, *out_at; /* [max_row] rows of the pass whose logits are wanted, and their numbers */
     int64_t n_out;
     float *logits; /* [max_row][n_vocab] */
+    /* the sink as each row of the pass finds it (cache.c) */
+    kv_pool_t near;
+    void *near_host; /* one head's rows of it */
     /* eviction */
     kv_pool_t *pages; /* [n_page] page P of the piece is pages[P % n_page] */
     int32_t *page_pools;
@@ -47,13 +54,21 @@ struct encoder {
 status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t raw_n, int64_t gist, int64_t gist_n);
 status_t pass_run(encoder_t *e);
 void pass_begin(encoder_t *e);
+status_t pass_add_memory(encoder_t *e, const piece_t *p, int64_t from, int64_t n);
 void pass_want(encoder_t *e, int64_t row, int64_t at); /* the logits of a row of the pass, as row `at` of the sequence */
+status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits); /* to the spec's `rows` */
 
 /* inputs.c */
 status_t inputs_setup(encoder_t *e);
 status_t inputs_blank(encoder_t *e, int64_t row, int64_t n);
 /* Inputs of gists from .. from+n-1 of a piece, whose rows in the pass begin at `row`. */
 status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n);
+
+/* cache.c: the sink's rows once for each row of the pass, keys moved to its cache's positions; span_near is what a row sees of them. */
+status_t near_setup(encoder_t *e);
+status_t near_fill(encoder_t *e, int64_t raw, int64_t raw_n);
+span_t near_span(const encoder_t *e, int32_t pool, int64_t raw, int64_t raw_n);
+static inline int64_t encoder_window(const encoder_t *e) { return e->spec.window > 0 ? e->spec.window : e->config->window; }
 
 /* pages.c */
 status_t pages_setup(encoder_t *e);

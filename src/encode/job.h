@@ -34,6 +34,7 @@ typedef struct {
     progress_t progress;
     bool stopping, failed_elsewhere;
     int64_t done_ranks, tokens_done, segments_done;
+    int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
 } job_t;
 
@@ -49,7 +50,9 @@ status_t notes_done(job_t *j, int64_t tokens, int64_t segments); /* this rank en
 /* Waits until all ranks are done with the round. */
 status_t notes_settle(job_t *j);
 
-/* share.c: encodes this rank's units (first items of segments, or of chains) and writes them. */
+/* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. Collective. */
+status_t share_document(job_t *j, const round_t *r, int64_t first);
+/* Encodes this rank's units (first items of segments, or of chains) and writes them. */
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 
 #endif

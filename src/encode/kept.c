@@ -18,13 +18,19 @@ kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     return part;
 }
 
-status_t kept_compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n) {
+/* From their places among n raw rows to places one after another. */
+static status_t compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n) {
     double *distance = NULL;
     status_t st = mem_alloc(&distance, (size_t)gists->n_row, sizeof *distance, "distances");
     for (int64_t u = 0; u < gists->n_row && !st; u++) distance[u] = (double)(u - gist_order(&k->gist, KIND_GIST, u, n));
     if (!st) st = keys_move(m, gists, distance);
     mem_free(distance);
     return st;
+}
+
+status_t kept_remember(const kept_t *k, encoder_t *e, model_t *m, piece_t *p) {
+    if (k->recurrent) return encoder_remember(e, p);
+    return k->compact ? compact(k, m, &p->gist_pool, p->n) : ST_OK;
 }
 
 static void init_text(const kept_t *k, char *out, size_t cap) {

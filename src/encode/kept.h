@@ -16,7 +16,8 @@ typedef struct {
     int32_t token;   /* of GIST_TOKEN */
     int64_t n_blank; /* sink rows without text */
     keep_t keep;
-    bool compact; /* gists that later segments see are numbered on, one after another */
+    bool recurrent; /* Coarse-Rec: gists are replaced by what their hidden states give as rows in front of later segments */
+    bool compact;   /* gists that later segments see are numbered on, one after another */
     struct {
         score_method_t by;
         budget_t budget;
@@ -37,8 +38,9 @@ static inline int64_t kept_rows(const kept_t *k, int64_t n) {
 }
 /* Rows first .. first+n-1 of a pool, as a pool. */
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n);
-/* Moves the keys of an encoded segment's gists from their places among n raw rows to where later segments find them. */
-status_t kept_compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n);
+/* Makes the gists of a segment that was just encoded what later segments see of it: under Coarse-Rec other rows, under compact positions
+ * keys at other places, else as they are. */
+status_t kept_remember(const kept_t *k, encoder_t *e, model_t *m, piece_t *p);
 
 /* "ratio 8 window all init mean keep both sinks 4", or "ratio 4 score reconstruct budget head keep gist" and back; "" for no gists, nothing
  * selected and no blank sink rows. false when the text is not of that

@@ -38,3 +38,13 @@ status_t keys_move(model_t *m, kv_pool_t *pool, const double *distance) {
     mem_free(host);
     return st;
 }
+
+status_t keys_move_all(model_t *m, kv_pool_t *pool, int64_t distance) {
+    double *each = NULL;
+    if (!distance || !pool->n_row) return ST_OK;
+    status_t st = mem_alloc(&each, (size_t)pool->n_row, sizeof *each, "distances");
+    for (int64_t i = 0; i < pool->n_row && !st; i++) each[i] = (double)distance;
+    if (!st) st = keys_move(m, pool, each);
+    mem_free(each);
+    return st;
+}

@@ -6,5 +6,7 @@
 
 /* Row i of the pool's rows turns by distance[i], in all layers and heads. */
 status_t keys_move(model_t *m, kv_pool_t *pool, const double *distance);
+/* All rows by the same distance. */
+status_t keys_move_all(model_t *m, kv_pool_t *pool, int64_t distance);
 
 #endif

@@ -6,15 +6,15 @@ void pass_begin(encoder_t *e) {
     layout_clear(&e->layout);
     e->n_pool = FIRST_POOL;
     e->n_given = 0;
-    e->n_out = 0;
+    e->n_out = e->n_hidden = 0;
     e->pools[SINK_POOL] = e->sink_pool;
 }
 
-static status_t logits_emit(encoder_t *e) {
+status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits) {
     status_t st = ST_OK;
-    for (int64_t i = 0, n; i < e->n_out && !st; i += n) { /* neighbours go together */
-        for (n = 1; i + n < e->n_out && e->out_at[i + n] == e->out_at[i] + n;) n++;
-        st = e->spec.rows(e->spec.rows_ctx, e->out_at[i], n, e->logits + i * e->config->n_vocab);
+    for (int64_t i = 0, n; i < n_out && !st; i += n) { /* neighbours go together */
+        for (n = 1; i + n < n_out && at[i + n] == at[i] + n;) n++;
+        st = e->spec.rows(e->spec.rows_ctx, at[i], n, logits + i * e->config->n_vocab);
     }
     return st;
 }
@@ -33,9 +33,12 @@ status_t pass_run(encoder_t *e) {
                  .spans = e->layout.spans,
                  .n_out = e->n_out,
                  .out_rows = e->out_rows,
-                 .logits = e->logits};
+                 .logits = e->logits,
+                 .n_hidden = e->n_hidden,
+                 .hidden_rows = e->hidden_rows,
+                 .hidden = e->n_hidden ? e->memory + e->first_hidden * e->config->d_model : NULL};
     status_t st = b.n_row ? forward(e->model, e->ws, &b) : ST_OK;
-    if (!st) st = logits_emit(e);
+    if (!st) st = pass_emit(e, e->out_at, e->n_out, e->logits);
     pass_begin(e);
     return st;
 }
@@ -54,7 +57,8 @@ static status_t pass_pool(encoder_t *e, const kv_pool_t *pool, int64_t piece, in
         e->cap_pool *= 2;
     }
     e->pools[e->n_pool] = *pool;
-    e->places[e->n_pool] = (rule_pool_t){.set = SET_PIECES, .piece = piece, .order = order, .n_row = n_row, .pool = e->n_pool};
+    e->places[e->n_pool] = (rule_pool_t){
+        .set = SET_PIECES, .piece = piece, .order = order, .n_row = n_row, .pool = e->n_pool, .place = {ALIGN_LEFT, .n_sink = order}};
     *index = e->n_pool++;
     return ST_OK;
 }
@@ -91,12 +95,18 @@ static status_t piece_pages(encoder_t *e, int64_t number, int64_t from, int64_t 
     return st;
 }
 
+/* Rows of the chain: what a segment remembers. */
+static int64_t chain_rows(const piece_t *p) {
+    int64_t n = 0;
+    for (int c = 0; c < p->n_chain; c++) n += p->chain[c].n_row;
+    return n;
+}
+
 static double row_position(const encoder_t *e, const piece_t *p, row_kind_t kind, int64_t i) {
     const encoder_spec_t *s = &e->spec;
-    int64_t memory = 0, at = kind == KIND_GIST ? gist_position(&s->gist, i, p->n) : i;
+    int64_t at = kind == KIND_GIST ? gist_position(&s->gist, i, p->n) : i;
     if (!s->compact) return (double)layout_position(s->align, e->n_sink, at, p->n, s->reserve, p->before);
-    for (int c = 0; c < p->n_chain; c++) memory += p->chain[c].n_row;
-    return (double)(e->n_sink + memory + gist_order(&s->gist, kind, i, p->n));
+    return (double)(e->n_sink + chain_rows(p) + gist_order(&s->gist, kind, i, p->n));
 }
 
 /* Tokens, positions and wishes of the piece's rows, from row `row` of the pass. */
@@ -113,11 +123,74 @@ static void rows_fill(encoder_t *e, const piece_t *p, int64_t row, int64_t raw, 
     }
 }
 
-static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
-    status_t st = layout_add_run(&e->layout, raw_pool, raw, raw_n);
-    for (int i = 0; !st && i < shared->n; i++)
+/* The pass must keep the hidden states of the gists from .. from+n-1, its rows from `row` on. */
+static status_t want_hidden(encoder_t *e, int64_t row, int64_t from, int64_t n) {
+    if (from + n > e->cap_memory) {
+        int64_t cap = 2 * (from + n);
+        status_t st = mem_grow(&e->memory, (size_t)(cap * e->config->d_model), sizeof *e->memory, "hidden states of gists");
+        if (st) return st;
+        e->cap_memory = cap;
+    }
+    if (!e->n_hidden) e->first_hidden = from;
+    for (int64_t i = 0; i < n; i++) e->hidden_rows[e->n_hidden++] = row + i;
+    return ST_OK;
+}
+
+status_t pass_add_memory(encoder_t *e, const piece_t *p, int64_t from, int64_t n) {
+    int64_t order, row = e->layout.n_row, d = e->config->d_model;
+    int32_t pool;
+    shared_t shared;
+    status_t st = shared_pools(e, p, 0, &shared, &order);
+    if (!st) st = pass_pool(e, &p->gist_pool, 0, order, 0, &pool);
+    if (st) return st;
+    for (int64_t i = 0; i < n; i++) {
+        e->tokens[row + i] = 0;
+        e->positions[row + i] = e->spec.compact ? (double)(e->n_sink + chain_rows(p) + from + i) : row_position(e, p, KIND_GIST, from + i);
+    }
+    e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->memory + from * d};
+    st = layout_add_run(&e->layout, pool, from, n);
+    for (int i = 0; !st && i < shared.n; i++)
+        if (shared.rows[i]) st = layout_add_span(&e->layout, span_all(shared.pools[i], 0, shared.rows[i]));
+    return st ? st : layout_add_span(&e->layout, span_causal(pool, 0, from + n, 0));
+}
+
+/* The model's window, or 0 where it reaches the first row that these see. */
+static int64_t window_that_cuts(const encoder_t *e, const place_t *own, int64_t last) {
+    int64_t first = i64_min(place_at(own, 0), e->n_sink);
+    return place_at(own, last) - first >= e->config->window ? e->config->window : 0;
+}
+
+/* Rows that see a window of rows, whatever the model's own (streaming); the sink, or copies of it that stay near, before them. */
+static status_t add_streaming(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
+    bool near = e->spec.in_cache && e->n_sink;
+    status_t st = near ? near_fill(e, raw, raw_n) : ST_OK;
+    int32_t copies;
+    if (!st && near) st = pass_pool(e, &e->near, 0, 0, 0, &copies);
+    if (!st) st = layout_add_run(&e->layout, raw_pool, raw, raw_n);
+    if (!st && near) st = layout_add_span(&e->layout, near_span(e, copies, raw, raw_n));
+    for (int i = near; !st && i < shared->n; i++)
         if (shared->rows[i]) st = layout_add_span(&e->layout, span_all(shared->pools[i], 0, shared->rows[i]));
-    return st ? st : layout_add_span(&e->layout, span_causal(raw_pool, 0, raw + raw_n, e->config->window));
+    return st ? st : layout_add_span(&e->layout, span_causal(raw_pool, 0, raw + raw_n, encoder_window(e)));
+}
+
+static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
+    if (e->spec.window > 0) return add_streaming(e, raw_pool, raw, raw_n, shared);
+    const place_t *own = &e->places[raw_pool].place;
+    int64_t window = window_that_cuts(e, own, raw + raw_n - 1), step = window && !place_steps(own) ? 1 : raw_n;
+    status_t st = ST_OK;
+    for (int64_t i = raw; i < raw + raw_n && !st; i += step) {
+        st = layout_add_run(&e->layout, raw_pool, i, step);
+        if (!st && shared->rows[0]) st = layout_add_span(&e->layout, span_all(shared->pools[0], 0, shared->rows[0]));
+        for (int k = 1; !st && k < shared->n; k++) {
+            const place_t *theirs = &e->places[shared->pools[k]].place;
+            if (shared->rows[k])
+                st = layout_add_span(&e->layout, span_window(shared->pools[k], 0, shared->rows[k], theirs, own, i, window));
+        }
+        span_t s = span_window(raw_pool, 0, raw + raw_n, own, own, i, window);
+        s.hi = edge_step(1, 1, 0, 1);
+        if (!st) st = layout_add_span(&e->layout, s);
+    }
+    return st;
 }
 
 status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t raw_n, int64_t gist, int64_t gist_n) {
@@ -130,10 +203,12 @@ status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, i
     pages_t pages = {.pools = &raw_pool, .n = 1, .page = INT64_C(1) << 40};
     if (!st && e->spec.evict) st = piece_pages(e, number, raw_n ? raw : gist * g->ratio, raw + raw_n, &pages);
     if (!st && !e->spec.evict) st = pass_pool(e, &p->pool, number, order, raw + raw_n, &raw_pool);
+    if (!st && !e->spec.evict) e->places[raw_pool].place = (place_t){e->spec.align, e->n_sink, p->n, e->spec.reserve, p->before};
     if (!st && g->ratio) st = pass_pool(e, &p->gist_pool, number, order, 0, &gist_pool);
     if (!st && gist_n) st = inputs_gist(e, p, row + raw_n, gist, gist_n);
+    if (!st && gist_n && e->spec.recurrent) st = want_hidden(e, row + raw_n, gist, gist_n);
     if (st) return st;
-    if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, e->config->window);
+    if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, encoder_window(e));
     if (!g->ratio) return add_plain(e, raw_pool, raw, raw_n, &shared);
     if (raw_n) st = layout_gist_raw_paged(&e->layout, g, &pages, gist_pool, raw, raw_n, gist + gist_n, &shared);
     if (!st && gist_n) st = layout_gist_rows_paged(&e->layout, g, &pages, gist_pool, gist, gist + gist_n, p->n, &shared);

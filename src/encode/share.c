@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "encode/job.h"
+#include "encode/sharded.h"
 
 static status_t buffer_fit(job_t *j, int64_t rows) {
     if (rows <= j->buffer_rows) return ST_OK;
@@ -173,10 +174,11 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         const round_item_t *it = &r->items[first + s];
         int64_t n = kept_rows(keep, it->n), spare = 0;
         kv_pool_t kept = buffer_piece(j, 0, at, n);
-        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen, .n_chain = (int)s};
+        piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen};
+        piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
         st = encoder_run(j->encoder, &piece, 1);
-        if (!st && keep->compact) st = kept_compact(keep, j->model, &piece.gist_pool, it->n);
+        if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && it->todo) st = append(j, r, it, &kept, 0, NULL, 0);
         if (!st) st = notes_done(j, it->n, it->todo);
@@ -188,14 +190,76 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     return st ? st : waited;
 }
 
+static int64_t slices_of(const round_t *r, int64_t first) {
+    int64_t n = 1;
+    while (first + n < r->n_item && r->items[first + n].slice) n++;
+    return n;
+}
+
+/* Where K/V of this rank's segments of a shared document go: kept[s], and its parts. */
+static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists) {
+    const kept_t *k = &j->spec->kept;
+    int64_t rows = 0, at = 0, n_segment = plan->spec.n_segment;
+    for (int64_t s = 0; s < n_segment; s++)
+        if (shard_writer(plan, s) == j->comm->rank) rows += kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
+    status_t st = store_writer_wait(j->writer);
+    if (!st) st = buffer_fit(j, rows);
+    for (int64_t s = 0; s < n_segment && !st; s++) {
+        int64_t n = plan->segment[s + 1] - plan->segment[s];
+        kept[s] = raw[s] = gists[s] = (kv_pool_t){0};
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        kept[s] = buffer_piece(j, 0, at, kept_rows(k, n));
+        gists[s] = kept_part(&kept[s], 0, kept_gists(k, n));
+        raw[s] = kept_part(&kept[s], kept_gists(k, n), kept_raw(k, n));
+        at += kept_rows(k, n);
+    }
+    return st;
+}
+
+static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept) {
+    status_t st = ST_OK;
+    for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
+        const round_item_t *it = &r->items[first + s];
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        if (it->todo) st = append(j, r, it, &kept[s], 0, NULL, 0);
+        if (!st) st = notes_done(j, it->n, it->todo);
+    }
+    status_t waited = store_writer_wait(j->writer);
+    return st ? st : waited;
+}
+
+status_t share_document(job_t *j, const round_t *r, int64_t first) {
+    int64_t n = slices_of(r, first), *segment = NULL, sent = j->comm->sent_bytes;
+    const round_item_t *items = r->items + first;
+    kv_pool_t *pools = NULL; /* [3][n] */
+    shard_t plan = {0};
+    status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
+    if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
+    for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
+    if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
+    if (!st) st = encoder_shard(j->encoder, segment, n, j->comm->size, &plan);
+    if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n);
+    if ((st = comm_agree(j->comm, st))) goto out;
+    sharded_t d = {.tokens = r->tokens.ids + items[0].begin, .raw = pools + n, .gists = pools + 2 * n};
+    sent = j->comm->sent_bytes;
+    st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
+    j->kv_sent += j->comm->sent_bytes - sent;
+    j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank);
+    if (!st) st = document_write(j, r, first, &plan, pools);
+    st = comm_agree(j->comm, st);
+out:
+    shard_free(&plan);
+    mem_free(segment);
+    mem_free(pools);
+    return st;
+}
+
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     status_t st = ST_OK;
     for (int64_t at = 0; at < n && !st;) {
         if ((st = notes_take(j)) || j->stopping) break;
         if (j->chained) {
-            int64_t first = mine[at], slices = 1;
-            while (first + slices < r->n_item && r->items[first + slices].slice) slices++;
-            st = encode_chain(j, r, first, slices);
+            st = encode_chain(j, r, mine[at], slices_of(r, mine[at]));
             at++;
             continue;
         }

@@ -5,7 +5,10 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "encode/encoder.h"
+#include "encode/move.h"
 #include "encode/picker.h"
+#include "encode/sequence.h"
 
 typedef struct {
     double nll, entropy;
@@ -56,6 +59,7 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
         attend_query_t q = {.n = n, .own = j->own, .index = at};
         status_t st =
             attend_forward(j->attend, encoder_workspace(j->encoder), &q, 1, j->tokens, j->positions, scored, j->out_rows, j->logits);
+        if (!st && s->rows) st = s->rows(s->rows_ctx, at, scored, j->logits);
         if (st) return st;
         double nll = 0;
 #pragma omp parallel for schedule(static) ordered
@@ -71,8 +75,40 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
     return ST_OK;
 }
 
+/* Streaming has no context and query: the window is one stream, and its last rows are scored. */
+typedef struct {
+    const ppl_spec_t *spec;
+    const int32_t *window;
+    int64_t n_vocab;
+    double *loss; /* [score] */
+} stream_t;
+
+static status_t stream_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
+    stream_t *s = ctx;
+    int64_t first = s->spec->window - s->spec->score - 1, from = i64_max(at, first), upto = i64_min(at + n, first + s->spec->score);
+    if (from >= upto) return ST_OK;
+    logits += (from - at) * s->n_vocab;
+#pragma omp parallel for schedule(static)
+    for (int64_t t = from; t < upto; t++)
+        s->loss[t - first] = -log_softmax_at(logits + (t - from) * s->n_vocab, s->n_vocab, s->window[t + 1]);
+    return s->spec->rows ? s->spec->rows(s->spec->rows_ctx, from - first, upto - from, logits) : ST_OK;
+}
+
+static status_t stream_run(ppl_job_t *j, const int32_t *window, window_result_t *out) {
+    const ppl_spec_t *s = j->spec;
+    stream_t stream = {.spec = s, .window = window, .n_vocab = j->config->n_vocab};
+    sequence_spec_t sequence = {.layout = s->layout, .kept = s->kept, .segment = s->window, .max_row = s->max_row};
+    status_t st = mem_zalloc(&stream.loss, (size_t)s->score, sizeof *stream.loss, "losses");
+    if (!st) st = sequence_logits(j->model, j->alone, &sequence, window, s->window, stream_rows, &stream);
+    *out = (window_result_t){0, (double)NAN};
+    for (int64_t i = 0; i < s->score && !st; i++) out->nll += stream.loss[i];
+    mem_free(stream.loss);
+    return st;
+}
+
 static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t *out) {
     const kept_t *kept = &j->spec->kept;
+    if (layout_info(j->spec->layout)->streams) return stream_run(j, window, out);
     int64_t at = 0;
     status_t st = ST_OK;
     for (int p = 0; p < j->n_piece; p++) {
@@ -82,8 +118,10 @@ static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t 
     if (!j->chain) st = encoder_run(j->encoder, j->pieces, j->n_piece);
     for (int p = 0; p < j->n_piece && !st && j->chain; p++) {
         st = encoder_run(j->encoder, &j->pieces[p], 1);
-        if (!st && kept->compact) st = kept_compact(kept, j->model, &j->pieces[p].gist_pool, j->pieces[p].n);
+        if (!st) st = kept_remember(kept, j->encoder, j->model, &j->pieces[p]);
     }
+    for (int p = 0; p < j->n_piece && !st && layout_info(j->spec->layout)->joined; p++)
+        st = keys_move_all(j->model, &j->ctx.pools[p], j->pieces[p].before);
     for (int p = 0; p < j->n_piece && !st && j->picker; p++)
         st = picker_run(j->picker, &j->pieces[p], &j->ctx.pools[p], j->ctx.counts[p], NULL);
     return st ? st : query_pass(j, window, out);
@@ -104,7 +142,7 @@ static status_t piece_pools(ppl_job_t *j, int p) {
     piece->pool = spare == n ? j->spare[p] : kept_part(pool, gists, raw);
     if (k->gist.ratio) piece->gist_pool = k->keep == KEEP_RAW ? j->spare[p] : kept_part(pool, 0, gists);
     if (j->chain) j->chain[p] = k->gist.ratio ? piece->gist_pool : piece->pool;
-    if (j->chain) piece->chain = j->chain, piece->n_chain = p;
+    if (j->chain) piece->chain = j->chain, piece->n_chain = (int)layout_continues(layout_info(s->layout), p);
     return selects ? mem_alloc(&j->ctx.counts[p], (size_t)(j->config->n_layer * j->config->n_kv_head), sizeof(int32_t), "kept rows")
                    : ST_OK;
 }
@@ -136,6 +174,7 @@ static encoder_spec_t encoder_spec(const ppl_job_t *j, int64_t reserve) {
                             .gist = s->kept.gist,
                             .gist_init = s->kept.init,
                             .gist_token = s->kept.token,
+                            .recurrent = s->kept.recurrent,
                             .compact = s->kept.compact,
                             .evict = s->kept.keep == KEEP_TAIL,
                             .by_rule = s->attend.by_rule};
@@ -150,7 +189,7 @@ static int64_t context_positions(const ppl_job_t *j, int64_t reserve) {
         gists += gist_count(&s->kept.gist, j->pieces[p].n);
     }
     if (s->kept.compact) return gists;
-    return s->align == ALIGN_SEQUENTIAL || layout_info(s->layout)->chained ? total : reserve;
+    return s->align == ALIGN_SEQUENTIAL || layout_info(s->layout)->chained || layout_info(s->layout)->joined ? total : reserve;
 }
 
 static status_t job_setup(ppl_job_t *j, int64_t pieces) {
@@ -171,12 +210,20 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
     encoder_spec_t e = encoder_spec(j, reserve);
+    place_t *places = NULL;
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
     if (!st) {
         j->ctx.owns_pools = true;
         j->ctx.sink = *encoder_sink(j->encoder);
         j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
+    }
+    if (!st && !s->kept.gist.ratio && !layout_info(s->layout)->selects) {
+        st = mem_alloc(&places, (size_t)i64_max(1, j->n_piece), sizeof *places, "places of pieces");
+        for (int p = 0; !st && p < j->n_piece; p++)
+            places[p] = (place_t){e.align, s->n_sink + s->kept.n_blank, j->pieces[p].n, reserve, j->pieces[p].before};
+        if (!st) st = context_places(&j->ctx, places);
+        mem_free(places);
     }
     if (!st && layout_info(s->layout)->selects) st = picker_setup(j, rows[0], reserve);
     mem_free(rows);
@@ -241,7 +288,7 @@ status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t
     progress_begin(&progress, "ppl", "windows", n_mine, spec->progress && comm->rank == 0);
     status_t st = comm_self_create(&j.alone);
     if (!st) st = mem_alloc(&mine, (size_t)i64_max(1, n_mine), sizeof *mine, "results");
-    if (!st && n_mine > 0) st = job_setup(&j, pieces);
+    if (!st && n_mine > 0 && !layout_info(spec->layout)->streams) st = job_setup(&j, pieces);
     for (int64_t i = 0; !st && i < n_mine; i++) {
         st = window_run(&j, tokens + (i * comm->size + comm->rank) * spec->window, &mine[i]);
         progress_update(&progress, i + 1);

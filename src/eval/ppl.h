@@ -28,13 +28,15 @@ typedef struct {
     attend_spec_t attend;
     int64_t max_row; /* rows per forward pass */
     bool progress;
+    rows_fn rows; /* takes the logits of the scored rows, counted from the first of a window; NULL: none */
+    void *rows_ctx;
 } ppl_spec_t;
 
 typedef struct {
     int64_t pieces, n_window, n_token; /* n_token: scored */
     double nll;                        /* sum over scored tokens, nats */
     double ppl;                        /* exp(nll / n_token) */
-    double entropy;                    /* nats, mean over query rows and heads, layers, windows */
+    double entropy;                    /* nats, mean over query rows and heads, layers, windows; NaN under streaming */
     double seconds;
 } ppl_row_t;
 

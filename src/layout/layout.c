@@ -10,9 +10,17 @@ static const layout_info_t methods[LAYOUT_COUNT] = {
     [LAYOUT_PCE] = {.name = "pce"},                                         /* section 3 */
     [LAYOUT_BLOCKGIST] = {.name = "blockgist", .gists = true},              /* section 7 */
     [LAYOUT_FINE_KV] = {.name = "fine-kv", .chained = true, .gists = true}, /* section 4 */
-    [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true}, /* section 4 */
-    [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                             /* section 5 */
-    [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true},                                  /* section 7, its end */
+    [LAYOUT_COARSE_KV] = {.name = "coarse-kv", .chained = true, .gists = true, .gists_at_end = true},                      /* section 4 */
+    [LAYOUT_COARSE_REC] = {.name = "coarse-rec", .chained = true, .gists = true, .gists_at_end = true, .recurrent = true}, /* section 4 */
+    [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                                                  /* section 5 */
+    [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true}, /* section 7, its end */
+    /* section 8 */
+    [LAYOUT_PCW] = {.name = "pcw", .bos = true, .left = true},
+    [LAYOUT_STRUCTURED] = {.name = "structured", .right = true, .own_log_p = true},
+    [LAYOUT_APE] = {.name = "ape", .reweighs = true},
+    [LAYOUT_BLOCK] = {.name = "block", .left = true, .joined = true},
+    [LAYOUT_STAR] = {.name = "star", .chained = true, .anchored = true},
+    [LAYOUT_STREAMING] = {.name = "streaming", .whole = true, .streams = true},
 };
 
 const layout_info_t *layout_info(layout_method_t m) { return &methods[m]; }

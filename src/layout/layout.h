@@ -21,6 +21,13 @@ typedef enum {
     LAYOUT_COARSE_KV,
     LAYOUT_UNIGIST,
     LAYOUT_BLOCKSELECT,
+    LAYOUT_PCW,
+    LAYOUT_STRUCTURED,
+    LAYOUT_APE,
+    LAYOUT_BLOCK,
+    LAYOUT_STAR,
+    LAYOUT_STREAMING,
+    LAYOUT_COARSE_REC,
     LAYOUT_COUNT
 } layout_method_t;
 /* What sets one method apart from another. */
@@ -29,10 +36,27 @@ typedef struct {
     bool chained;      /* a segment continues those before it in its document (else it sees the sink alone) */
     bool gists;        /* has gist rows; chained segments then see earlier gists, else earlier raw rows */
     bool gists_at_end; /* behind the segment's raw rows, else spaced */
+    bool recurrent;    /* later segments find the gists' last hidden states as rows in front, not their K/V */
     bool whole;        /* a document is one segment */
     bool selects;      /* a segment keeps its most important raw rows alone */
+    /* what the neighbours of section 8 have of their own */
+    bool bos;         /* the sink begins with the model's BOS */
+    bool left, right; /* segments are aligned so, whatever is asked for */
+    bool anchored;    /* chained, but a segment sees the first one alone */
+    bool joined;      /* encoded apart, keys moved to positions one after another when they are read */
+    bool own_log_p;   /* a query adds ln P to the logits of its own rows */
+    bool reweighs;    /* a query weighs its context by a temperature and a scale */
+    bool streams;     /* rows see the first few and a recent window, at positions inside that cache; nothing is kept */
 } layout_info_t;
 const layout_info_t *layout_info(layout_method_t m);
+/* How many of the `before` segments in front of it, from the first on, a segment continues. */
+static inline int64_t layout_continues(const layout_info_t *l, int64_t before) {
+    return !l->chained ? 0 : l->anchored && before > 1 ? 1 : before;
+}
+/* May several ranks encode a document together (layout/shard.h)? Of a model with this sliding window (0: none). */
+static inline bool layout_shards(const layout_info_t *l, bool compact, int64_t window) {
+    return (l->chained || l->whole) && !l->recurrent && !l->anchored && !l->streams && !compact && window <= 0;
+}
 bool layout_find(const char *name, layout_method_t *out);
 typedef enum { KIND_SINK, KIND_RAW, KIND_GIST, KIND_QUERY } row_kind_t;
 typedef enum { ALIGN_EVEN, ALIGN_LEFT, ALIGN_RIGHT, ALIGN_SEQUENTIAL } align_t; /* methods.md section 3, "Positions" */

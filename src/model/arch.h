@@ -18,6 +18,8 @@ typedef struct {
     bool qk_norm;     /* q and k are normalised head by head before the rotation */
     bool gguf_pairs;  /* GGUF files hold the rows of q and k in the order for rotating adjacent pairs: undone when weights are read */
     bool window_flag; /* config.json's sliding_window counts only with use_sliding_window, from layer max_window_layers upward */
+    /* What transformers takes where config.json has no such key. 0: one for each query head; hidden_size over heads; none; layer 0 */
+    int64_t kv_heads, d_head, window, window_from;
 } arch_t;
 
 /* ST_INPUT naming path, the unknown name and those that are known. `name` has n bytes and need not be printable. */

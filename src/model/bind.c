@@ -39,9 +39,10 @@ static const weight_row_t table[W_COUNT] = {
     [W_DOWN] = {"ffn_down.weight", "mlp.down_proj.weight", MODEL, FF, ALWAYS, false},
 };
 
-/* Left in files by older programs; what they say follows from the config. The output rows of a tied model are the embedding's whatever is
- * stored. */
-static const char *const ignored_ends[] = {"rotary_emb.inv_freq", "attn_rot_embd.weight", "lm_head.weight"};
+/* Left in files by older programs; what they say follows from the config (longrope's factors are read with it). The output rows of a tied
+ * model are the embedding's whatever is stored. */
+static const char *const ignored_ends[] = {"rotary_emb.inv_freq", "attn_rot_embd.weight", "lm_head.weight", "rope_factors_long.weight",
+                                           "rope_factors_short.weight"};
 
 static int64_t size_of(size_name_t s, const model_config_t *c) {
     switch (s) {

@@ -9,10 +9,10 @@
 #include "model/arch.h"
 
 static const arch_t archs[] = {
-    {"llama", .gguf_pairs = true},   /* Llama 2, 3, 3.1, 3.2, SmolLM2; Mistral's GGUF files too */
-    {"mistral", .gguf_pairs = true}, /* config.json of Mistral: a Llama with a window in some versions */
-    {"qwen2", .qkv_bias = true, .window_flag = true},
-    {"qwen3", .qk_norm = true, .window_flag = true},
+    {"llama", .gguf_pairs = true},                                  /* Llama 2, 3, 3.1, 3.2, SmolLM2; Mistral's GGUF files too */
+    {"mistral", .gguf_pairs = true, .kv_heads = 8, .window = 4096}, /* config.json of Mistral: a Llama with a window in some versions */
+    {"qwen2", .qkv_bias = true, .window_flag = true, .kv_heads = 32, .window_from = 28}, /* 2.5, too */
+    {"qwen3", .qk_norm = true, .window_flag = true, .kv_heads = 32, .d_head = 128, .window_from = 28},
 };
 enum { N_ARCH = sizeof archs / sizeof *archs };
 
@@ -25,6 +25,11 @@ const char *printable(const char *s, size_t n, char *buf, size_t cap) {
     for (; i < n && i + 1 < cap; i++) buf[i] = s[i] >= 32 && s[i] < 127 ? s[i] : '?';
     buf[i] = 0;
     return buf;
+}
+
+const char *rope_scaling_name(rope_scaling_t s) {
+    static const char *const names[ROPE_COUNT] = {"none", "linear", "llama3", "yarn", "dynamic", "longrope"};
+    return names[s];
 }
 
 status_t arch_find(const char *name, size_t n, const char *path, const arch_t **out) {
@@ -75,6 +80,33 @@ static status_t check_sizes(const model_config_t *c, const char *path) {
 
 static bool positive(double x) { return isfinite(x) && x > 0; }
 
+static bool factors_good(const float *f, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (!positive((double)f[i])) return false;
+    return true;
+}
+
+static status_t check_stretch(const model_config_t *c, const char *path) {
+    const char *why = NULL;
+    bool yarn = c->rope_scaling == ROPE_YARN;
+    if ((yarn || c->rope_scaling == ROPE_DYNAMIC) && !(positive(c->rope_factor) && c->rope_factor >= 1))
+        why = "the factor must be 1 or more";
+    else if (c->rope_scaling == ROPE_DYNAMIC && c->d_rot < 4)
+        why = "heads must have 4 elements or more";
+    else if (yarn && !(c->rope_theta > 1))
+        why = "theta must be above 1";
+    else if (yarn && !(positive(c->rope_low) && positive(c->rope_high)))
+        why = "beta_fast and beta_slow must be above 0";
+    else if ((yarn || c->rope_scaling == ROPE_LONG) && !(c->rope_old_ctx > 0 && c->rope_old_ctx <= MAX_CTX))
+        why = "the original context must be 1 or more";
+    else if (c->rope_scaling == ROPE_LONG && !(factors_good(c->rope_short, c->d_rot / 2) && factors_good(c->rope_long, c->d_rot / 2)))
+        why = "every short and long factor must be above 0";
+    if (why) return status_fail(ST_INPUT, "%s: %s rope scaling: %s; the file is damaged", path, rope_scaling_name(c->rope_scaling), why);
+    if (!positive(c->rope_attention))
+        return status_fail(ST_INPUT, "%s: rope attention factor is %g, must be above 0; the file is damaged", path, c->rope_attention);
+    return ST_OK;
+}
+
 static status_t check_rope(const model_config_t *c, const char *path) {
     if (c->d_head % 2)
         return status_fail(ST_INPUT, "%s: head width %lld is odd, so cannot be rotated; the file is damaged", path, (long long)c->d_head);
@@ -91,6 +123,15 @@ static status_t check_rope(const model_config_t *c, const char *path) {
         return status_fail(ST_INPUT,
                            "%s: llama3 rope scaling with factor %g, low %g, high %g, old context %lld makes no sense; the file is damaged",
                            path, c->rope_factor, c->rope_low, c->rope_high, (long long)c->rope_old_ctx);
+    return check_stretch(c, path);
+}
+
+status_t config_rope_length(model_config_t *c, const char *path, int64_t length) {
+    if (c->rope_scaling != ROPE_DYNAMIC && c->rope_scaling != ROPE_LONG)
+        return status_fail(ST_USAGE,
+                           "--rope-length: %s has rope scaling \"%s\", whose frequencies do not depend on the length; leave it out", path,
+                           rope_scaling_name(c->rope_scaling));
+    c->rope_length = length;
     return ST_OK;
 }
 

@@ -88,30 +88,96 @@ static status_t heads_from(keys_t *k, model_config_t *c) {
     return may_i64(k, "rope.dimension_count", &c->d_rot);
 }
 
-static status_t rope_from(keys_t *k, model_config_t *c) {
-    const char *type = "none";
-    size_t n = 4;
-    char shown[64];
-    c->rope_theta = 10000;
-    status_t st = may_f64(k, "rope.freq_base", &c->rope_theta);
-    if (st) return st;
-    bool linear = get_f64(k, "rope.scale_linear", &c->rope_factor); /* older files */
-    if (gguf_get_str(k->g, key_of(k, "rope.scaling.type"), &type, &n)) {
-        linear = n == 6 && !memcmp(type, "linear", n);
-        if (!linear && !(n == 4 && !memcmp(type, "none", n)))
-            return status_fail(ST_INPUT, "%s: rope scaling \"%s\" is not supported (none, linear, llama3 are); use another model", k->path,
-                               printable(type, n, shown, sizeof shown));
-        if (linear && !get_f64(k, "rope.scaling.factor", &c->rope_factor))
-            return status_fail(ST_INPUT, "%s: linear rope scaling without key %s; the file is damaged", k->path,
-                               key_of(k, "rope.scaling.factor"));
+/* Keys that would change the arithmetic and that no converter of our architectures writes with another value. */
+static status_t refuse_yarn_extras(keys_t *k) {
+    static const struct {
+        const char *name;
+        double usual;
+    } keys[] = {{"rope.scaling.yarn_ext_factor", 1}, {"rope.scaling.yarn_log_multiplier", 0}, {"rope.scaling.yarn_attn_factor", 1}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        double v = keys[i].usual;
+        status_t st = may_f64(k, keys[i].name, &v);
+        if (st) return st;
+        if (v != keys[i].usual)
+            return status_fail(ST_INPUT, "%s: key %s is %g, only %g is supported; use another model", k->path, key_of(k, keys[i].name), v,
+                               keys[i].usual);
     }
-    bool factors = gguf_find(k->g, "rope_freqs.weight") != NULL;
-    if (linear && factors)
-        return status_fail(ST_INPUT, "%s: linear rope scaling beside a tensor rope_freqs.weight is not supported; use another model",
-                           k->path);
-    c->rope_scaling = factors ? ROPE_LLAMA3 : linear ? ROPE_LINEAR : ROPE_NONE;
-    if (factors) c->rope_factor = 0;
     return ST_OK;
+}
+
+static status_t yarn_from(keys_t *k, model_config_t *c) {
+    double factor = 1;
+    c->rope_old_ctx = c->n_ctx;
+    c->rope_whole = true;
+    c->rope_high = 32;
+    c->rope_low = 1;
+    status_t st = may_i64(k, "rope.scaling.original_context_length", &c->rope_old_ctx);
+    if (!st) st = may_f64(k, "rope.scaling.yarn_beta_fast", &c->rope_high);
+    if (!st) st = may_f64(k, "rope.scaling.yarn_beta_slow", &c->rope_low);
+    if (!st) st = may_f64(k, "rope.scaling.attn_factor", &factor);
+    if (!st) st = refuse_yarn_extras(k);
+    c->rope_attention = factor * (c->rope_factor > 1 ? 1 + 0.1 * log(c->rope_factor) : 1);
+    return st;
+}
+
+static status_t long_factors(keys_t *k, const char *name, int64_t n, float *out) {
+    const tensor_t *t = gguf_find(k->g, name);
+    if (!t || t->n_dim != 1 || t->dims[0] != n || n > ROPE_MAX_HALF || enc_row_bytes(t->enc, n) == 0)
+        return status_fail(ST_INPUT, "%s: no tensor %s of %lld numbers, half of the head's width; the file is damaged", k->path, name,
+                           (long long)n);
+    return tensor_read_rows(t, 0, 1, out);
+}
+
+static status_t long_from(keys_t *k, model_config_t *c) {
+    c->rope_old_ctx = c->n_ctx;
+    status_t st = may_i64(k, "rope.scaling.original_context_length", &c->rope_old_ctx);
+    if (!st) st = may_f64(k, "rope.scaling.attn_factor", &c->rope_attention);
+    if (!st) st = long_factors(k, "rope_factors_short.weight", c->d_rot / 2, c->rope_short);
+    return st ? st : long_factors(k, "rope_factors_long.weight", c->d_rot / 2, c->rope_long);
+}
+
+/* rope.scaling.type, or what older files say instead: a linear factor of its own, tensors that divide the frequencies. */
+static status_t scaling_of(keys_t *k, rope_scaling_t *out) {
+    static const rope_scaling_t known[] = {ROPE_NONE, ROPE_LINEAR, ROPE_YARN, ROPE_LONG};
+    const char *type;
+    size_t n;
+    char shown[64];
+    bool tensors = gguf_find(k->g, "rope_factors_short.weight") || gguf_find(k->g, "rope_factors_long.weight");
+    *out = tensors ? ROPE_LONG : is_there(k, "rope.scale_linear") ? ROPE_LINEAR : ROPE_NONE;
+    if (!gguf_get_str(k->g, key_of(k, "rope.scaling.type"), &type, &n)) return ST_OK;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const char *name = rope_scaling_name(known[i]);
+        if (strlen(name) != n || memcmp(name, type, n)) continue;
+        *out = known[i] == ROPE_NONE && tensors ? ROPE_LONG : known[i];
+        if (tensors && *out != ROPE_LONG)
+            return status_fail(ST_INPUT, "%s: %s rope scaling beside tensors rope_factors_* is not supported; use another model", k->path,
+                               name);
+        return ST_OK;
+    }
+    return status_fail(ST_INPUT, "%s: rope scaling \"%s\" is not supported (none, linear, yarn, longrope are); use another model", k->path,
+                       printable(type, n, shown, sizeof shown));
+}
+
+static status_t rope_from(keys_t *k, model_config_t *c) {
+    c->rope_theta = 10000;
+    c->rope_attention = 1;
+    status_t st = may_f64(k, "rope.freq_base", &c->rope_theta);
+    if (!st) st = scaling_of(k, &c->rope_scaling);
+    if (st) return st;
+    if (c->rope_scaling == ROPE_LINEAR || c->rope_scaling == ROPE_YARN) {
+        if (!get_f64(k, "rope.scaling.factor", &c->rope_factor) && !get_f64(k, "rope.scale_linear", &c->rope_factor))
+            return status_fail(ST_INPUT, "%s: %s rope scaling without key %s; the file is damaged", k->path,
+                               rope_scaling_name(c->rope_scaling), key_of(k, "rope.scaling.factor"));
+    }
+    if (gguf_find(k->g, "rope_freqs.weight")) { /* Llama 3.1: the factors themselves */
+        if (c->rope_scaling != ROPE_NONE)
+            return status_fail(ST_INPUT, "%s: %s rope scaling beside a tensor rope_freqs.weight is not supported; use another model",
+                               k->path, rope_scaling_name(c->rope_scaling));
+        c->rope_scaling = ROPE_LLAMA3;
+        c->rope_factor = 0;
+    }
+    if (c->rope_scaling == ROPE_YARN) return yarn_from(k, c);
+    return c->rope_scaling == ROPE_LONG ? long_from(k, c) : ST_OK;
 }
 
 status_t config_from_gguf(const gguf_t *g, const char *path, model_config_t *out) {

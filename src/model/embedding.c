@@ -27,6 +27,6 @@ status_t model_mean_embedding(const model_t *m, float *out) {
     return st;
 }
 
-void model_rope(const model_t *m, int64_t n, const double *positions, float *cos_sin) {
-    rope_cos_sin(m->inv_freq, m->config.d_rot, n, positions, cos_sin);
+void model_rope(const model_t *m, int64_t n, const double *distances, float *cos_sin) {
+    rope_cos_sin(m->inv_freq, m->config.d_rot, 1, n, distances, cos_sin);
 }

@@ -8,7 +8,7 @@
 status_t model_embedding(const model_t *m, int32_t token, float *out);
 /* The mean of all embeddings, summed in double in row order. */
 status_t model_mean_embedding(const model_t *m, float *out);
-/* Cosines and sines [n][d_rot] by which rows at these positions (or, for rows to be moved, by these distances) turn. */
-void model_rope(const model_t *m, int64_t n, const double *positions, float *cos_sin);
+/* Cosines and sines [n][d_rot] by which keys that are to be moved by these distances turn. */
+void model_rope(const model_t *m, int64_t n, const double *distances, float *cos_sin);
 
 #endif

@@ -6,7 +6,7 @@
  *   logits = head(norm(x[out_rows]))                           in chunks, so that the work space stays small
  *
  * Everything else about a method (who sees whom, where K/V live) is in the batch's runs and spans; a distributed context takes attention
- * over by `attend`. One work space, made once:   [ x | h | wide | q | cos_sin | logits ]
+ * over by `attend`. One work space, made once:   [ x | h | wide | q | gated | cos_sin | logits ]
  */
 #include <assert.h>
 #include <math.h>
@@ -23,17 +23,17 @@ struct forward_ws {
     int64_t max_row;
     void *memory;   /* [B] */
     float *x;       /* [B] [max_row][d_model] the residual stream */
-    void *h;        /* [B] act [max_row][widest]: what feeds the next matrix: a normed row, attention's result, or the gated row */
+    void *h;        /* [B] act [max_row][..]: what feeds the next matrix: a normed row, or attention's result */
     float *wide;    /* [B] [max_row][..]: q, k and v before they are rotated, or gate and up; rows picked for logits */
     void *q;        /* [B] act [max_row][n_head * d_head] */
+    void *gated;    /* [B] act [max_row][d_ff] silu(gate) * up */
     float *cos_sin; /* [B] [max_row][d_rot] */
     float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
-    float *angles;  /* host [max_row][d_rot] */
 };
 
 /* ---- work space ----------------------------------------------------------------------------------------------- */
 typedef struct {
-    size_t x, h, wide, q, cos_sin, logits, total, angles;
+    size_t x, h, wide, q, gated, cos_sin, logits, total;
 } ws_plan_t; /* offsets, then sizes */
 
 static int64_t qkv_width(const model_config_t *c) { return (c->n_head + 2 * c->n_kv_head) * c->d_head; }
@@ -48,19 +48,16 @@ static ws_plan_t ws_plan(const model_config_t *c, dtype_t act, int64_t n) {
     ws_plan_t p = {0};
     int64_t d_q = c->n_head * c->d_head;
     p.x = take(&p.total, n, c->d_model, sizeof(float));
-    p.h = take(&p.total, n, i64_max(i64_max(c->d_model, d_q), c->d_ff), dtype_bytes(act));
+    p.h = take(&p.total, n, i64_max(c->d_model, d_q), dtype_bytes(act));
     p.wide = take(&p.total, n, i64_max(i64_max(qkv_width(c), 2 * c->d_ff), c->d_model), sizeof(float));
     p.q = take(&p.total, n, d_q, dtype_bytes(act));
+    p.gated = take(&p.total, n, c->d_ff, dtype_bytes(act));
     p.cos_sin = take(&p.total, n, c->d_rot, sizeof(float));
     p.logits = take(&p.total, i64_min(n, LOGIT_ROWS), c->n_vocab, sizeof(float));
-    p.angles = (size_t)n * (size_t)c->d_rot * sizeof(float);
     return p;
 }
 
-size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) {
-    ws_plan_t p = ws_plan(c, act, max_row);
-    return p.total + p.angles;
-}
+size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) { return ws_plan(c, act, max_row).total; }
 
 status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     forward_ws_t *ws = NULL;
@@ -70,13 +67,13 @@ status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     status_t st = mem_zalloc(&ws, 1, sizeof *ws, "a work space");
     if (st) return st;
     *ws = (forward_ws_t){.m = m, .max_row = max_row};
-    if ((st = mem_alloc(&ws->angles, p.angles, 1, "rope angles"))) goto out;
     if ((st = m->be->ops->alloc(m->be, p.total, "the work space of a forward pass", &ws->memory))) goto out;
     at = ws->memory;
     ws->x = (void *)(at + p.x);
     ws->h = at + p.h;
     ws->wide = (void *)(at + p.wide);
     ws->q = at + p.q;
+    ws->gated = at + p.gated;
     ws->cos_sin = (void *)(at + p.cos_sin);
     ws->logits = (void *)(at + p.logits);
     *out = ws;
@@ -85,14 +82,54 @@ out:
     return st;
 }
 
+size_t forward_ws_rows_bytes(const model_config_t *c, dtype_t act, int64_t n_row) {
+    size_t total = 0;
+    take(&total, n_row, c->d_model, sizeof(float));
+    take(&total, n_row, c->n_head * c->d_head, dtype_bytes(act));
+    take(&total, n_row, c->d_rot, sizeof(float));
+    return total;
+}
+
+status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out) {
+    const model_config_t *c = &of->m->config;
+    backend_t *be = of->m->be;
+    forward_ws_t *ws = NULL;
+    size_t at = 0;
+    assert(n_row <= of->max_row);
+    *out = NULL;
+    status_t st = mem_zalloc(&ws, 1, sizeof *ws, "rows under way");
+    if (st) return st;
+    *ws = *of;
+    ws->max_row = n_row;
+    if ((st = be->ops->alloc(be, forward_ws_rows_bytes(c, be->act, n_row), "rows under way", &ws->memory))) {
+        mem_free(ws);
+        return st;
+    }
+    ws->x = (void *)((char *)ws->memory + take(&at, n_row, c->d_model, sizeof(float)));
+    ws->q = (char *)ws->memory + take(&at, n_row, c->n_head * c->d_head, dtype_bytes(be->act));
+    ws->cos_sin = (void *)((char *)ws->memory + take(&at, n_row, c->d_rot, sizeof(float)));
+    *out = ws;
+    return ST_OK;
+}
+
 void forward_ws_free(forward_ws_t *ws) {
     if (!ws) return;
     ws->m->be->ops->free(ws->m->be, ws->memory);
-    mem_free(ws->angles);
     mem_free(ws);
 }
 
+/* Where a layer's rows are in the pools of the batch. */
+static int pool_layer(const batch_t *b, int layer) { return b->layer_ring ? layer % b->layer_ring : layer; }
+
 /* ---- the steps ------------------------------------------------------------------------------------------------- */
+static status_t beyond_limit(const model_t *m, int64_t position, int64_t limit) {
+    return status_fail(
+        ST_INPUT,
+        "%s: position %lld, but %s rope scaling was set for positions below %lld, and longer text turns every earlier key by "
+        "other frequencies; give --rope-length for the positions that the whole run takes, or use shorter segments and prompts",
+        m->file->path, (long long)position, rope_scaling_name(m->config.rope_scaling), (long long)limit);
+}
+
 static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     const model_t *m = ws->m;
     int64_t d_rot = m->config.d_rot;
@@ -101,8 +138,9 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
             return status_fail(ST_INPUT,
                                "token id %d of row %lld is outside the model's vocabulary of %lld; use ids of this model's tokenizer",
                                b->tokens[t], (long long)t, (long long)m->config.n_vocab);
-    rope_cos_sin(m->inv_freq, d_rot, b->n_row, b->positions, ws->angles);
-    status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
+    for (int64_t t = 0, limit = rope_limit(&m->config); limit && t < b->n_row; t++)
+        if (b->positions[t] >= (double)limit) return beyond_limit(m, (int64_t)b->positions[t], limit);
+    status_t st = m->be->ops->rope(m->be, b->n_row, d_rot, b->positions, m->inv_freq, m->config.rope_attention, ws->cos_sin);
     if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
     for (int i = 0; i < b->n_given && !st; i++) {
         const given_t *g = &b->given[i];
@@ -111,18 +149,17 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     return st;
 }
 
-/* wide -> q, and K/V into the pools */
-static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
+/* h -> q, and K/V into the pools */
+static status_t project(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const model_config_t *c = &m->config;
     const layer_t *y = &m->layers[layer];
-    qkv_args_t a = {.layer = layer,
+    qkv_args_t a = {.layer = pool_layer(b, layer),
                     .n_row = b->n_row,
                     .n_head = (int)c->n_head,
                     .n_kv_head = (int)c->n_kv_head,
                     .d_head = (int)c->d_head,
                     .d_rot = (int)c->d_rot,
-                    .qkv = ws->wide,
                     .bias = y->qkv_bias,
                     .q_norm = y->q_norm,
                     .k_norm = y->k_norm,
@@ -133,7 +170,7 @@ static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
                     .n_run = b->n_run,
                     .pools = b->pools,
                     .runs = b->runs};
-    return m->be->ops->qkv(m->be, &a);
+    return m->be->ops->linear_qkv(m->be, y->qkv, ws->h, ws->wide, &a);
 }
 
 /* q -> h */
@@ -141,7 +178,7 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const model_config_t *c = &m->config;
     if (b->attend) return b->attend(b->attend_ctx, layer, ws->q, ws->h);
-    attn_args_t a = {.layer = layer,
+    attn_args_t a = {.layer = pool_layer(b, layer),
                      .n_head = (int)c->n_head,
                      .n_kv_head = (int)c->n_kv_head,
                      .d_head = (int)c->d_head,
@@ -160,7 +197,16 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     return m->be->ops->attention(m->be, &a);
 }
 
-static status_t decoder_layer(forward_ws_t *ws, const batch_t *b, int layer) {
+status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {
+    const model_t *m = ws->m;
+    const backend_ops_t *op = m->be->ops;
+    const layer_t *y = &m->layers[layer];
+    status_t st;
+    if ((st = op->rmsnorm(m->be, b->n_row, m->config.d_model, ws->x, y->attn_norm, (float)m->config.norm_eps, ws->h))) return st;
+    return project(ws, b, layer);
+}
+
+status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     backend_t *be = m->be;
     const backend_ops_t *op = be->ops;
@@ -169,18 +215,14 @@ static status_t decoder_layer(forward_ws_t *ws, const batch_t *b, int layer) {
     float eps = (float)m->config.norm_eps;
     status_t st;
 
-    if ((st = op->rmsnorm(be, n, d, ws->x, y->attn_norm, eps, ws->h))) return st;
-    if ((st = op->linear(be, y->qkv, n, ws->h, ws->wide, false))) return st;
-    if ((st = rotate_and_keep(ws, b, layer))) return st;
     /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
-    if (layer == m->config.n_layer - 1 && b->n_out == 0 && !b->attend) return ST_OK;
+    if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
     if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
 
     if ((st = op->rmsnorm(be, n, d, ws->x, y->ffn_norm, eps, ws->h))) return st;
-    if ((st = op->linear(be, y->gate_up, n, ws->h, ws->wide, false))) return st;
-    if ((st = op->silu_mul(be, n, m->config.d_ff, ws->wide, ws->h))) return st;
-    return op->linear(be, y->down, n, ws->h, ws->x, true);
+    if ((st = op->linear_glu(be, y->gate_up, n, ws->h, ws->wide, ws->gated))) return st;
+    return op->linear(be, y->down, n, ws->gated, ws->x, true);
 }
 
 static status_t logits_out(forward_ws_t *ws, const batch_t *b) {
@@ -199,11 +241,33 @@ static status_t logits_out(forward_ws_t *ws, const batch_t *b) {
     return ST_OK;
 }
 
+/* The hidden states after the last norm: what the output rows would be multiplied with, in the type of activations. */
+static status_t hidden_out(forward_ws_t *ws, const batch_t *b) {
+    const model_t *m = ws->m;
+    backend_t *be = m->be;
+    int64_t d = m->config.d_model;
+    status_t st;
+    if (!b->n_hidden) return ST_OK;
+    if ((st = be->ops->gather_rows(be, b->n_hidden, d, b->hidden_rows, ws->x, ws->wide))) return st;
+    if ((st = be->ops->rmsnorm(be, b->n_hidden, d, ws->wide, m->out_norm, (float)m->config.norm_eps, ws->h))) return st;
+    if ((st = be->ops->convert(be, (size_t)(b->n_hidden * d), DT_F32, ws->wide, be->act, ws->h))) return st;
+    return be->ops->copy_out(be, b->hidden, ws->wide, (size_t)(b->n_hidden * d) * sizeof(float));
+}
+
+status_t forward_begin(forward_ws_t *ws, const batch_t *b) { return rows_in(ws, b); }
+status_t forward_end(forward_ws_t *ws, const batch_t *b) {
+    status_t st = hidden_out(ws, b);
+    return st ? st : logits_out(ws, b);
+}
+
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b) {
     assert(ws->m == m && b->n_row >= 0 && b->n_row <= ws->max_row && (b->n_out == 0 || b->logits));
-    status_t st = rows_in(ws, b);
-    for (int layer = 0; layer < m->config.n_layer && !st; layer++) st = decoder_layer(ws, b, layer);
-    return st ? st : logits_out(ws, b);
+    status_t st = forward_begin(ws, b);
+    for (int layer = 0; layer < m->config.n_layer && !st; layer++) {
+        st = forward_keys(ws, b, layer);
+        if (!st) st = forward_rest(ws, b, layer);
+    }
+    return st ? st : forward_end(ws, b);
 }
 
 /* ---- what it costs ---------------------------------------------------------------------------------------------- */

@@ -18,9 +18,13 @@
 typedef struct model_file model_file_t;
 
 status_t model_file_open(const char *path, model_file_t **out); /* a .gguf file, or a folder with config.json */
+/* A model of these dimensions without a file, its weights random but the same on every machine: for measurements. No tokenizer. */
+status_t model_file_random(const model_config_t *c, model_file_t **out);
 void model_file_close(model_file_t *f);
 const char *model_file_path(const model_file_t *f);
 const model_config_t *model_file_config(const model_file_t *f);
+/* config_rope_length, before the model is loaded. */
+status_t model_file_rope_length(model_file_t *f, int64_t length);
 const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 /* NULL when the folder has none (then commands that need text refuse, those that take ids work). */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
@@ -48,6 +52,10 @@ typedef struct forward_ws forward_ws_t;
 size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row);
 status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out);
 void forward_ws_free(forward_ws_t *ws);
+/* Room for n_row (<= max_row of `of`) rows that stay under way while others are worked on: what is needed only during an operation is
+ * `of`'s, which must live longer. */
+size_t forward_ws_rows_bytes(const model_config_t *c, dtype_t act, int64_t n_row);
+status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out);
 
 /* Attention of one layer may be taken over by the caller (queries over a distributed context): q is [n_row][n_head][d_head] act [B], the
  * result goes to o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools. */
@@ -67,6 +75,7 @@ typedef struct {
     const given_t *given;
     int n_pool, n_run, n_span;
     const kv_pool_t *pools;
+    int layer_ring;      /* 0: pools hold all layers; k: only the k at work, layer l's rows where layer l % k would be */
     const run_t *runs;   /* cover every row once */
     const span_t *spans; /* all of block 0, unless attend is given */
     attend_fn attend;    /* NULL: backend attention over the spans */
@@ -74,10 +83,19 @@ typedef struct {
     /* out */
     int64_t n_out; /* rows whose logits are wanted, in the order of out_rows */
     const int64_t *out_rows;
-    float *logits; /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    float *logits;    /* host [n_out][n_vocab], or NULL when n_out is 0 */
+    int64_t n_hidden; /* rows whose hidden states, after the last norm, are wanted */
+    const int64_t *hidden_rows;
+    float *hidden; /* host [n_hidden][d_model] */
 } batch_t;
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);
+/* The same in steps, for rows whose attention waits for K/V that others compute: forward is begin, then keys (K/V of the rows into their
+ * pools) and rest (attention and feed-forward) of every layer, then end (logits). */
+status_t forward_begin(forward_ws_t *ws, const batch_t *b);
+status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer);
+status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer);
+status_t forward_end(forward_ws_t *ws, const batch_t *b);
 /* Floating-point operations of the linear layers for one row (2 per weight), without the output rows; and of the output rows. */
 double model_flops_row(const model_config_t *c);
 double model_flops_logits(const model_config_t *c);

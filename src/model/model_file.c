@@ -161,6 +161,8 @@ void model_file_close(model_file_t *f) {
     if (!f) return;
     tokenizer_free(f->tokenizer);
     mem_free(f->weights);
+    mem_free(f->made);
+    mem_free(f->names);
     for (int64_t i = 0; i < f->n_shard; i++) safetensors_close(f->shards[i]);
     mem_free(f->shards);
     gguf_close(f->gguf);
@@ -170,6 +172,7 @@ void model_file_close(model_file_t *f) {
 
 const char *model_file_path(const model_file_t *f) { return f->path; }
 const model_config_t *model_file_config(const model_file_t *f) { return &f->config; }
+status_t model_file_rope_length(model_file_t *f, int64_t length) { return config_rope_length(&f->config, f->path, length); }
 const gguf_t *model_file_gguf(const model_file_t *f) { return f->gguf; }
 const tokenizer_t *model_file_tokenizer(const model_file_t *f) { return f->tokenizer; }
 int64_t model_file_n_tensors(const model_file_t *f) { return source_of(f).n; }
@@ -204,6 +207,12 @@ hash_t model_file_fingerprint(const model_file_t *f) {
                      (long long)c->d_head, (long long)c->d_ff, (long long)c->d_rot, (long long)c->window, c->norm_eps, c->rope_theta,
                      (int)c->rope_scaling, c->rope_factor, c->rope_low, c->rope_high, (long long)c->rope_old_ctx, (int)c->tied);
     hash_add(h, text, (size_t)n);
+    if (c->rope_scaling > ROPE_LLAMA3) {
+        n = snprintf(text, sizeof text, "%a|%d|%lld", c->rope_attention, (int)c->rope_whole, (long long)c->rope_length);
+        hash_add(h, text, (size_t)n);
+        hash_add(h, c->rope_short, sizeof c->rope_short);
+        hash_add(h, c->rope_long, sizeof c->rope_long);
+    }
     for (int64_t i = 0; i < bind_count(c); i++)
         if (f->weights[i].tensor) hash_tensor(h, f->weights[i].tensor);
     return hash_finish(h);

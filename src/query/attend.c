@@ -4,7 +4,7 @@
  * it merges) sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g. A rank fills its own groups, the gather fills the
  * rest, the last merge reads all.
  */
-#include "query/attend.h"
+#include "query/attend_impl.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,40 +13,8 @@
 #include "encode/pick.h"
 #include "layout/rule.h"
 
-enum { SINK_POOL = 0, PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
+enum { PART_BUDGET = 192 << 20 }; /* bytes of partial results held at a time without SEL */
 
-typedef struct {
-    float *o, *lse, *m, *top;
-} partial_t; /* [B] */
-
-struct attend {
-    model_t *model;
-    backend_t *be;
-    const model_config_t *config;
-    comm_t *comm;
-    const context_kv_t *ctx;
-    attend_spec_t spec;
-    int64_t max_row, n_hold;
-    int max_query;
-    partial_t part, sums;
-    uint8_t *keep_dev;              /* [B] [n_local][rows][heads] */
-    uint8_t *keep;                  /* [n_segment][rows][heads] */
-    float *score, *score_all;       /* [n_local], [n_segment] x [2][rows][heads]: score and lse */
-    float *lse_local;               /* [n_local][rows][heads] */
-    float *total, *total_m;         /* [rows][heads]: L and m of the merged rows */
-    float *total_dev, *total_m_dev; /* [B] */
-    float *scratch;                 /* [2 * n_segment] */
-    char *wire_send, *wire_recv;
-    int64_t *bytes_each;
-    layout_t base, segments;
-    kv_pool_t *pools; /* [1 + max_query] for the base, then [n_hold] for segments */
-    /* the pass at hand */
-    attend_query_t *queries;
-    int n_query;
-    int64_t n_row;
-};
-
-static int64_t plane(const attend_t *a) { return a->n_row * a->config->n_head; }
 static size_t row_floats(const model_config_t *c) { return (size_t)c->n_head * (size_t)(c->d_head + 2 + ATTN_TOP); }
 
 static int64_t hold_count(const model_config_t *c, const context_kv_t *ctx, const attend_spec_t *spec, int64_t n_local, int64_t max_row) {
@@ -84,12 +52,14 @@ static int64_t pools_each(const attend_t *a) { return a->ctx->counts ? a->config
 
 static status_t attend_setup(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
-    status_t st = partial_alloc(a, &a->sums, 1 + ctx->n_group, false);
+    status_t st = partial_alloc(a, &a->sums, a->n_base + ctx->n_group, false);
     size_t cells = (size_t)(a->max_row * a->config->n_head), P = (size_t)ctx->n_segment, local = (size_t)ctx->n_local;
     if (!st && a->n_hold) st = partial_alloc(a, &a->part, a->n_hold, a->spec.select > 0);
     if (!st) st = a->be->ops->alloc(a->be, cells * sizeof(float), "row totals", &a->total_dev);
     if (!st) st = a->be->ops->alloc(a->be, cells * sizeof(float), "row totals", &a->total_m_dev);
     if (!st) st = mem_alloc(&a->total, cells, sizeof(float), "row totals");
+    if (!st) st = mem_zalloc(&a->shift, cells, sizeof(float), "row totals");
+    if (!st) st = mem_alloc(&a->slots, (size_t)(2 + ctx->n_group) * cells, sizeof(float), "row totals");
     if (!st) st = mem_alloc(&a->total_m, cells, sizeof(float), "row totals");
     if (!st) st = mem_alloc(&a->lse_local, local * cells, sizeof(float), "segment totals");
     if (!st) st = mem_alloc(&a->bytes_each, (size_t)a->comm->size, sizeof(int64_t), "wire counts");
@@ -126,6 +96,7 @@ status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const 
     if (spec->select >= ctx->n_segment) a->spec.select = 0; /* keeping all of them is no selection */
     a->max_row = max_row;
     a->max_query = max_query;
+    a->n_base = spec->own_log_p ? 2 : 1;
     a->n_hold = hold_count(a->config, ctx, &a->spec, ctx->n_local, max_row);
     st = comm_agree(comm, attend_setup(a));
     if (st)
@@ -148,6 +119,8 @@ void attend_free(attend_t *a) {
     mem_free(a->lse_local);
     mem_free(a->total);
     mem_free(a->total_m);
+    mem_free(a->shift);
+    mem_free(a->slots);
     mem_free(a->scratch);
     mem_free(a->wire_send);
     mem_free(a->wire_recv);
@@ -178,31 +151,51 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     args.spans = a->base.spans;
     args.n_run = a->base.n_run;
     args.n_span = a->base.n_span;
-    args.n_block = 1;
+    args.n_block = a->n_base;
     args.o = a->sums.o;
     args.lse = a->sums.lse;
-    args.m = a->sums.m;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
     return a->be->ops->attention(a->be, &args);
 }
 
-/* A local segment's rows as block `block`; `at`: its pools in the call. */
-static status_t segment_spans(attend_t *a, int layer, int64_t segment, int64_t block, kv_pool_t *pools, int64_t at) {
+/* Of local segments first .. first+n-1 what one run sees, segment i as block i: all rows. */
+static status_t spans_whole(attend_t *a, int64_t n, const kv_pool_t *pools) {
+    int64_t each = pools_each(a);
+    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+    for (int64_t i = 0; i < n * each && !st; i++)
+        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)(i / each), pools[i].n_row));
+    return st;
+}
+
+/* The same through the model's window: queries stand at other positions, and where a segment's rows are no line, so does every row. A
+ * segment that lies outside gives an empty partial result. */
+static status_t spans_windowed(attend_t *a, int64_t first, int64_t n, const kv_pool_t *pools) {
+    const place_t *theirs = a->ctx->places + first, own = {.align = ALIGN_LEFT, .n_sink = a->ctx->query_position};
+    bool line = true;
     status_t st = ST_OK;
-    for (int64_t h = 0; h < pools_each(a) && !st; h++) {
-        const kv_pool_t *whole = &a->ctx->pools[segment];
-        pools[at + h] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[segment], layer, h) : *whole;
-        st = layout_add_span(&a->segments, span_all((int32_t)(at + h), (int32_t)block, pools[at + h].n_row));
+    for (int64_t i = 0; i < n; i++) line = line && place_steps(&theirs[i]);
+    for (int q = 0; q < a->n_query; q++) {
+        const attend_query_t *query = &a->queries[q];
+        for (int64_t r = 0, step = line ? query->n : 1; r < query->n && !st; r += step) {
+            st = layout_add_run(&a->segments, -1, query->index + r, step);
+            for (int64_t i = 0; i < n && !st; i++)
+                st = layout_add_span(&a->segments, span_window((int32_t)i, (int32_t)i, pools[i].n_row, &theirs[i], &own, query->index + r,
+                                                               a->config->window));
+        }
     }
     return st;
 }
 
-/* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
+/* Local segments [first, first+n) as blocks 0..n-1 of `part`. */
 static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
     kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
     int64_t each = pools_each(a);
+    for (int64_t i = 0; i < n * each; i++) {
+        const kv_pool_t *whole = &a->ctx->pools[first + i / each];
+        pools[i] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[first + i / each], layer, i % each) : *whole;
+    }
     layout_clear(&a->segments);
-    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
-    for (int64_t i = 0; !st && i < n; i++) st = segment_spans(a, layer, first + i, i, pools, i * each);
+    status_t st = a->config->window > 0 && a->ctx->places ? spans_windowed(a, first, n, pools) : spans_whole(a, n, pools);
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);
     args.pools = pools;
@@ -212,13 +205,55 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
     args.n_run = a->segments.n_run;
     args.n_span = a->segments.n_span;
     args.n_block = (int)n;
+    if (a->spec.temperature > 0) args.scale /= (float)a->spec.temperature;
     args.o = a->part.o;
     args.lse = a->part.lse;
-    args.m = a->part.m;
+    args.m = a->spec.want_entropy ? a->part.m : NULL;
     args.top = a->spec.select ? a->part.top : NULL;
     st = a->be->ops->attention(a->be, &args);
     if (!st && (a->spec.want_mass || a->spec.select))
         st = a->be->ops->copy_out(a->be, a->lse_local + first * plane(a), a->part.lse, (size_t)(n * plane(a)) * sizeof(float));
+    return st;
+}
+
+/* One rank, and every group one segment: base and segments in a single call, each block straight into its slot of `sums`. The bits are
+ * those of the longer way, since merging one partial result changes nothing. */
+static bool joins(const attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    return a->comm->size == 1 && ctx->n_local && ctx->group == 1 && a->n_hold == ctx->n_local && !ctx->counts && !a->spec.select;
+}
+
+static status_t joined_layout(attend_t *a) {
+    status_t st = ST_OK;
+    int64_t first = 1 + a->n_query;
+    layout_clear(&a->segments);
+    for (int64_t i = 0; i < a->ctx->n_local; i++) a->pools[first + i] = a->ctx->pools[i];
+    for (int r = 0; r < a->base.n_run && !st; r++) {
+        const run_t *run = &a->base.runs[r];
+        st = layout_add_run(&a->segments, run->pool, run->index, run->n);
+        for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
+        for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(1 + i), a->pools[first + i].n_row));
+    }
+    return st;
+}
+
+static status_t joined_attention(attend_t *a, int layer, const void *q) {
+    status_t st = layer ? ST_OK : joined_layout(a); /* the same in every layer */
+    attn_args_t args = attention_args(a, layer, q);
+    args.pools = a->pools;
+    args.n_pool = (int)(1 + a->n_query + a->ctx->n_local);
+    args.runs = a->segments.runs;
+    args.spans = a->segments.spans;
+    args.n_run = a->segments.n_run;
+    args.n_span = a->segments.n_span;
+    args.n_block = (int)(1 + a->ctx->n_local);
+    args.o = a->sums.o;
+    args.lse = a->sums.lse;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
+    if (!st) st = a->be->ops->attention(a->be, &args);
+    if (!st && a->spec.want_mass)
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + plane(a), (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 
@@ -246,7 +281,7 @@ static status_t fetch_raw(attend_t *a, int layer, const void *q) {
         args.spans = a->segments.spans;
         args.o = a->part.o + i * cells * a->config->d_head;
         args.lse = a->part.lse + i * cells;
-        args.m = a->part.m + i * cells;
+        args.m = a->spec.want_entropy ? a->part.m + i * cells : NULL;
         st = a->be->ops->attention(a->be, &args);
         if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
         if (st) return st;
@@ -260,19 +295,19 @@ static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
     int64_t cells = plane(a), d = a->config->d_head;
     for (int64_t at = first; at < first + n;) {
         int64_t g = (ctx->first + at) / ctx->group, end = i64_min(context_group_end(ctx, g) - ctx->first, first + n), p = at - first,
-                slot = 1 + g;
+                slot = a->n_base + g;
         merge_args_t args = {.n_row = a->n_row,
                              .n_head = (int)a->config->n_head,
                              .d_head = (int)d,
                              .n_block = (int)(end - at),
                              .o = a->part.o + p * cells * d,
                              .lse = a->part.lse + p * cells,
-                             .m = a->part.m + p * cells,
+                             .m = a->spec.want_entropy ? a->part.m + p * cells : NULL,
                              .keep = a->spec.select ? a->keep_dev + at * cells : NULL,
                              .o_out_type = DT_F32,
                              .o_out = a->sums.o + slot * cells * d,
                              .lse_out = a->sums.lse + slot * cells,
-                             .m_out = a->sums.m + slot * cells};
+                             .m_out = a->spec.want_entropy ? a->sums.m + slot * cells : NULL};
         status_t st = a->be->ops->merge(a->be, &args);
         if (st) return st;
         at = end;
@@ -337,8 +372,8 @@ static status_t share_groups(attend_t *a) {
     size_t cell_bytes = (size_t)plane(a) * sizeof(float), each = cell_bytes * (size_t)(d + 2);
     int64_t first = ctx->first_group[rank], mine = ctx->first_group[rank + 1] - first;
     backend_t *be = a->be;
-    const float *part[3] = {a->sums.o + (1 + first) * plane(a) * d, a->sums.lse + (1 + first) * plane(a),
-                            a->sums.m + (1 + first) * plane(a)};
+    int64_t own = a->n_base + first;
+    const float *part[3] = {a->sums.o + own * plane(a) * d, a->sums.lse + own * plane(a), a->sums.m + own * plane(a)};
     const size_t size[3] = {cell_bytes * (size_t)d, cell_bytes, cell_bytes};
     status_t st = ST_OK;
     char *to = a->wire_send;
@@ -351,7 +386,7 @@ static status_t share_groups(attend_t *a) {
     if ((st = a->comm->ops->all_gather(a->comm, a->wire_send, a->wire_recv, a->bytes_each))) return st;
     const char *from = a->wire_recv;
     for (int r = 0; r < a->comm->size; r++) {
-        int64_t slot = 1 + ctx->first_group[r], n = ctx->first_group[r + 1] - ctx->first_group[r];
+        int64_t slot = a->n_base + ctx->first_group[r], n = ctx->first_group[r + 1] - ctx->first_group[r];
         float *at[3] = {a->sums.o + slot * plane(a) * d, a->sums.lse + slot * plane(a), a->sums.m + slot * plane(a)};
         for (int i = 0; !st && i < 3; i++) {
             if (n && r != rank) st = be->ops->copy_in(be, at[i], from, size[i] * (size_t)n);
@@ -380,7 +415,7 @@ static void sum_mass(attend_t *a) {
             const uint8_t *keep = a->spec.select ? a->keep + (a->ctx->first + i) * cells : NULL;
             double sum = 0;
             for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++)
-                if (!keep || keep[x]) sum += exp((double)a->lse_local[i * cells + x] - (double)a->total[x]);
+                if (!keep || keep[x]) sum += exp((double)a->lse_local[i * cells + x] + (double)a->shift[x] - (double)a->total[x]);
             if (query->mass) query->mass[i] += sum;
         }
 }
@@ -390,8 +425,11 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;
-    status_t st = base_attention(a, layer, q);
-    if (a->spec.select) {
+    bool joined = joins(a);
+    status_t st = joined ? joined_attention(a, layer, q) : base_attention(a, layer, q);
+    if (joined) {
+        /* all slots are filled */
+    } else if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
         if (!st) st = choose(a);
         if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
@@ -404,24 +442,34 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
         }
     }
     if (!st && a->comm->size > 1 && ctx->n_group) st = share_groups(a);
+    if (!st) st = reweigh(a);
     if (st) return st;
     merge_args_t args = {.n_row = a->n_row,
                          .n_head = (int)a->config->n_head,
                          .d_head = (int)a->config->d_head,
-                         .n_block = (int)(1 + ctx->n_group),
+                         .n_block = (int)(a->n_base + ctx->n_group),
                          .o = a->sums.o,
                          .lse = a->sums.lse,
-                         .m = a->sums.m,
+                         .m = a->spec.want_entropy ? a->sums.m : NULL,
                          .o_out_type = a->be->act,
                          .o_out = o,
                          .lse_out = stats ? a->total_dev : NULL,
-                         .m_out = stats ? a->total_m_dev : NULL};
+                         .m_out = a->spec.want_entropy ? a->total_m_dev : NULL};
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
-    if (!st && stats) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
+    if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
     if (!st && a->spec.want_entropy) sum_entropy(a);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;
+}
+
+/* Sink and own rows of query i, which may be blocks apart. */
+static status_t base_spans(attend_t *a, int i) {
+    const attend_query_t *q = &a->queries[i];
+    int64_t n_sink = a->ctx->sink.n_row;
+    status_t st = layout_add_run(&a->base, 1 + i, q->index, q->n);
+    if (!st && n_sink) st = layout_add_span(&a->base, span_all(SINK_POOL, 0, n_sink));
+    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, a->config->window));
 }
 
 /* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
@@ -429,8 +477,14 @@ static status_t base_by_rule(attend_t *a, int i) {
     const attend_query_t *q = &a->queries[i];
     int64_t after = a->ctx->query_position; /* any order behind the sink will do */
     rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
-                            {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i}};
-    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+                            {.set = SET_QUERY,
+                             .piece = i,
+                             .order = after,
+                             .n_row = q->index + q->n,
+                             .pool = 1 + i,
+                             .block = a->n_base - 1,
+                             .place = {ALIGN_LEFT, .n_sink = after}}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, a->config->window);
 }
 
 status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions,
@@ -446,8 +500,7 @@ status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, 
         queries[i].row = a->base.n_row;
         queries[i].entropy = 0;
         pools[1 + i] = queries[i].own;
-        st = a->spec.by_rule ? base_by_rule(a, i)
-                             : layout_segment(&a->base, SINK_POOL, ctx->sink.n_row, 1 + i, queries[i].index, queries[i].n, 0);
+        st = a->spec.by_rule ? base_by_rule(a, i) : base_spans(a, i);
     }
     if (st) return st;
     a->n_row = a->base.n_row;

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "encode/move.h"
 #include "layout/assign.h"
 
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *c) {
@@ -34,7 +35,14 @@ void context_free(context_kv_t *c) {
     mem_free(c->packed);
     mem_free(c->raw);
     mem_free(c->whole);
+    mem_free(c->places);
     *c = (context_kv_t){0};
+}
+
+status_t context_places(context_kv_t *c, const place_t *all) {
+    status_t st = mem_alloc(&c->places, (size_t)i64_max(1, c->n_local), sizeof *c->places, "places of segments");
+    if (!st && c->n_local) memcpy(c->places, all + c->first, (size_t)c->n_local * sizeof *c->places);
+    return st;
 }
 
 /* A CPU backend reads bf16 and f32 rows where they lie in the map; everything else is converted or uploaded once. */
@@ -112,6 +120,8 @@ static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const contex
 static status_t map_local(backend_t *be, const model_config_t *config, store_t *store, const store_segment_t *const *segments,
                           const context_read_t *how, context_kv_t *c) {
     dtype_t type = store_profile(store)->kv_type;
+    int64_t before = 0;
+    for (int64_t i = 0; i < c->first; i++) before += segments[i]->n_token;
     status_t st = mem_zalloc(&c->whole, (size_t)c->n_local, sizeof *c->whole, "segment pools");
     bool selected = how->kept.select.ratio && !how->raw_only;
     if (!st && selected) st = mem_zalloc(&c->counts, (size_t)c->n_local, sizeof *c->counts, "kept rows");
@@ -127,12 +137,14 @@ static status_t map_local(backend_t *be, const model_config_t *config, store_t *
                              (long long)seg->n_token, (long long)seg->n_row);
             break;
         }
-        if (readable_in_place(be, type)) {
+        if (readable_in_place(be, type) && !how->joined) {
             c->whole[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
         } else {
             c->owns_pools = true;
             st = pool_copy(be, config, type, seg->n_row, k, v, &c->whole[i]);
+            if (!st && how->joined) st = keys_move_all(how->joined, &c->whole[i], before);
         }
+        before += seg->n_token;
         if (!st && selected)
             st = take_selected(c, config, store, seg, i, how);
         else

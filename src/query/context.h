@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "comm/comm.h"
 #include "encode/kept.h"
+#include "layout/window.h"
 #include "model/kv.h"
 #include "store/store.h"
 
@@ -28,6 +29,7 @@ typedef struct {
     kv_pool_t *packed;      /* [n_local] pools that were packed here, owned; NULL: none */
     kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */
     int64_t query_position; /* where query rows start: n_sink + M */
+    place_t *places;        /* [n_local] where the rows of the pools stand, for models with a sliding window; NULL: a query sees all rows */
     bool owns_pools;        /* pools are copies to be freed */
     backend_t *be;
 } context_kv_t;
@@ -35,6 +37,8 @@ typedef struct {
 /* Deals segments of the given rows over the ranks; pools are left for the caller to fill. */
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *out);
 void context_free(context_kv_t *c);
+/* all: [n_segment] where the rows of each segment's pool stand. */
+status_t context_places(context_kv_t *c, const place_t *all);
 
 /* From a store: segments in the order given. Each rank verifies (when `verify`), maps and, where the backend needs it, copies its own.
  * `kept` says which rows a segment has; its gists or selected rows become the pools, or its raw rows when it has no gists or `raw_only`;
@@ -42,6 +46,7 @@ void context_free(context_kv_t *c);
 typedef struct {
     kept_t kept;
     bool verify, raw_only, both;
+    model_t *joined; /* its keys move to positions one segment after another; NULL: they stay where they were encoded */
 } context_read_t;
 status_t context_from_store(backend_t *be, const model_config_t *config, comm_t *comm, store_t *store,
                             const store_segment_t *const *segments, int64_t n, const context_read_t *how, context_kv_t *out);

@@ -76,6 +76,7 @@ expect 2 - '--segment: "4K 5" has a unit' encode --model m --store s --segment '
 expect 2 - '--segment needs a value' encode --model m --store s --segment
 expect 2 - '--segment needs a value but is followed by --bos' encode --model m --store s --segment --bos
 expect 2 - '--layout: "nope" is not known; give one of full, pce' encode --model m --store s --layout nope x
+expect 2 - '--ape-scale: "0" is too small' query --model m --store s --ape-scale 0 --prompt x
 expect 2 - '--select: "-1" is too small' query --model m --store s --select -1 --prompt x
 expect 2 - '--temperature: "hot" is no number' query --model m --store s --temperature hot --prompt x
 expect 2 - '--temperature: "nan" is no number' query --model m --store s --temperature nan --prompt x
@@ -145,6 +146,13 @@ printf '1\n2\t3 4  5' | "$precis" logits --model "$tiny" --tokens - --out "$work
 holds 'ids from a pipe give other logits' cmp "$work/l.safetensors" "$work/piped.safetensors"
 holds 'the logits are no tensor of 5 rows' grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
 holds 'a part file was left behind' test -z "$(find "$work" -name '*.part*')"
+expect 2 - 'segments are aligned right; leave --align out' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout structured --align even
+expect 2 - '--positions reused has no meaning for --layout star' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout star --positions reused
+expect 2 - '--local 0: a row sees at least itself' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout streaming --local 0
+for layout in structured ape block star coarse-rec streaming; do
+    expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32 --layout $layout --segment 3 --ratio 2
+    holds "the logits of $layout are no tensor of 5 rows" grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
+done
 expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l
 if [ -w /dev/full ]; then
     "$precis" inspect "$tiny" >/dev/full 2>"$work/err"

@@ -16,6 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 N_TOKEN = 40
 BASE = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, vocab_size=160,
             max_position_embeddings=128, rms_norm_eps=1e-5, hidden_act="silu")
+SMALL = dict(BASE, hidden_size=32, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32, vocab_size=64)
 LLAMA3 = dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
 
 MODELS = {
@@ -36,6 +37,14 @@ MODELS = {
     # norms of q and k, heads wider than hidden_size / heads
     "tiny-qwen3": dict(config=dict(BASE, model_type="qwen3", head_dim=32, num_hidden_layers=1, tie_word_embeddings=False,
                                    rope_parameters=dict(rope_type="default", rope_theta=1000000.0)), dtype=torch.bfloat16, gguf=dict(default="Q8_0")),
+    # yarn as Qwen2.5's cards have it; GGUF with rope.scaling.* keys
+    "tiny-yarn": dict(config=dict(SMALL, model_type="qwen2", tie_word_embeddings=True, rope_theta=10000.0,
+                                  rope_scaling=dict(type="yarn", factor=4.0, original_max_position_embeddings=16)), dtype=torch.bfloat16,
+                      gguf=dict(default="Q8_0")),
+    # longrope; GGUF with the two tensors of factors
+    "tiny-longrope": dict(config=dict(SMALL, model_type="llama", tie_word_embeddings=False, rope_parameters=dict(
+                              rope_type="longrope", rope_theta=10000.0, original_max_position_embeddings=64, short_factor=[1 + .1 * i for i in range(8)],
+                              long_factor=[2 + .5 * i for i in range(8)])), dtype=torch.bfloat16, gguf=dict(default="Q8_0")),
 }
 CLASS = dict(llama="LlamaForCausalLM", qwen2="Qwen2ForCausalLM", qwen3="Qwen3ForCausalLM")
 
@@ -105,6 +114,20 @@ def llama3_factors(c):
     return (1 / ((1 - np.clip(keep, 0, 1)) / p["factor"] + np.clip(keep, 0, 1))).astype(np.float32)
 
 
+def stretch(w, c):
+    """Yarn and longrope as the GGUF converter writes them."""
+    p = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    kind = p.get("rope_type", p.get("type"))
+    if kind == "yarn":
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN); w.add_rope_scaling_factor(p["factor"])
+        w.add_rope_scaling_orig_ctx_len(p["original_max_position_embeddings"])
+    if kind == "longrope":
+        old = p["original_max_position_embeddings"]
+        w.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE); w.add_rope_scaling_orig_ctx_len(old)
+        w.add_rope_scaling_attn_factors(float((1 + np.log(c["max_position_embeddings"] / old) / np.log(old)) ** .5))
+        for end in "long", "short": w.add_tensor(f"rope_factors_{end}.weight", np.array(p[f"{end}_factor"], dtype=np.float32))
+
+
 def write_gguf(path, spec, weights):
     """Returns the weights as a reader gets them back."""
     c = spec["config"]; arch = c["model_type"]; types = spec["gguf"]; back = {}
@@ -115,6 +138,8 @@ def write_gguf(path, spec, weights):
     w.add_rope_freq_base(c.get("rope_theta") or c["rope_parameters"]["rope_theta"])
     if "head_dim" in c: w.add_key_length(c["head_dim"]); w.add_value_length(c["head_dim"])
     if (c.get("rope_parameters") or {}).get("rope_type") == "llama3": w.add_tensor("rope_freqs.weight", llama3_factors(c))
+    if arch == "llama" and "head_dim" not in c: w.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
+    stretch(w, c)
     for hf, t in weights.items():
         x, name = t.float().numpy(), gguf_name(hf)
         heads = {"q_proj": c["num_attention_heads"], "k_proj": c["num_key_value_heads"]}.get(hf.split(".")[-2]) if arch == "llama" else None

@@ -6,10 +6,11 @@
 
 #include "unit.h"
 
-static const char *const folders[] = {"tests/golden/tiny-llama", "tests/golden/tiny-llama31", "tests/golden/tiny-linear",
-                                      "tests/golden/tiny-qwen2", "tests/golden/tiny-qwen3"};
+static const char *const folders[] = {"tests/golden/tiny-llama",   "tests/golden/tiny-llama31", "tests/golden/tiny-linear",
+                                      "tests/golden/tiny-qwen2",   "tests/golden/tiny-qwen3",   "tests/golden/tiny-yarn",
+                                      "tests/golden/tiny-longrope"};
 static const char *const with_gguf[] = {"tests/golden/tiny-llama", "tests/golden/tiny-llama31", "tests/golden/tiny-qwen2",
-                                        "tests/golden/tiny-qwen3"};
+                                        "tests/golden/tiny-qwen3", "tests/golden/tiny-yarn",    "tests/golden/tiny-longrope"};
 
 /* Largest difference over the largest |logit|; huge when anything fails. */
 static double error_of(const char *model, const char *golden, backend_create_t create, dtype_t act) {

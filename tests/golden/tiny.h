@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "io/safetensors.h"
+#include "layout/layout.h"
 #include "model/model.h"
 
 typedef struct {
@@ -21,14 +22,15 @@ typedef struct {
 
 typedef status_t (*backend_create_t)(dtype_t, int, backend_t **);
 
-/* comm NULL: one rank of its own. */
-static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
-                                    int64_t max_row) {
+/* comm NULL: one rank of its own. rope_length 0: as the model comes. */
+static inline status_t tiny_open_length(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
+                                        int64_t max_row, int64_t rope_length) {
     status_t st;
     *t = (tiny_t){0};
     if (!comm && (st = comm_self_create(&t->own))) return st;
-    if ((st = model_file_open(path, &t->file)) || (st = create(act, n_threads, &t->be)) ||
-        (st = model_load(t->file, t->be, comm ? comm : t->own, &t->model)) || (st = forward_ws_create(t->model, max_row, &t->ws)))
+    if ((st = model_file_open(path, &t->file)) || (rope_length && (st = model_file_rope_length(t->file, rope_length))) ||
+        (st = create(act, n_threads, &t->be)) || (st = model_load(t->file, t->be, comm ? comm : t->own, &t->model)) ||
+        (st = forward_ws_create(t->model, max_row, &t->ws)))
         return st;
     const model_config_t *c = model_config(t->model);
     int64_t row = c->d_head, head = row * max_row, layer = head * c->n_kv_head;
@@ -39,6 +41,11 @@ static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, b
     memset(t->pool.k, 0xff, bytes); /* NaN: rows that are not there yet must not be looked at */
     memset(t->pool.v, 0xff, bytes);
     return ST_OK;
+}
+
+static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
+                                    int64_t max_row) {
+    return tiny_open_length(t, comm, path, create, act, n_threads, max_row, 0);
 }
 
 static inline status_t tiny_open(tiny_t *t, const char *path, backend_create_t create, dtype_t act, int n_threads, int64_t max_row) {
@@ -66,7 +73,7 @@ static inline status_t tiny_feed(tiny_t *t, const int32_t *tokens, int64_t n, fl
         rows[i] = i;
     }
     run_t run = {.n = n, .index = t->n_row, .pool = 0, .span = 0, .n_span = 1};
-    span_t span = {.begin = 0, .end = t->n_row + n, .lo = edge_const(0), .hi = edge_step(1, 1, 1, 0)};
+    span_t span = span_causal(0, 0, t->n_row + n, model_config(t->model)->window);
     batch_t b = {.n_row = n,
                  .tokens = tokens,
                  .positions = positions,

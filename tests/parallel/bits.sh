@@ -78,8 +78,8 @@ for n in ${SIZES:-1 2 3 4 7}; do
     done
 done
 
-# Layouts with gists: stores and answers, too, and UniGist in one piece.
-for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv "unigist --local 32 --sinks 4"; do
+# Layouts with gists, and those for comparison: stores and answers, too, and UniGist in one piece.
+for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star; do
     for n in 1 3; do
         t=1 at="${layout%% *} at $n ranks"
         store=$dir/gists-$n

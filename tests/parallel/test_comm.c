@@ -128,6 +128,70 @@ static void test_gather(void) {
     set_piece(INT64_MAX);
 }
 
+/* What rank a sends to b in exchange k, part i: shapes differ with all of them, and some are empty. */
+static comm_part_t part_of(int a, int b, int k, int i) {
+    comm_part_t p = {.count = (a + 2 * b + k + i) % 4, .bytes = (a * 5 + b * 3 + k * 7 + i) % 3 ? 1 + (a + b + k) * 37 % 300 : 0};
+    p.stride = p.bytes + (a + i) % 3 * 11;
+    return p;
+}
+
+enum { N_EXCHANGE = 5, N_PART = 3, PART_MAX = 4 * 340 };
+
+/* All exchanges are under way at once; every rank talks to every other. */
+static void exchanges_once(void) {
+    static unsigned char out[N_EXCHANGE][8][N_PART][PART_MAX], in[N_EXCHANGE][8][N_PART][PART_MAX];
+    comm_exchange_t *under_way[N_EXCHANGE];
+    int64_t before = comm->sent_bytes, sent = 0, wrong = 0;
+    memset(in, 0xEE, sizeof in);
+    for (int k = 0; k < N_EXCHANGE; k++) {
+        comm_part_t send[8 * N_PART], recv[8 * N_PART];
+        int n = 0;
+        for (int i = 0; i < N_PART; i++)
+            for (int r = 0; r < comm->size; r++) {
+                if (r == comm->rank) continue;
+                send[n] = part_of(comm->rank, r, k, i);
+                recv[n] = part_of(r, comm->rank, k, i);
+                send[n].stride = send[n].bytes + 5; /* the two sides may lie differently */
+                send[n].peer = recv[n].peer = r;
+                send[n].p = out[k][r][i];
+                recv[n].p = in[k][r][i];
+                for (int64_t b = 0; b < send[n].count; b++)
+                    fill(out[k][r][i] + b * send[n].stride, send[n].bytes, comm->rank * 8 + r, k * 50 + i * 10 + (int)b);
+                sent += send[n].count * send[n].bytes;
+                n++;
+            }
+        CU_ASSERT_EQUAL(comm->ops->exchange_start(comm, send, n, recv, n, &under_way[k]), ST_OK);
+        comm->ops->exchange_poke(comm);
+    }
+    for (int k = N_EXCHANGE - 1; k >= 0; k--) CU_ASSERT_EQUAL(comm->ops->exchange_wait(comm, under_way[k]), ST_OK);
+    for (int k = 0; k < N_EXCHANGE; k++)
+        for (int r = 0; r < comm->size; r++)
+            for (int i = 0; i < N_PART; i++) {
+                comm_part_t p = part_of(r, comm->rank, k, i);
+                for (int64_t at = 0; at < PART_MAX && r != comm->rank; at++) { /* blocks arrived, and nothing between them was touched */
+                    bool any = p.count > 0 && p.bytes > 0;
+                    int64_t b = any ? at / p.stride : 0, in_block = any ? at % p.stride : 0;
+                    bool inside = any && b < p.count && in_block < p.bytes;
+                    unsigned char want = inside ? byte_of(r * 8 + comm->rank, in_block, k * 50 + i * 10 + (int)b) : 0xEE;
+                    wrong += in[k][r][i][at] != want;
+                }
+            }
+    CU_ASSERT_EQUAL(wrong, 0);
+    CU_ASSERT_EQUAL(comm->sent_bytes - before, sent);
+}
+
+static void test_exchange(void) {
+    comm_exchange_t *none = (comm_exchange_t *)&none;
+    CU_ASSERT_EQUAL(comm->ops->exchange_start(comm, NULL, 0, NULL, 0, &none), ST_OK);
+    CU_ASSERT_EQUAL(comm->ops->exchange_wait(comm, none), ST_OK);
+    for (int p = 0; p < N_PIECE && comm->size <= 8; p++) {
+        set_piece(PIECES[p]);
+        exchanges_once();
+        exchanges_once();
+    }
+    set_piece(INT64_MAX);
+}
+
 static void test_reduce(void) {
     enum { N = 500 };
     int64_t v[N + 1];
@@ -376,8 +440,9 @@ static void test_beyond_2_31_bytes(void) {
 }
 
 PARALLEL_MAIN("comm", {"shape", test_shape}, {"launch", test_launch}, {"bcast", test_bcast}, {"all_gather", test_all_gather},
-              {"gather", test_gather}, {"reduce", test_reduce}, {"sent_bytes", test_sent_bytes}, {"waits_asleep", test_waits_asleep},
-              {"shared_memory", test_shared_memory}, {"shared_memory_refused", test_shared_memory_refused}, {"notes", test_notes},
+              {"gather", test_gather}, {"exchange", test_exchange}, {"reduce", test_reduce}, {"sent_bytes", test_sent_bytes},
+              {"waits_asleep", test_waits_asleep}, {"shared_memory", test_shared_memory},
+              {"shared_memory_refused", test_shared_memory_refused}, {"notes", test_notes},
               {"notes_between_collectives", test_notes_between_collectives}, {"close_drops_notes", test_close_drops_notes},
               {"agree", test_agree}, {"self_is_mpi_of_one", test_self_is_mpi_of_one}, {"errors_come_back", test_errors_come_back},
               {"beyond_2_31_bytes", test_beyond_2_31_bytes})

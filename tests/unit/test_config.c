@@ -1,4 +1,5 @@
 /* Configurations in every form they are met in, and the wrong ones: each message names the file and what is wrong. */
+#include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -59,8 +60,7 @@ static void test_json_rope_forms(void) {
     CU_ASSERT(c.rope_scaling == ROPE_LINEAR && c.rope_factor == 2);
     CU_ASSERT_EQUAL(from_more(LLAMA ",\"rope_parameters\":{\"rope_theta\":1e6,\"rope_type\":\"default\"}", &c), ST_OK);
     CU_ASSERT(c.rope_scaling == ROPE_NONE && c.rope_theta == 1e6);
-    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}", "\"yarn\""));
-    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2}", "\"dynamic\""));
+    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"rope_type\":\"mrope\",\"factor\":2}", "\"mrope\""));
     CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}", "\"factor\""));
     CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}", "low_freq_factor"));
     CU_ASSERT(refused(LLAMA ",\"rope_scaling\":7", "rope_scaling"));
@@ -68,23 +68,71 @@ static void test_json_rope_forms(void) {
     CU_ASSERT(refused(LLAMA ",\"rope_theta\":-1", "theta"));
 }
 
+static void test_json_stretches(void) {
+    model_config_t c;
+#define OLD "\"original_max_position_embeddings\":64"
+    CU_ASSERT_EQUAL(from_more(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4," OLD "}", &c), ST_OK);
+    CU_ASSERT(c.rope_scaling == ROPE_YARN && c.rope_factor == 4 && c.rope_old_ctx == 64 && c.rope_high == 32 && c.rope_low == 1 &&
+              c.rope_whole);
+    CU_ASSERT_DOUBLE_EQUAL(c.rope_attention, 0.1 * log(4) + 1, 1e-15);
+    CU_ASSERT_EQUAL(from_more(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":null," OLD ",\"attention_factor\":0.5}", &c), ST_OK);
+    CU_ASSERT(c.rope_factor == 2 && c.rope_attention == 0.5); /* 128 / 64 */
+    CU_ASSERT_EQUAL(from_more(LLAMA ",\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":2}", &c), ST_OK);
+    CU_ASSERT(c.rope_scaling == ROPE_DYNAMIC && c.rope_factor == 2 && c.rope_attention == 1);
+    CU_ASSERT_EQUAL(config_rope_length(&c, "m", 500), ST_OK);
+    CU_ASSERT_EQUAL(c.rope_length, 500);
+    CU_ASSERT_EQUAL(from_more(LLAMA, &c), ST_OK);
+    CU_ASSERT_EQUAL(config_rope_length(&c, "m", 500), ST_USAGE);
+    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\"}", "\"factor\""));
+    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":0.5}", "1 or more"));
+    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"beta_fast\":-3}", "beta_fast"));
+    CU_ASSERT(
+        refused(LLAMA ",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":2,\"original_max_position_embeddings\":0}", "original context"));
+    CU_ASSERT(
+        refused(LLAMA ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,2],\"long_factor\":[1]}", "2 numbers, must have 8"));
+    CU_ASSERT(refused(LLAMA
+                      ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[1,1,1,1,1,1,1,-1]}",
+                      "must be above 0"));
+    CU_ASSERT(refused(LLAMA ",\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,1,1,1,1,1,1,\"1\"]}", "list of numbers"));
+    CU_ASSERT(refused(LLAMA ",\"partial_rotary_factor\":0.5", "partial_rotary_factor"));
+}
+
+static void test_json_layer_types(void) {
+    model_config_t c;
+#define KV ",\"num_key_value_heads\":2"
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\",\"layer_types\":[\"full_attention\",\"full_attention\"]" KV, &c), ST_OK);
+    CU_ASSERT(c.window == 0);
+    CU_ASSERT(refused(",\"model_type\":\"qwen2\",\"layer_types\":[\"full_attention\",\"sliding_attention\"]" KV, "1 of 2 layers"));
+    CU_ASSERT(refused(",\"model_type\":\"qwen2\",\"layer_types\":[\"full_attention\",\"linear_attention\"]" KV, "\"linear_attention\""));
+    CU_ASSERT(refused(",\"model_type\":\"qwen2\",\"layer_types\":[\"full_attention\"]" KV, "1 entries for 2 layers"));
+    CU_ASSERT(
+        refused(",\"model_type\":\"qwen2\",\"layer_types\":[\"sliding_attention\",\"sliding_attention\"]" KV, "no \"sliding_window\""));
+}
+
 static void test_json_archs(void) {
     model_config_t c;
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"mistral\",\"sliding_window\":4096", &c), ST_OK);
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"mistral\"" KV ",\"sliding_window\":4096", &c), ST_OK);
     CU_ASSERT(c.window == 4096 && !c.qkv_bias);
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"mistral\",\"sliding_window\":null", &c), ST_OK);
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"mistral\"" KV, &c), ST_OK);
+    CU_ASSERT_EQUAL(c.window, 4096); /* what transformers takes where the file says nothing */
+    CU_ASSERT(refused(",\"model_type\":\"mistral\"", "8 key/value heads"));
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen3\"" KV, &c), ST_OK);
+    CU_ASSERT_EQUAL(c.d_head, 128);
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"mistral\"" KV ",\"sliding_window\":null", &c), ST_OK);
     CU_ASSERT_EQUAL(c.window, 0);
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\",\"sliding_window\":4096,\"use_sliding_window\":false", &c), ST_OK);
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\"" KV ",\"sliding_window\":4096,\"use_sliding_window\":false", &c), ST_OK);
     CU_ASSERT(c.window == 0 && c.qkv_bias && !c.qk_norm);
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":2", &c),
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\"" KV ",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":2",
+                              &c),
                     ST_OK);
     CU_ASSERT_EQUAL(c.window, 0);
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":0", &c),
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen2\"" KV ",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":0",
+                              &c),
                     ST_OK);
     CU_ASSERT_EQUAL(c.window, 64);
-    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen3\",\"head_dim\":32", &c), ST_OK);
+    CU_ASSERT_EQUAL(from_more(",\"model_type\":\"qwen3\"" KV ",\"head_dim\":32", &c), ST_OK);
     CU_ASSERT(c.qk_norm && !c.qkv_bias && c.d_head == 32);
-    CU_ASSERT(refused(",\"model_type\":\"qwen2\",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":1",
+    CU_ASSERT(refused(",\"model_type\":\"qwen2\"" KV ",\"sliding_window\":64,\"use_sliding_window\":true,\"max_window_layers\":1",
                       "layers 1 and above"));
     CU_ASSERT(refused(",\"model_type\":\"gpt_neox\"", "\"gpt_neox\""));
     CU_ASSERT(refused("", "model_type"));
@@ -210,8 +258,19 @@ static void test_gguf_refused(void) {
     begin(&b, "falcon");
     CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("\"falcon\""));
     begin(&b, "llama");
+    key_str(&b, "llama.rope.scaling.type", "dynamic");
+    CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("\"dynamic\""));
+    begin(&b, "llama");
     key_str(&b, "llama.rope.scaling.type", "yarn");
-    CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("\"yarn\""));
+    CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("llama.rope.scaling.factor"));
+    begin(&b, "llama");
+    key_str(&b, "llama.rope.scaling.type", "yarn");
+    key_f32(&b, "llama.rope.scaling.factor", 4);
+    key_f32(&b, "llama.rope.scaling.yarn_ext_factor", 0.5f);
+    CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("yarn_ext_factor"));
+    begin(&b, "llama");
+    key_str(&b, "llama.rope.scaling.type", "longrope");
+    CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("rope_factors_short.weight"));
     begin(&b, "llama");
     key_u32(&b, "llama.expert_count", 8);
     CU_ASSERT(end(&b, false, &c) == ST_INPUT && says("experts"));
@@ -231,5 +290,6 @@ static void test_gguf_refused(void) {
     CU_ASSERT(end(&b, false, &c) == ST_OK && c.n_kv_head == 2);
 }
 
-UNIT_MAIN("config", {"json_defaults", test_json_defaults}, {"json_rope_forms", test_json_rope_forms}, {"json_archs", test_json_archs},
+UNIT_MAIN("config", {"json_defaults", test_json_defaults}, {"json_rope_forms", test_json_rope_forms},
+          {"json_stretches", test_json_stretches}, {"json_layer_types", test_json_layer_types}, {"json_archs", test_json_archs},
           {"json_wrong_values", test_json_wrong_values}, {"gguf", test_gguf}, {"gguf_refused", test_gguf_refused})

@@ -43,7 +43,7 @@ static void test_factors(void) {
 static void test_cos_sin(void) {
     const double inv_freq[] = {1, 0.3}, positions[] = {0, 1, 2.5, 1e6};
     float out[4][4];
-    rope_cos_sin(inv_freq, 4, 4, positions, &out[0][0]);
+    rope_cos_sin(inv_freq, 4, 1, 4, positions, &out[0][0]);
     for (int t = 0; t < 4; t++)
         for (int j = 0; j < 2; j++) {
             CU_ASSERT_EQUAL(out[t][j], (float)cos(positions[t] * inv_freq[j]));

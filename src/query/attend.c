@@ -428,13 +428,15 @@ static status_t share_groups(attend_t *a) {
     return st ? st : be->ops->sync(be);
 }
 
-static void sum_entropy(attend_t *a) {
+static void sum_entropy(attend_t *a, int layer) {
     int64_t heads = a->config->n_head;
     for (int q = 0; q < a->n_query; q++) {
         attend_query_t *query = &a->queries[q];
         double sum = 0;
         for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++) sum += (double)a->total[x] - (double)a->total_m[x];
         query->entropy += sum / (double)(query->n * heads * a->config->n_layer);
+        for (int64_t x = query->row * heads; query->by_head && x < (query->row + query->n) * heads; x++)
+            query->by_head[layer * heads + x % heads] += (double)a->total[x] - (double)a->total_m[x];
     }
 }
 
@@ -490,7 +492,7 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
     if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
-    if (!st && a->spec.want_entropy) sum_entropy(a);
+    if (!st && a->spec.want_entropy) sum_entropy(a, layer);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;
 }

@@ -79,7 +79,7 @@ for n in ${SIZES:-1 2 3 4 7}; do
 done
 
 # Layouts with gists, and those for comparison: stores and answers, too, and UniGist in one piece.
-for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star; do
+for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star blockselect "blockselect --score observed --budget uniform --keep both"; do
     for n in 1 3; do
         t=1 at="${layout%% *} at $n ranks"
         store=$dir/gists-$n
@@ -89,6 +89,10 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         digest "$store" >"$dir/gist-digest-$n"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
+        case $layout in *"keep both"*)
+            answers "$store" --select 2 --fetch raw >"$dir/fetch-answers-$n"
+            [ "$(wc -l <"$dir/fetch-answers-$n")" -eq 3 ] && cmp -s "$dir/fetch-answers-$n" "$dir/fetch-answers-1"; check "two-level answers over $at" $? "$(tail -1 "$dir/log")" ;;
+        esac
         [ "$(wc -l <"$dir/gist-answers-$n")" -eq 3 ] && cmp -s "$dir/gist-answers-$n" "$dir/gist-answers-1"; check "answers over $at" $? "$(tail -1 "$dir/log")"
     done
 done

@@ -29,6 +29,8 @@ struct forward_ws {
     float *cos_sin; /* [B] [max_row][d_rot] */
     float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
     float *angles;  /* host [max_row][d_rot] */
+    float *low;     /* [B] [max_row][low_rank] between an adapter's factors, and as activations; NULL: no such factors */
+    void *low_act;  /* [B] act */
     bool borrows;   /* h, wide, logits and angles are another's */
 };
 
@@ -63,6 +65,18 @@ size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) {
     return p.total + p.angles;
 }
 
+/* Room between an adapter's factors. In f32 the two are one. */
+static status_t low_create(forward_ws_t *ws) {
+    backend_t *be = ws->m->be;
+    size_t n = (size_t)(ws->max_row * ws->m->low_rank);
+    if (!n) return ST_OK;
+    status_t st = be->ops->alloc(be, n * sizeof(float), "low-rank rows", &ws->low);
+    ws->low_act = ws->low;
+    if (st || be->act == DT_F32) return st;
+    ws->low_act = NULL;
+    return be->ops->alloc(be, n * dtype_bytes(be->act), "low-rank rows", &ws->low_act);
+}
+
 status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     forward_ws_t *ws = NULL;
     ws_plan_t p = ws_plan(&m->config, m->be->act, max_row);
@@ -80,6 +94,7 @@ status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     ws->q = at + p.q;
     ws->cos_sin = (void *)(at + p.cos_sin);
     ws->logits = (void *)(at + p.logits);
+    if ((st = low_create(ws))) goto out;
     *out = ws;
 out:
     if (st) forward_ws_free(ws);
@@ -120,7 +135,11 @@ status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out) {
 void forward_ws_free(forward_ws_t *ws) {
     if (!ws) return;
     ws->m->be->ops->free(ws->m->be, ws->memory);
-    if (!ws->borrows) mem_free(ws->angles);
+    if (!ws->borrows) {
+        if (ws->low_act != ws->low) ws->m->be->ops->free(ws->m->be, ws->low_act);
+        ws->m->be->ops->free(ws->m->be, ws->low);
+        mem_free(ws->angles);
+    }
     mem_free(ws);
 }
 
@@ -205,13 +224,36 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     return m->be->ops->attention(m->be, &a);
 }
 
+/* h through a matrix of the layer into y (added where it is the residual stream): for all rows, then what gist rows have of their own. */
+static status_t project(forward_ws_t *ws, const batch_t *b, int layer, group_t g, float *y, bool add) {
+    backend_t *be = ws->m->be;
+    const backend_ops_t *op = be->ops;
+    const model_config_t *c = &ws->m->config;
+    const layer_t *w = &ws->m->layers[layer];
+    linear_t *const all[GROUP_COUNT] = {w->qkv, w->o, w->gate_up, w->down}, *own = g == GROUP_QKV ? w->gist_qkv : NULL;
+    const int64_t n_in[GROUP_COUNT] = {c->d_model, c->n_head * c->d_head, c->d_model, c->d_ff};
+    const int64_t n_out[GROUP_COUNT] = {qkv_width(c), c->d_model, 2 * c->d_ff, c->d_model};
+    status_t st = op->linear(be, all[g], b->n_row, ws->h, y, add);
+    for (int i = 0; i < b->n_gist && !st && (own || w->low[g].a); i++) {
+        const gist_rows_t *s = &b->gists[i];
+        const char *x = (const char *)ws->h + (size_t)(s->row * n_in[g]) * dtype_bytes(be->act);
+        float *to = y + s->row * n_out[g];
+        if (own) st = op->linear(be, own, s->n, x, to, false);
+        if (!w->low[g].a) continue;
+        if (!st) st = op->linear(be, w->low[g].a, s->n, x, ws->low, false);
+        if (!st && ws->low_act != ws->low) st = op->convert(be, (size_t)(s->n * w->low[g].rank), be->act, ws->low_act, DT_F32, ws->low);
+        if (!st) st = op->linear(be, w->low[g].b, s->n, ws->low_act, to, true);
+    }
+    return st;
+}
+
 status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const backend_ops_t *op = m->be->ops;
     const layer_t *y = &m->layers[layer];
     status_t st;
     if ((st = op->rmsnorm(m->be, b->n_row, m->config.d_model, ws->x, y->attn_norm, (float)m->config.norm_eps, ws->h))) return st;
-    if ((st = op->linear(m->be, y->qkv, b->n_row, ws->h, ws->wide, false))) return st;
+    if ((st = project(ws, b, layer, GROUP_QKV, ws->wide, false))) return st;
     return rotate_and_keep(ws, b, layer);
 }
 
@@ -227,12 +269,12 @@ status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
     if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
-    if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
+    if ((st = project(ws, b, layer, GROUP_O, ws->x, true))) return st;
 
     if ((st = op->rmsnorm(be, n, d, ws->x, y->ffn_norm, eps, ws->h))) return st;
-    if ((st = op->linear(be, y->gate_up, n, ws->h, ws->wide, false))) return st;
+    if ((st = project(ws, b, layer, GROUP_GATE_UP, ws->wide, false))) return st;
     if ((st = op->silu_mul(be, n, m->config.d_ff, ws->wide, ws->h))) return st;
-    return op->linear(be, y->down, n, ws->h, ws->x, true);
+    return project(ws, b, layer, GROUP_DOWN, ws->x, true);
 }
 
 static status_t logits_out(forward_ws_t *ws, const batch_t *b) {

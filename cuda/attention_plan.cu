@@ -365,6 +365,8 @@ __device__ __forceinline__ void keep_top(float (&best)[ATTN_TOP], float v) {
 template <int D>
 __global__ void __launch_bounds__(256)
     merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, float *o, float *lse, float *m, float *top) {
+    pdl_go();
+    pdl_wait();
     const dmerge_t g = merges[blockIdx.x];
     int lane = threadIdx.x & 31, at = (int)(blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5));
     if (at >= g.n * n_head) return;
@@ -423,12 +425,8 @@ status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_pl
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
     grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);
-    if (x->d_head == 64)
-        merge_parts_kernel<64><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
-    else
-        merge_parts_kernel<128><<<grid, 256, 0, b->stream>>>(p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
-    CUDA_LAUNCHED("merge of split sums");
-    return ST_OK;
+    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 256, 0, "merge of split sums",
+                      p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
 }
 
 // ---- the operation --------------------------------------------------------------------------------------------------

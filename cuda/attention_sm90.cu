@@ -394,6 +394,8 @@ __global__ void __launch_bounds__(shape_t<D, C>::THREADS, 1) attention_sm90_kern
         mbar_init(bar.go, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+    pdl_go();
+    pdl_wait();
     __syncthreads();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
@@ -435,9 +437,7 @@ template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backen
         CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
-    attention_sm90_kernel<D, C, F32, STATS><<<grid, shape::THREADS, shape::SMEM, b->stream>>>(a);
-    CUDA_LAUNCHED("attention (wgmma)");
-    return ST_OK;
+    return pdl_launch(b, attention_sm90_kernel<D, C, F32, STATS>, dim3((unsigned)grid), shape::THREADS, shape::SMEM, "attention (wgmma)", a);
 }
 // Consumers for a call: statistics need registers, so two then.
 #ifndef SM90_CONSUMERS_64

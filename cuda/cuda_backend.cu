@@ -58,6 +58,37 @@ static status_t sync_cuda(backend_t *bb) {
     return ST_OK;
 }
 
+// ---- copies beside the operations -----------------------------------------------------------------------------------
+static status_t host_alloc_cuda(backend_t *, size_t bytes, const char *what, void *out_pp) {
+    void *p = NULL;
+    if (bytes && cudaMallocHost(&p, bytes) != cudaSuccess) {
+        cudaGetLastError();
+        return status_fail(ST_FAIL, "no pinned host memory for %s: %.2f GiB wanted; use smaller batches or a machine with more memory", what,
+                           (double)bytes / 0x1p30);
+    }
+    *(void **)out_pp = p;
+    return ST_OK;
+}
+static void host_free_cuda(backend_t *, void *p) {
+    if (p) cudaFreeHost(p);
+}
+static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    cuda_backend_t *b = cuda_of(bb);
+    CUDA_TRY(cudaEventRecord(b->issued, b->stream));
+    CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, b->copies));
+    *ticket = ++b->ticket;
+    CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
+    return ST_OK;
+}
+static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event used again stands for a later copy: waiting longer is right
+    if (ticket) CUDA_TRY(cudaEventSynchronize(cuda_of(bb)->copied[ticket % N_TICKET]));
+    return ST_OK;
+}
+static void memory_left_cuda(backend_t *, size_t *left, size_t *total) {
+    if (cudaMemGetInfo(left, total) != cudaSuccess) *left = *total = 0;
+}
+
 // ---- small host arrays on their way to the device -------------------------------------------------------------------
 static void ring_free(char **host, char **dev) {
     if (*host) cudaFreeHost(*host);
@@ -93,6 +124,32 @@ status_t cuda_upload(cuda_backend_t *b, const void *src, size_t bytes, void *out
     return ST_OK;
 }
 
+status_t cuda_upload_pass(cuda_backend_t *b, const kv_pool_t *pools, int n_pool, const run_t *runs, int n_run, const kv_pool_t **pools_out,
+                          const run_t **runs_out) {
+    size_t p = sizeof *pools * (size_t)n_pool, r = sizeof *runs * (size_t)n_run, bytes = p + r;
+    if (bytes > b->pass_cap) {
+        CUDA_TRY(cudaStreamSynchronize(b->stream));
+        mem_free(b->pass_host);
+        cudaFree(b->pass_dev);
+        b->pass_host = b->pass_dev = NULL;
+        b->pass_cap = b->pass_bytes = 0;
+        size_t cap = size_round_up(2 * bytes, 4096);
+        ST_TRY(mem_alloc(&b->pass_host, cap, 1, "pools of a pass"));
+        ST_TRY(alloc_cuda(&b->base, cap, "pools of a pass", &b->pass_dev));
+        b->pass_cap = cap;
+    }
+    *pools_out = (const kv_pool_t *)b->pass_dev;
+    *runs_out = (const run_t *)(b->pass_dev + p);
+    if (bytes == b->pass_bytes && !memcmp(b->pass_host, pools, p) && !memcmp(b->pass_host + p, runs, r)) return ST_OK;
+    memcpy(b->pass_host, pools, p);
+    memcpy(b->pass_host + p, runs, r);
+    b->pass_bytes = bytes;
+    void *staged;
+    ST_TRY(cuda_upload(b, b->pass_host, bytes, &staged));
+    CUDA_TRY(cudaMemcpyAsync(b->pass_dev, staged, bytes, cudaMemcpyDeviceToDevice, b->stream));
+    return ST_OK;
+}
+
 status_t cuda_scratch(cuda_backend_t *b, size_t bytes, void *out_pp) {
     if (bytes > b->scratch_bytes) {
         if (b->scratch) cudaFree(b->scratch);
@@ -110,6 +167,11 @@ static void destroy_cuda(backend_t *bb) {
     if (!bb) return;
     cuda_backend_t *b = cuda_of(bb);
     if (b->stream) cudaStreamSynchronize(b->stream);
+    if (b->copies) cudaStreamSynchronize(b->copies);
+    if (b->issued) cudaEventDestroy(b->issued);
+    for (int i = 0; i < N_TICKET; i++)
+        if (b->copied[i]) cudaEventDestroy(b->copied[i]);
+    if (b->copies) cudaStreamDestroy(b->copies);
     attention_free_cache(b);
     linear_free_plans(b);
     if (b->lt) cublasLtDestroy(b->lt);
@@ -117,21 +179,26 @@ static void destroy_cuda(backend_t *bb) {
     cudaFree(b->scratch);
     ring_free(&b->ring_host, &b->ring_dev);
     ring_free(&b->old_host, &b->old_dev);
+    mem_free(b->pass_host);
+    cudaFree(b->pass_dev);
     cudaFree(b->counter);
     if (b->stream) cudaStreamDestroy(b->stream);
     mem_free(b);
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda",           alloc_cuda,       free_cuda,         copy_in_cuda,     copy_out_cuda, sync_cuda,    linear_bytes_cuda,
-    linear_pack_cuda, linear_open_cuda, linear_close_cuda, linear_cuda,      embed_cuda,    rmsnorm_cuda, silu_mul_cuda,
-    qkv_cuda,         attention_cuda,   merge_cuda,        gather_rows_cuda, convert_cuda,  destroy_cuda,
+    "cuda",           alloc_cuda,       free_cuda,      copy_in_cuda,        copy_out_cuda,      sync_cuda,        host_alloc_cuda,
+    host_free_cuda,   copy_out_start_cuda, copy_out_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
+    linear_close_cuda, linear_cuda,     linear_glu_cuda, linear_qkv_cuda,    embed_cuda,         rope_cuda,        rmsnorm_cuda,
+    silu_mul_cuda,    qkv_cuda,         attention_cuda, merge_cuda,          gather_rows_cuda,   convert_cuda,     fill_cuda,
+    ceilings_cuda,    destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {
     const char *wish = getenv("PRECIS_CUDA_ATTENTION");
     bool hopper = b->cc == 90 && attention_sm90_built(b);
     b->attn_family = hopper ? 90 : b->cc >= 80 ? 80 : 0;
+    b->gemm_sm90 = hopper && !getenv("PRECIS_CUDA_LIBRARY_GEMM"); // set: cuBLASLt alone, for comparison
     if (!wish || !*wish) return ST_OK;
     int f = !strcmp(wish, "ref") ? 0 : !strcmp(wish, "sm80") ? 80 : !strcmp(wish, "sm90") ? 90 : -1;
     if (f < 0) return status_fail(ST_USAGE, "PRECIS_CUDA_ATTENTION=%s: ref, sm80 and sm90 are known; set one of these, or none", wish);
@@ -152,6 +219,9 @@ static status_t setup(cuda_backend_t *b) {
     if (b->base.act == DT_BF16 && b->cc < 80)
         return status_fail(ST_FAIL, "GPU %d (%s) has no bf16 matrix units; use --dtype f32 or another GPU", b->device, prop.name);
     CUDA_TRY(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking));
+    CUDA_TRY(cudaStreamCreateWithFlags(&b->copies, cudaStreamNonBlocking));
+    CUDA_TRY(cudaEventCreateWithFlags(&b->issued, cudaEventDisableTiming));
+    for (int i = 0; i < N_TICKET; i++) CUDA_TRY(cudaEventCreateWithFlags(&b->copied[i], cudaEventDisableTiming));
     cublasStatus_t s = cublasLtCreate(&b->lt);
     if (s) return status_fail(ST_FAIL, "cuBLASLt does not start: %s; check driver and library versions", cublasLtGetStatusString(s));
     ST_TRY(alloc_cuda(&b->base, WORK_BYTES, "the GEMM workspace", &b->work));

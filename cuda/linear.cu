@@ -1,18 +1,20 @@
-// Linear layers through cuBLASLt. The packing is the plain row-major matrix in the type of the activations.
+// Linear layers. The packing is the plain row-major matrix in the type of the activations, gate and up rows interleaved in groups.
 //
 // The contract wants a row's bits to be the same however many rows stand beside it, while the fastest kernel differs between 1 row and
-// 4096. So each shape has a base algorithm (chosen for many rows, no split of the sum); for fewer rows other algorithms are tried on random
-// data with the real weights, and only those whose results equal the base's bit for bit may be used. The trial runs once per shape and
-// class of row counts.
-#include "common.cuh"
+// 4096. So each shape has a base: on Hopper our own kernel (gemm_sm90.cu), elsewhere an algorithm of cuBLASLt chosen for many rows, without
+// splits of the sum. For fewer rows cuBLASLt's other algorithms are tried on random data with the real weights, and only those whose
+// results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts.
+#include "gemm.cuh"
 
 enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
 static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096};
 
 struct gemm_plan {
+    cuda_backend_t *b;
     linear_shape_t shape;
+    bool own;   // the base is gemm_sm90
     bool plain; // no algorithm serves every row count: our own simple kernel
-    bool ready[N_CLASS];
+    bool ready[N_CLASS], lt[N_CLASS], thin[N_CLASS]; // lt: by cuBLASLt's algo; thin: by gemm_thin; else by the base
     cublasLtMatmulAlgo_t algo[N_CLASS];
     gemm_plan *next;
 };
@@ -34,22 +36,48 @@ static status_t lt_failed(cublasStatus_t s, const char *what) {
 
 size_t linear_bytes_cuda(backend_t *b, linear_shape_t s) { return (size_t)s.n_out * (size_t)s.n_in * dtype_bytes(b->act); }
 
+static bool interleaved(linear_shape_t s) { return s.glu && s.n_out % (2 * GLU_GROUP) == 0; }
+
+// Rows row0.. of W, in the type of the activations and anywhere, to their places.
+static status_t rows_put(cuda_backend_t *b, linear_shape_t s, char *packed, int64_t row0, int64_t n_row, const char *w) {
+    size_t row = (size_t)s.n_in * dtype_bytes(b->base.act), group = GLU_GROUP * row;
+    int64_t half = s.n_out / 2;
+    if (!interleaved(s)) {
+        CUDA_TRY(cudaMemcpyAsync(packed + (size_t)row0 * row, w, (size_t)n_row * row, cudaMemcpyDefault, b->stream));
+        return ST_OK;
+    }
+    for (int64_t r = row0, end = row0 + n_row; r < end;) { // gates, then ups
+        int64_t in = r % half, n = i64_min(end, r < half ? half : s.n_out) - r;
+        if (in % GLU_GROUP || n < GLU_GROUP) n = i64_min(n, GLU_GROUP - in % GLU_GROUP);
+        else n = n / GLU_GROUP * GLU_GROUP;
+        char *to = packed + (size_t)(in / GLU_GROUP * 2 + (r >= half)) * group + (size_t)(in % GLU_GROUP) * row;
+        const char *from = w + (size_t)(r - row0) * row;
+        if (n >= GLU_GROUP)
+            CUDA_TRY(cudaMemcpy2DAsync(to, 2 * group, from, group, group, (size_t)(n / GLU_GROUP), cudaMemcpyDefault, b->stream));
+        else
+            CUDA_TRY(cudaMemcpyAsync(to, from, (size_t)n * row, cudaMemcpyDefault, b->stream));
+        r += n;
+    }
+    return ST_OK;
+}
+
 status_t linear_pack_cuda(backend_t *bb, linear_shape_t s, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w) {
     cuda_backend_t *b = cuda_of(bb);
-    char *to = (char *)packed + (size_t)row0 * (size_t)s.n_in * dtype_bytes(bb->act);
+    size_t row = (size_t)s.n_in * dtype_bytes(bb->act), w_row = (size_t)s.n_in * dtype_bytes(w_type);
     if (w_type == bb->act) {
-        CUDA_TRY(cudaMemcpyAsync(to, w, (size_t)n_row * (size_t)s.n_in * dtype_bytes(w_type), cudaMemcpyHostToDevice, b->stream));
+        ST_TRY(rows_put(b, s, (char *)packed, row0, n_row, (const char *)w));
         CUDA_TRY(cudaStreamSynchronize(b->stream)); // the source may be memory that goes away
         return ST_OK;
     }
-    int64_t step = (64 << 20) / (s.n_in * (int64_t)dtype_bytes(w_type)) + 1;
+    int64_t step = i64_max(GLU_GROUP, (int64_t)((64 << 20) / w_row) / GLU_GROUP * GLU_GROUP);
     for (int64_t r = 0; r < n_row; r += step) {
-        int64_t n = i64_min(step, n_row - r) * s.n_in;
-        void *stage;
-        ST_TRY(cuda_scratch(b, (size_t)n * dtype_bytes(w_type), &stage));
-        CUDA_TRY(cudaMemcpyAsync(stage, (const char *)w + (size_t)(r * s.n_in) * dtype_bytes(w_type), (size_t)n * dtype_bytes(w_type),
-                                 cudaMemcpyHostToDevice, b->stream));
-        ST_TRY(convert_cuda(bb, (size_t)n, bb->act, to + (size_t)(r * s.n_in) * dtype_bytes(bb->act), w_type, stage));
+        int64_t n = i64_min(step, n_row - r);
+        size_t raw = size_round_up((size_t)n * w_row, 256);
+        char *stage;
+        ST_TRY(cuda_scratch(b, raw + (size_t)n * row, &stage));
+        CUDA_TRY(cudaMemcpyAsync(stage, (const char *)w + (size_t)r * w_row, (size_t)n * w_row, cudaMemcpyDefault, b->stream));
+        ST_TRY(convert_cuda(bb, (size_t)(n * s.n_in), bb->act, stage + raw, w_type, stage));
+        ST_TRY(rows_put(b, s, (char *)packed, row0 + r, n, stage + raw));
         CUDA_TRY(cudaStreamSynchronize(b->stream));
     }
     return ST_OK;
@@ -171,73 +199,122 @@ __global__ void differ_kernel(size_t n, const uint32_t *a, const uint32_t *b, un
         if (a[i] != b[i]) *flag = 1;
 }
 
-// Sets plan->algo[cls]: the fastest candidate that gives the base algorithm's bits, or the base itself.
+static status_t base_run(cuda_backend_t *b, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
+    if (l->plan->own) {
+        bool done;
+        gemm_args_t g = {add ? GEMM_ADD : GEMM_SET, l->shape, n_row, x, l->packed, y, NULL};
+        ST_TRY(gemm_sm90(b, &g, &done));
+        return done ? ST_OK : status_fail(ST_FAIL, "GPU: a matrix product at an odd address; please report this");
+    }
+    gemm_desc_t d;
+    cublasStatus_t st = gemm_desc_make(&d, b->base.act, l->shape, n_row);
+    if (!st) st = gemm_run(b, &d, &l->plan->algo[BASE_CLASS], l->packed, x, y, add);
+    gemm_desc_free(&d);
+    return st ? lt_failed(st, "a matrix product") : ST_OK;
+}
+
+// Chooses for a class of row counts: the fastest candidate that gives the base's bits, or the base itself.
+static status_t choose_base(cuda_backend_t *b, gemm_plan *p) {
+    cublasLtMatmulHeuristicResult_t got[N_TRY];
+    int n, k = 0;
+    p->own = gemm_sm90_serves(b, p->shape);
+    p->ready[BASE_CLASS] = true;
+    if (p->own) return ST_OK;
+    ST_TRY(candidates(b, p->shape, class_rows[BASE_CLASS], got, &n));
+    while (k < n && !serves_all(b, p->shape, &got[k].algo)) k++;
+    p->plain = k == n;
+    if (k < n) p->algo[BASE_CLASS] = got[k].algo;
+    return ST_OK;
+}
+
+// Seconds at best of the base (algo NULL) or of a candidate, INFINITY when it fails or its bits are not those of `want`.
+typedef struct {
+    cuda_backend_t *b;
+    const linear_t *l;
+    int64_t rows;
+    const char *x;
+    float *want, *y;
+    size_t y_bytes;
+    unsigned *flag;
+    gemm_desc_t desc;
+    cudaEvent_t t0, t1;
+} trial_t;
+static const cublasLtMatmulAlgo_t thin_algo = {}; // stands for gemm_thin
+static cublasStatus_t trial_run(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
+    bool done = false;
+    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL};
+    if (algo == &thin_algo) return gemm_thin(t->b, &g, &done) || !done ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
+    if (!algo) return base_run(t->b, t->l, t->rows, t->x, t->y, false) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return gemm_run(t->b, &t->desc, algo, t->l->packed, t->x, t->y, false);
+}
+static float trial(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
+    cudaStream_t stream = t->b->stream;
+    unsigned differ;
+    float best = INFINITY, ms;
+    cudaMemsetAsync(t->y, 0xff, t->y_bytes, stream);
+    cudaMemsetAsync(t->flag, 0, 4, stream);
+    if (trial_run(t, algo)) return INFINITY;
+    differ_kernel<<<512, 256, 0, stream>>>((size_t)(t->rows * t->l->shape.n_out), (uint32_t *)t->want, (uint32_t *)t->y, t->flag);
+    cudaMemcpyAsync(&differ, t->flag, 4, cudaMemcpyDeviceToHost, stream);
+    if (cudaStreamSynchronize(stream) != cudaSuccess || differ) return INFINITY;
+    for (int k = 0; k < 5; k++) {
+        cudaEventRecord(t->t0, stream);
+        trial_run(t, algo);
+        cudaEventRecord(t->t1, stream);
+        cudaEventSynchronize(t->t1);
+        cudaEventElapsedTime(&ms, t->t0, t->t1);
+        best = ms < best ? ms : best;
+    }
+    return best;
+}
+
 static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     gemm_plan *p = l->plan;
     linear_shape_t s = l->shape;
     cublasLtMatmulHeuristicResult_t got[N_ALL];
-    int n;
-    if (!p->ready[BASE_CLASS]) {
-        ST_TRY(candidates(b, s, class_rows[BASE_CLASS], got, &n));
-        int k = 0;
-        while (k < n && !serves_all(b, s, &got[k].algo)) k++;
-        p->plain = k == n;
-        if (k < n) p->algo[BASE_CLASS] = got[k].algo;
-        p->ready[BASE_CLASS] = true;
-    }
+    int n = 0;
+    if (!p->ready[BASE_CLASS]) ST_TRY(choose_base(b, p));
     if (cls == BASE_CLASS || p->plain) return ST_OK;
     int64_t rows = class_rows[cls], wide = 128; // the base is run with other rows beside ours, so that its own freedom is tested as well
-    size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256),
-           y_bytes = (size_t)((rows + wide) * s.n_out) * 4;
-    y_bytes = size_round_up(y_bytes, 256);
+    size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256);
+    trial_t t = {b, l, rows, NULL, NULL, NULL, size_round_up((size_t)((rows + wide) * s.n_out) * 4, 256), NULL, {0, 0, 0, 0}, NULL, NULL};
     char *mem;
-    ST_TRY(cuda_scratch(b, x_bytes + 2 * y_bytes + 256, &mem));
-    float *y0 = (float *)(mem + x_bytes), *y1 = (float *)(mem + x_bytes + y_bytes);
-    unsigned *flag = (unsigned *)(mem + x_bytes + 2 * y_bytes), differ;
+    ST_TRY(cuda_scratch(b, x_bytes + 2 * t.y_bytes + 256, &mem));
+    t.x = mem;
+    t.want = (float *)(mem + x_bytes);
+    t.y = (float *)(mem + x_bytes + t.y_bytes);
+    t.flag = (unsigned *)(mem + x_bytes + 2 * t.y_bytes);
     random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)((rows + wide) * s.n_in), mem, b->base.act == DT_F32);
-    gemm_desc_t big, own;
-    cudaEvent_t t0 = NULL, t1 = NULL;
-    cublasStatus_t st = gemm_desc_make(&big, b->base.act, s, rows + wide);
-    if (!st) st = gemm_run(b, &big, &p->algo[BASE_CLASS], l->packed, mem, y0, false);
-    gemm_desc_free(&big);
-    if (st) return lt_failed(st, "the product of a trial");
-    n = 0;
-    for (int c = cls; c < BASE_CLASS && n < N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
+    ST_TRY(base_run(b, l, rows + wide, t.x, t.want, false));
+    for (int c = cls; c < N_CLASS && n <= N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
         int more;
         ST_TRY(candidates(b, s, class_rows[c], got + n, &more));
         n += more;
     }
-    st = gemm_desc_make(&own, b->base.act, s, rows);
+    cublasStatus_t st = gemm_desc_make(&t.desc, b->base.act, s, rows);
     if (st) return lt_failed(st, "describing a product");
-    cudaEventCreate(&t0);
-    cudaEventCreate(&t1);
-    float best = INFINITY;
-    p->algo[cls] = p->algo[BASE_CLASS];
-    for (int i = -1; i < n; i++) {
-        const cublasLtMatmulAlgo_t *algo = i < 0 ? &p->algo[BASE_CLASS] : &got[i].algo;
-        float ms = INFINITY, ms1;
-        cudaMemsetAsync(y1, 0xff, y_bytes, b->stream);
-        cudaMemsetAsync(flag, 0, 4, b->stream);
-        if (gemm_run(b, &own, algo, l->packed, mem, y1, false)) continue;
-        differ_kernel<<<512, 256, 0, b->stream>>>((size_t)(rows * s.n_out), (uint32_t *)y0, (uint32_t *)y1, flag);
-        cudaMemcpyAsync(&differ, flag, 4, cudaMemcpyDeviceToHost, b->stream);
-        if (cudaStreamSynchronize(b->stream) != cudaSuccess || differ) continue;
-        for (int k = 0; k < 5; k++) {
-            cudaEventRecord(t0, b->stream);
-            gemm_run(b, &own, algo, l->packed, mem, y1, false);
-            cudaEventRecord(t1, b->stream);
-            cudaEventSynchronize(t1);
-            cudaEventElapsedTime(&ms1, t0, t1);
-            ms = ms1 < ms ? ms1 : ms;
-        }
-        if (ms < best) {
-            best = ms;
-            p->algo[cls] = *algo;
-        }
+    cudaEventCreate(&t.t0);
+    cudaEventCreate(&t.t1);
+    float best = trial(&t, NULL), base = best;
+    int same = 0;
+    for (int i = 0; i < n; i++) {
+        float ms = trial(&t, &got[i].algo);
+        same += ms < INFINITY;
+        if (ms >= best) continue;
+        best = ms;
+        p->algo[cls] = got[i].algo;
+        p->lt[cls] = true;
     }
-    cudaEventDestroy(t0);
-    cudaEventDestroy(t1);
-    gemm_desc_free(&own);
+    float thin = rows <= 16 ? trial(&t, &thin_algo) : INFINITY;
+    if (thin < best) {
+        p->thin[cls] = true;
+        p->lt[cls] = false;
+    }
+    log_debug("products %lld x %lld, %lld rows: %d of %d candidates have the base's bits; %.1f us, base %.1f us, few rows %.1f us",
+              (long long)s.n_out, (long long)s.n_in, (long long)rows, same, n, 1e3 * (double)best, 1e3 * (double)base, 1e3 * (double)thin);
+    cudaEventDestroy(t.t0);
+    cudaEventDestroy(t.t1);
+    gemm_desc_free(&t.desc);
     CUDA_LAUNCHED("trial of matrix products");
     p->ready[cls] = true;
     return ST_OK;
@@ -250,13 +327,14 @@ status_t linear_open_cuda(backend_t *bb, linear_shape_t s, const void *packed, l
     linear_t *l;
     ST_TRY(mem_zalloc(&l, 1, sizeof *l, "a linear layer"));
     gemm_plan *p = b->plans;
-    while (p && (p->shape.n_out != s.n_out || p->shape.n_in != s.n_in)) p = p->next;
+    while (p && (p->shape.n_out != s.n_out || p->shape.n_in != s.n_in || p->shape.glu != s.glu)) p = p->next;
     if (!p) {
         status_t st = mem_zalloc(&p, 1, sizeof *p, "a plan of matrix products");
         if (st) {
             mem_free(l);
             return st;
         }
+        p->b = b;
         p->shape = s;
         p->next = b->plans;
         b->plans = p;
@@ -276,18 +354,127 @@ void linear_free_plans(cuda_backend_t *b) {
     }
 }
 
-status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
-    cuda_backend_t *b = cuda_of(bb);
-    if (!n_row) return ST_OK;
+// The class of a row count, its choice made.
+static status_t class_of(cuda_backend_t *b, const linear_t *l, int64_t n_row, int *out) {
     int cls = 0;
     while (cls < BASE_CLASS && n_row > class_rows[cls]) cls++;
-    if (!l->plan->plain && !l->plan->ready[cls]) ST_TRY(choose(b, l, cls));
+    *out = cls;
+    return l->plan->plain || l->plan->ready[cls] ? ST_OK : choose(b, l, cls);
+}
+
+status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
+    cuda_backend_t *b = cuda_of(bb);
+    int cls;
+    if (!n_row) return ST_OK;
+    ST_TRY(class_of(b, l, n_row, &cls));
     if (l->plan->plain) return linear_plain(b, l, n_row, x, y, add);
+    if (l->plan->thin[cls]) {
+        bool done;
+        gemm_args_t thin = {add ? GEMM_ADD : GEMM_SET, l->shape, n_row, x, l->packed, y, NULL};
+        ST_TRY(gemm_thin(b, &thin, &done));
+        if (done) return ST_OK;
+    }
+    if (!l->plan->lt[cls]) return base_run(b, l, n_row, x, y, add);
     gemm_desc_t g;
     cublasStatus_t st = gemm_desc_make(&g, bb->act, l->shape, n_row);
     if (!st) st = gemm_run(b, &g, &l->plan->algo[cls], l->packed, x, y, add);
-    if (st == CUBLAS_STATUS_NOT_SUPPORTED || st == CUBLAS_STATUS_INVALID_VALUE) // the class's choice does not take this very row count
-        st = gemm_run(b, &g, &l->plan->algo[BASE_CLASS], l->packed, x, y, add);
     gemm_desc_free(&g);
+    if (st == CUBLAS_STATUS_NOT_SUPPORTED || st == CUBLAS_STATUS_INVALID_VALUE) // the class's choice does not take this very row count
+        return base_run(b, l, n_row, x, y, add);
     return st ? lt_failed(st, "a matrix product") : ST_OK;
+}
+
+// Many rows: the next step is folded into the product. Few rows: two kernels, same bits.
+static bool folds(const linear_t *l, int64_t n_row) { return n_row > class_rows[BASE_CLASS - 1] && gemm_sm90_serves(l->plan->b, l->shape); }
+
+status_t linear_glu_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *wide, void *y) {
+    bool done = false;
+    gemm_args_t g = {GEMM_GLU, l->shape, n_row, x, l->packed, y, NULL};
+    int cls;
+    if (!n_row) return ST_OK;
+    ST_TRY(class_of(cuda_of(bb), l, n_row, &cls));
+    if (interleaved(l->shape) && l->plan->thin[cls]) ST_TRY(gemm_thin(cuda_of(bb), &g, &done));
+    if (interleaved(l->shape) && folds(l, n_row)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
+    if (done) return ST_OK;
+    ST_TRY(linear_cuda(bb, l, n_row, x, wide, false));
+    return gate_cuda(cuda_of(bb), n_row, l->shape.n_out / 2, wide, y, interleaved(l->shape));
+}
+
+status_t linear_qkv_cuda(backend_t *bb, const linear_t *l, const void *x, float *wide, const qkv_args_t *a) {
+    bool done = false;
+    gemm_args_t g = {GEMM_QKV, l->shape, a->n_row, x, l->packed, NULL, a};
+    if (folds(l, a->n_row)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
+    if (done) return ST_OK;
+    qkv_args_t after = *a;
+    after.qkv = wide;
+    ST_TRY(linear_cuda(bb, l, a->n_row, x, wide, false));
+    return qkv_cuda(bb, &after);
+}
+
+// ---- for measurements -----------------------------------------------------------------------------------------------
+__global__ void fill_kernel(uint64_t seed, size_t first, float scale, size_t n, void *x, bool f32) {
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        float v = backend_random(seed, first + i) * scale;
+        if (f32)
+            ((float *)x)[i] = v;
+        else
+            ((bf16 *)x)[i] = __float2bfloat16_rn(v);
+    }
+}
+status_t fill_cuda(backend_t *bb, uint64_t seed, size_t first, float scale, size_t n, void *dst) {
+    fill_kernel<<<2048, 256, 0, cuda_of(bb)->stream>>>(seed, first, scale, n, dst, bb->act == DT_F32);
+    CUDA_LAUNCHED("fill");
+    return ST_OK;
+}
+
+// The library's own product with results in the type of its inputs, and the driver's own copy: neither is code of ours.
+status_t ceilings_cuda(backend_t *bb, double *flops, double *bytes) {
+    enum { SIDE = 8192, TRIES = 12 };
+    cuda_backend_t *b = cuda_of(bb);
+    cudaDataType_t t = bb->act == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    size_t side = SIDE, cells = side * side, size = dtype_bytes(bb->act), copy = (size_t)1 << 30;
+    char *mem;
+    gemm_desc_t g;
+    cudaEvent_t t0, t1;
+    float ms;
+    *flops = *bytes = 0;
+    ST_TRY(bb->ops->alloc(bb, size_round_up(3 * cells * size, 2 * copy), "the ceilings", &mem));
+    status_t ok = fill_cuda(bb, 1, 0, 1, 2 * cells, mem);
+    cublasStatus_t st = gemm_desc_make(&g, bb->act, {SIDE, SIDE, false}, SIDE);
+    if (g.c) cublasLtMatrixLayoutDestroy(g.c);
+    g.c = NULL;
+    if (!st) st = cublasLtMatrixLayoutCreate(&g.c, t, SIDE, SIDE, SIDE);
+    cublasLtMatmulPreference_t pref = NULL;
+    cublasLtMatmulHeuristicResult_t got[1];
+    int n = 0;
+    if (!st) st = cublasLtMatmulPreferenceCreate(&pref);
+    if (!st) st = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &b->work_bytes, sizeof b->work_bytes);
+    if (!st) st = cublasLtMatmulAlgoGetHeuristic(b->lt, g.op, g.a, g.b, g.c, g.c, pref, 1, got, &n);
+    cudaEventCreate(&t0);
+    cudaEventCreate(&t1);
+    for (int i = 0; i < TRIES && !st && !ok && n; i++) {
+        cudaEventRecord(t0, b->stream);
+        st = gemm_run(b, &g, &got[0].algo, mem, mem + cells * size, (float *)(mem + 2 * cells * size), false);
+        cudaEventRecord(t1, b->stream);
+        cudaEventSynchronize(t1);
+        cudaEventElapsedTime(&ms, t0, t1);
+        if (i > 1) *flops = fmax(*flops, 2e3 * (double)cells * SIDE / (double)ms);
+    }
+    for (int i = 0; i < TRIES; i++) {
+        cudaEventRecord(t0, b->stream);
+        cudaMemcpyAsync(mem + copy, mem, copy, cudaMemcpyDeviceToDevice, b->stream);
+        cudaEventRecord(t1, b->stream);
+        cudaEventSynchronize(t1);
+        cudaEventElapsedTime(&ms, t0, t1);
+        if (i > 1) *bytes = fmax(*bytes, 2e3 * (double)copy / (double)ms);
+    }
+    cudaEventDestroy(t0);
+    cudaEventDestroy(t1);
+    if (pref) cublasLtMatmulPreferenceDestroy(pref);
+    gemm_desc_free(&g);
+    bb->ops->free(bb, mem);
+    if (ok) return ok;
+    if (st) return lt_failed(st, "measuring the ceiling");
+    CUDA_LAUNCHED("ceilings");
+    return ST_OK;
 }

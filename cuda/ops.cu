@@ -1,6 +1,6 @@
 // Everything of a decoder block that is neither a matrix product nor attention. All of it is bound by memory: 16-byte accesses where the
 // shape allows, one pass. A row is reduced by one thread block in a fixed order, so its bits depend on nothing but the row.
-#include "common.cuh"
+#include "gemm.cuh"
 
 enum { THREADS = 256 };
 static unsigned grid_for(int64_t n, int per) { return (unsigned)((n + per - 1) / per); }
@@ -58,6 +58,8 @@ __device__ float block_sum(float s) {
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS) rmsnorm_kernel(int64_t d, const float *x, const float *w, float eps, T *y) {
+    pdl_go();
+    pdl_wait();
     x += blockIdx.x * d;
     y += blockIdx.x * d;
     float s = 0;
@@ -84,42 +86,62 @@ status_t rmsnorm_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *x, c
     cuda_backend_t *b = cuda_of(bb);
     if (!n_row) return ST_OK;
     if (b->base.act == DT_F32)
-        rmsnorm_kernel<float><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (float *)y);
-    else
-        rmsnorm_kernel<bf16><<<(unsigned)n_row, THREADS, 0, b->stream>>>(d, x, w, eps, (bf16 *)y);
-    CUDA_LAUNCHED("rmsnorm");
-    return ST_OK;
+        return pdl_launch(b, rmsnorm_kernel<float>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (float *)y);
+    return pdl_launch(b, rmsnorm_kernel<bf16>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (bf16 *)y);
 }
 
 // ---- silu_mul -------------------------------------------------------------------------------------------------------
-__device__ __forceinline__ float silu(float g, float u) { return g / (1.f + __expf(-g)) * u; }
-
-template <class T> __global__ void silu_mul_kernel(int64_t n, int64_t d, const float *gu, T *y) {
+// gu rows: d gates, then d ups; or (apart < d) groups of `apart` gates and their ups in turn.
+template <class T> __global__ void silu_mul_kernel(int64_t n, int64_t d, int64_t apart, const float *gu, T *y) {
+    pdl_go();
+    pdl_wait();
     int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
     if (at >= n) return;
     int64_t row = at / d, j = at - row * d;
-    const float *g = gu + row * 2 * d + j;
+    const float *g = gu + row * 2 * d + j / apart * 2 * apart + j % apart;
     if (d % 4 == 0) {
-        float4 a = *(const float4 *)g, u = *(const float4 *)(g + d);
-        store4<T>(y + at, make_float4(silu(a.x, u.x), silu(a.y, u.y), silu(a.z, u.z), silu(a.w, u.w)));
+        float4 a = *(const float4 *)g, u = *(const float4 *)(g + apart);
+        store4<T>(y + at, make_float4(silu_times(a.x, u.x), silu_times(a.y, u.y), silu_times(a.z, u.z), silu_times(a.w, u.w)));
         return;
     }
-    for (int64_t e = at; e < n && e < at + 4; e++) {
+    for (int64_t e = at; e < n && e < at + 4; e++) { // never interleaved: those have groups of whole fours
         row = e / d;
         g = gu + row * 2 * d + (e - row * d);
-        y[e] = from_f32<T>(silu(g[0], g[d]));
+        y[e] = from_f32<T>(silu_times(g[0], g[d]));
     }
 }
 
-status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu, void *y) {
-    cuda_backend_t *b = cuda_of(bb);
-    int64_t n = n_row * d;
+status_t gate_cuda(cuda_backend_t *b, int64_t n_row, int64_t d, const float *gu, void *y, bool interleaved) {
+    int64_t n = n_row * d, apart = interleaved ? (int64_t)GLU_GROUP : d;
     if (!n) return ST_OK;
     if (b->base.act == DT_F32)
-        silu_mul_kernel<float><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (float *)y);
-    else
-        silu_mul_kernel<bf16><<<grid_for(n, 4 * THREADS), THREADS, 0, b->stream>>>(n, d, gu, (bf16 *)y);
-    CUDA_LAUNCHED("silu_mul");
+        return pdl_launch(b, silu_mul_kernel<float>, dim3(grid_for(n, 4 * THREADS)), THREADS, 0, "silu_mul", n, d, apart, gu, (float *)y);
+    return pdl_launch(b, silu_mul_kernel<bf16>, dim3(grid_for(n, 4 * THREADS)), THREADS, 0, "silu_mul", n, d, apart, gu, (bf16 *)y);
+}
+status_t silu_mul_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *gu, void *y) {
+    return gate_cuda(cuda_of(bb), n_row, d, gu, y, false);
+}
+
+// ---- rope -----------------------------------------------------------------------------------------------------------
+__global__ void rope_kernel(int64_t n, int half, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
+    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= n) return;
+    int64_t row = at / half, j = at - row * half;
+    double s, c;
+    sincos(positions[row] * inv_freq[j], &s, &c);
+    cos_sin[row * 2 * half + j] = (float)(scale * c);
+    cos_sin[row * 2 * half + half + j] = (float)(scale * s);
+}
+
+status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
+    cuda_backend_t *b = cuda_of(bb);
+    int64_t half = d_rot / 2, n = n_row * half;
+    double *p, *f;
+    if (!n) return ST_OK;
+    ST_TRY(cuda_upload(b, positions, sizeof *positions * (size_t)n_row, &p));
+    ST_TRY(cuda_upload(b, inv_freq, sizeof *inv_freq * (size_t)half, &f));
+    rope_kernel<<<grid_for(n, THREADS), THREADS, 0, b->stream>>>(n, (int)half, p, f, scale, cos_sin);
+    CUDA_LAUNCHED("rope");
     return ST_OK;
 }
 
@@ -134,6 +156,8 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
     int64_t row = blockIdx.x;
     int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
     if (threadIdx.x == 0) run_at = -1;
+    pdl_go();
+    pdl_wait();
     __syncthreads();
     for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
         if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;
@@ -147,7 +171,7 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
         const float *from = a.qkv + (row * n_all + h) * d;
         float s = 0;
         for (int j = lane; j < d; j += 32) {
-            float v = from[j] + (a.bias ? a.bias[h * d + j] : 0.f);
+            float v = a.bias ? __fadd_rn(from[j], a.bias[h * d + j]) : from[j];
             x[j] = v;
             s += v * v;
         }
@@ -171,7 +195,7 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
         for (int j = lane; j < d; j += 32) {
             float v = x[j];
             if ((is_q || is_k) && j < 2 * half)
-                v = j < half ? v * cs[j] - x[j + half] * cs[half + j] : v * cs[j - half] + x[j - half] * cs[j];
+                v = j < half ? turn_low(v, x[j + half], cs[j], cs[half + j]) : turn_high(x[j - half], v, cs[j - half], cs[j]);
             if (q)
                 q[j] = from_f32<T>(v);
             else if (to_f32_pool)
@@ -189,18 +213,16 @@ status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
     if (x->d_head > QKV_MAX_D)
         return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
     qkv_args_t a = *x;
-    ST_TRY(cuda_upload(b, x->pools, sizeof *x->pools * (size_t)x->n_pool, &a.pools));
-    ST_TRY(cuda_upload(b, x->runs, sizeof *x->runs * (size_t)x->n_run, &a.runs));
+    ST_TRY(cuda_upload_pass(b, x->pools, x->n_pool, x->runs, x->n_run, &a.pools, &a.runs));
     if (b->base.act == DT_F32)
-        qkv_kernel<float><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
-    else
-        qkv_kernel<bf16><<<(unsigned)a.n_row, 32 * QKV_WARPS, 0, b->stream>>>(a);
-    CUDA_LAUNCHED("qkv");
-    return ST_OK;
+        return pdl_launch(b, qkv_kernel<float>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
+    return pdl_launch(b, qkv_kernel<bf16>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
 }
 
 // ---- merge of partial results ---------------------------------------------------------------------------------------
 template <class T> __global__ void merge_kernel(merge_args_t a) {
+    pdl_go();
+    pdl_wait();
     int lane = threadIdx.x & 31;
     int64_t n = a.n_row * a.n_head, at = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
     if (at >= n) return;
@@ -232,11 +254,8 @@ status_t merge_cuda(backend_t *bb, const merge_args_t *a) {
     int64_t n = a->n_row * a->n_head;
     if (!n) return ST_OK;
     if (a->o_out_type == DT_F32)
-        merge_kernel<float><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
-    else
-        merge_kernel<bf16><<<grid_for(n, THREADS / 32), THREADS, 0, b->stream>>>(*a);
-    CUDA_LAUNCHED("merge");
-    return ST_OK;
+        return pdl_launch(b, merge_kernel<float>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
+    return pdl_launch(b, merge_kernel<bf16>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
 }
 
 // ---- convert --------------------------------------------------------------------------------------------------------

@@ -79,7 +79,10 @@ typedef struct {
 typedef struct linear linear_t;
 typedef struct {
     int64_t n_out, n_in; /* y[n_out] = W[n_out][n_in] x[n_in] */
+    bool glu;            /* rows 0.. are gates and rows n_out/2.. ups, used by linear_glu alone: a backend may interleave them */
 } linear_shape_t;
+/* Whatever a backend's linear_t is, it begins with its shape. */
+static inline linear_shape_t linear_shape(const linear_t *l) { return *(const linear_shape_t *)(const void *)l; }
 
 /* What follows the q/k/v projection of one layer: bias, per-head norms of q and k (Qwen3), rotation, and the K/V rows put into their pools.
  */
@@ -108,20 +111,38 @@ typedef struct {
     status_t (*copy_in)(backend_t *, void *dst /*[B]*/, const void *src, size_t bytes);
     status_t (*copy_out)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes); /* waits */
     status_t (*sync)(backend_t *);
+    /* Host memory that a device copies from and to without staging (pinned); ordinary memory on a CPU. host_free takes NULL. */
+    status_t (*host_alloc)(backend_t *, size_t bytes, const char *what, void *out_pp);
+    void (*host_free)(backend_t *, void *p);
+    /* A copy out of what the operations issued so far leave, beside the operations that follow; dst comes from host_alloc. It is there when
+     * copy_out_wait returns for its ticket (tickets rise; waiting for one waits for those before it). Until then src must stay as it is. */
+    status_t (*copy_out_start)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes, int64_t *ticket);
+    status_t (*copy_out_wait)(backend_t *, int64_t ticket);
+    /* Bytes of backend memory that alloc could still give, and all there are; SIZE_MAX: as much as the host has. */
+    void (*memory_left)(backend_t *, size_t *left, size_t *total);
 
     /* Linear layers. pack writes linear_bytes() bytes at `packed` [B] from W in f32 or bf16 rows (row r at w + r*n_in); rows may be given
      * in several calls, row0 upward in multiples of 64 (but for the end); a weight is complete after its last row. Not thread-safe on one
-     * weight. On a backend with host_memory several threads may pack different weights at once, when w_type is act and linear_bytes of the
-     * shape was asked before. */
+     * weight; w may also be [B]. On a backend with host_memory several threads may pack different weights at once, when w_type is act and
+     * linear_bytes of the shape was asked before. */
     size_t (*linear_bytes)(backend_t *, linear_shape_t);
     status_t (*linear_pack)(backend_t *, linear_shape_t, void *packed, int64_t row0, int64_t n_row, dtype_t w_type, const void *w);
     status_t (*linear_open)(backend_t *, linear_shape_t, const void *packed, linear_t **out); /* borrows packed */
     void (*linear_close)(backend_t *, linear_t *);
     /* y[n_row][n_out] f32 = x W^T, or y += x W^T when `add`. x is act [n_row][n_in]. */
     status_t (*linear)(backend_t *, const linear_t *, int64_t n_row, const void *x, float *y, bool add);
+    /* linear followed by silu_mul, for a weight whose shape says glu: y act [n_row][n_out/2]. wide: [B] work space of f32 [n_row][n_out]. y
+     * must not overlap x. The bits are those of one row alone, as everywhere. */
+    status_t (*linear_glu)(backend_t *, const linear_t *, int64_t n_row, const void *x, float *wide, void *y);
+    /* linear followed by qkv; wide is work space as above and stands in for a->qkv. a->q must not overlap x. */
+    status_t (*linear_qkv)(backend_t *, const linear_t *, const void *x, float *wide, const qkv_args_t *a);
 
     /* x[n_row][d] f32 = table[token]; table is f32 or bf16 [n_vocab][d] [B]; tokens are host memory, each in [0, n_vocab). */
     status_t (*embed)(backend_t *, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t table_type, const void *table, float *x);
+    /* cos_sin [n_row][d_rot] for the rows' positions: angle j is position * inv_freq[j], in double; both are times scale. positions [n_row]
+     * and inv_freq [d_rot/2] are host memory. */
+    status_t (*rope)(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                     float *cos_sin);
     /* y act [n_row][d] = w * x / sqrt(mean(x^2) + eps) */
     status_t (*rmsnorm)(backend_t *, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y);
     /* y act [n_row][d] = silu(gu[.., 0:d]) * gu[.., d:2d];  gu f32 [n_row][2d] */
@@ -133,8 +154,24 @@ typedef struct {
     status_t (*gather_rows)(backend_t *, int64_t n, int64_t d, const int64_t *idx, const float *src, float *dst);
     /* dst (any of F32/BF16/F16) = src (act or f32), n elements */
     status_t (*convert)(backend_t *, size_t n, dtype_t dst_type, void *dst, dtype_t src_type, const void *src);
+    /* dst[i] = backend_random(seed, first + i) * scale in act, n elements: weights for measurements, made where they are used */
+    status_t (*fill)(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+    /* What this machine can do at best, measured now: bf16 (or f32) matrix products in flop/s, copies in bytes read and written per s. */
+    status_t (*ceilings)(backend_t *, double *flops, double *bytes);
     void (*destroy)(backend_t *);
 } backend_ops_t;
+
+/* A number in [-1, 1), the same on every backend. */
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+    static inline float
+    backend_random(uint64_t seed, uint64_t i) {
+    uint64_t z = seed + (i + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (float)((int32_t)(z >> 32) >> 8) * 0x1p-23f; /* 24 bits: exact */
+}
 
 struct backend {
     const backend_ops_t *ops;
@@ -147,6 +184,8 @@ struct backend {
 /* act: DT_F32 or DT_BF16. n_threads >= 1. The CPU backends; cuda/ has its own create with the same shape. */
 status_t backend_create_cpu_ref(dtype_t act, int n_threads, backend_t **out);
 status_t backend_create_cpu(dtype_t act, int n_threads, backend_t **out);
+/* rope's table on the host; cos_sin is host memory. */
+void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin);
 /* Is bf16 fast on this CPU (bf16 dot products and a GEMM that uses them)? decides --dtype auto. */
 bool backend_cpu_has_bf16(void);
 

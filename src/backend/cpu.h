@@ -19,6 +19,17 @@ status_t cpu_alloc(backend_t *be, size_t bytes, const char *what, void *out_pp);
 void cpu_free(backend_t *be, void *p);
 status_t cpu_copy(backend_t *be, void *dst, const void *src, size_t bytes);
 status_t cpu_sync(backend_t *be);
+status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket);
+status_t cpu_copy_wait(backend_t *be, int64_t ticket);
+void cpu_memory_left(backend_t *be, size_t *left, size_t *total);
+
+/* cpu_steps.c: operations that both make of others */
+status_t cpu_linear_glu(backend_t *be, const linear_t *l, int64_t n_row, const void *x, float *wide, void *y);
+status_t cpu_linear_qkv(backend_t *be, const linear_t *l, const void *x, float *wide, const qkv_args_t *a);
+status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                  float *cos_sin);
+status_t cpu_fill(backend_t *be, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+status_t cpu_ceilings(backend_t *be, double *flops, double *bytes);
 
 /* The fast backend. */
 typedef struct {

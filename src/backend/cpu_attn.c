@@ -218,7 +218,7 @@ static void run_parts(const call_t *c, const cpu_kernels_t *k) {
 
 static bool use_dot(const cpu_t *c, const attn_args_t *a) {
     bool bf16 = c->base.act == DT_BF16 && c->k->bf16_dot;
-    for (int i = 0; i < a->n_pool; i++) bf16 = bf16 && a->pools[i].type == DT_BF16;
+    for (int i = 0; i < a->n_pool; i++) bf16 = bf16 && (a->pools[i].type == DT_BF16 || !a->pools[i].n_row); /* a sink of no rows */
     return bf16;
 }
 

@@ -43,3 +43,19 @@ status_t cpu_sync(backend_t *be) {
     (void)be;
     return ST_OK;
 }
+
+status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    *ticket = 0;
+    return cpu_copy(be, dst, src, bytes);
+}
+
+status_t cpu_copy_wait(backend_t *be, int64_t ticket) {
+    (void)be;
+    (void)ticket;
+    return ST_OK;
+}
+
+void cpu_memory_left(backend_t *be, size_t *left, size_t *total) {
+    (void)be;
+    *left = *total = SIZE_MAX;
+}

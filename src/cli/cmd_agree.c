@@ -59,6 +59,7 @@ static status_t run_eval_agree(const options_t *o, context_t *c) {
     if (!st) st = job_kept(o, model_file_config(c->file), &spec.layout, &spec.kept);
     if (!st) st = job_adapter(c, spec.layout, &spec.kept);
     if (!st) st = job_positions(o, spec.layout, &spec.align, &spec.kept);
+    if (!st) st = job_window(model_file_config(c->file), spec.layout, sink.n + opt_int(o, "window"));
     if (!st) st = context_load_model(c);
     if (opt_given(o, "batch")) spec.max_row = opt_int(o, "batch");
     spec.sink = sink.ids;

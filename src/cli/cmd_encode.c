@@ -22,6 +22,11 @@ static dtype_t kv_option(const options_t *o) {
     return !strcmp(s, "f32") ? DT_F32 : !strcmp(s, "f16") ? DT_F16 : DT_BF16;
 }
 
+static sharding_t shard_option(const options_t *o) {
+    const char *s = opt_text(o, "shard");
+    return !strcmp(s, "document") ? SHARD_DOCUMENT : !strcmp(s, "segments") ? SHARD_NONE : SHARD_AUTO;
+}
+
 enum { WHOLE_SEGMENT = 1 << 24 }; /* tokens: longer documents are cut all the same */
 
 static void profile_fill(const options_t *o, const context_t *c, align_t align, bool whole, const ids_t *sink, store_profile_t *p) {
@@ -53,6 +58,9 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     log_info("%lld tokens encoded in %.2f s: %.0f tokens/s on %d x %d threads; %.1f MB of K/V written; peak memory of rank 0 %.0f MB",
              (long long)r->tokens_encoded, r->seconds, rate, c->comm->size, c->n_threads, (double)r->bytes_written / 1e6,
              (double)u.ru_maxrss / 1e3);
+    if (r->n_sharded)
+        log_info("%lld documents shared by all ranks: %.1f MB of K/V between ranks (planned: %.1f MB)", (long long)r->n_sharded,
+                 (double)r->kv_sent / 1e6, (double)r->kv_sent_plan / 1e6);
     if (!format || strncmp(format, "json", 4)) return;
     json_out_t j;
     json_begin(&j, stdout);
@@ -65,6 +73,9 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     json_int(&j, "reused", r->n_reused);
     json_int(&j, "tokens_encoded", r->tokens_encoded);
     json_int(&j, "bytes_written", r->bytes_written);
+    json_int(&j, "documents_shared", r->n_sharded);
+    json_int(&j, "kv_sent_bytes", r->kv_sent);
+    json_int(&j, "kv_sent_bytes_planned", r->kv_sent_plan);
     json_num(&j, "seconds", r->seconds);
     json_num(&j, "tokens_per_s", rate);
     json_int(&j, "peak_rss_bytes", u.ru_maxrss * 1024);
@@ -120,7 +131,18 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                    "and logits run it");
     if (!st && layout_info(layout)->whole && align != ALIGN_LEFT)
         st = status_fail(ST_USAGE, "--align has no meaning for --layout %s; leave it out", layout_info(layout)->name);
+    if (!st) {
+        const layout_info_t *info = layout_info(layout);
+        bool on = info->chained || info->whole; /* positions go on through the document */
+        st = job_window(model_file_config(c->file), layout, on ? INT64_MAX : sink.n + kept.n_blank + opt_int(o, "segment") + 1);
+    }
     if (!st) st = inputs_check(inputs, n_input);
+    if (!st && shard_option(o) == SHARD_DOCUMENT && !layout_shards(layout_info(layout), kept.compact, model_file_config(c->file)->window))
+        st = status_fail(ST_USAGE, "--shard document: --layout %s%s is not encoded by several ranks together; leave it out",
+                         layout_info(layout)->name,
+                         kept.compact                         ? " with --positions compact"
+                         : model_file_config(c->file)->window ? " of a model with a sliding window"
+                                                              : "");
     if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
     encode_spec_t spec = {.inputs = inputs,
@@ -128,6 +150,7 @@ static status_t run_encode(const options_t *o, context_t *c) {
                           .store_dir = opt_text(o, "store"),
                           .layout = layout,
                           .kept = kept,
+                          .shard = shard_option(o),
                           .align = align,
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
@@ -161,12 +184,12 @@ const command_t cmd_encode = {
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-             .keys =
-                 "model! store! layout segment ratio local gist-init adapter keep sinks sink align positions split bos special kv-dtype "
-                 "rope-length dtype "
-                 "backend threads "
-                 "batch verify format "
-                 "progress quiet verbose config print-config",
+             .keys = "model! store! layout segment ratio keep-by budget local gist-init adapter keep sinks sink align positions split "
+                     "shard bos special "
+                     "kv-dtype rope-length dtype "
+                     "backend threads "
+                     "batch verify format "
+                     "progress quiet verbose config print-config",
              .min_args = 1,
              .max_args = -1},
     .ranks = true,

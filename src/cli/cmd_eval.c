@@ -95,13 +95,6 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
     return ST_OK;
 }
 
-static pick_spec_t pick_options(const options_t *o, const ids_t *repeat) {
-    pick_spec_t p = {.ratio = opt_int(o, "ratio"), .repeat = repeat->ids, .n_repeat = repeat->n};
-    score_find(opt_text(o, "keep-by"), &p.by);
-    p.budget = !strcmp(opt_text(o, "budget"), "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
-    return p;
-}
-
 static status_t run_eval_ppl(const options_t *o, context_t *c) {
     const tokenizer_t *tokenizer;
     ids_t sink = {0}, tokens = {0}, repeat = {0};
@@ -122,13 +115,14 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st) st = job_attend(o, layout, AGG_NONE, &attend);
     attend.by_rule = opt_flag(o, "mask");
-    if (!st) st = job_window(model_file_config(c->file), sink.n + window);
+    if (!st) st = job_window(model_file_config(c->file), layout, sink.n + window);
     if (!st) st = windows_read(o, tokenizer, &tokens, &n_window);
     if (!(st = comm_agree(c->comm, st))) st = context_load_model(c);
     if (st) goto out;
     ppl_spec_t spec = {.layout = layout,
                        .kept = kept,
-                       .pick = pick_options(o, &repeat),
+                       .repeat = repeat.ids,
+                       .n_repeat = repeat.n,
                        .window = window,
                        .score = score,
                        .sink = sink.ids,

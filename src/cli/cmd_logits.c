@@ -94,9 +94,13 @@ static status_t write_header(int fd, const char *path, int64_t n, int64_t n_voca
 
 static status_t write_logits(context_t *c, const sequence_spec_t *spec, const ids_t *ids, int fd, const char *path) {
     target_t t = {.fd = fd, .path = path, .n_vocab = model_config(c->model)->n_vocab};
-    status_t st = write_header(fd, path, sequence_rows(spec, ids->n), t.n_vocab, dtype_name(c->dtype));
-    t.begin = lseek(fd, 0, SEEK_CUR);
-    if (!st && t.begin < 0) st = status_fail(ST_FAIL, "%s: %s; --out names a file on a disk", path, strerror(errno));
+    status_t st = ST_OK;
+    if (c->comm->rank == 0) {
+        st = write_header(fd, path, sequence_rows(spec, ids->n), t.n_vocab, dtype_name(c->dtype));
+        t.begin = lseek(fd, 0, SEEK_CUR);
+        if (!st && t.begin < 0) st = status_fail(ST_FAIL, "%s: %s; --out names a file on a disk", path, strerror(errno));
+    }
+    st = comm_agree(c->comm, st);
     return st ? st : sequence_logits(c->model, c->comm, spec, ids->ids, ids->n, rows_write, &t);
 }
 
@@ -111,6 +115,7 @@ static status_t sequence_options(const options_t *o, const context_t *c, int64_t
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
     if (!st) st = job_adapter(c, out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);
+    if (!st) st = job_window(model_file_config(c->file), out->layout, n + sink->n);
     if (layout && (out->layout != LAYOUT_FULL || opt_given(o, "segment"))) out->segment = opt_int(o, "segment");
     if (opt_given(o, "batch")) out->max_row = opt_int(o, "batch");
     out->max_row = i64_min(out->max_row, n + n / i64_max(out->kept.gist.ratio, 1) + sink->n + out->kept.n_blank);
@@ -121,29 +126,45 @@ static status_t sequence_options(const options_t *o, const context_t *c, int64_t
     return st;
 }
 
+/* Rank 0 reads the ids, for its alone is standard input. Collective. */
+static status_t tokens_share(const options_t *o, context_t *c, ids_t *ids) {
+    status_t st = c->comm->rank ? ST_OK : read_tokens(opt_text(o, "tokens"), model_file_config(c->file)->n_vocab, ids);
+    int64_t n = ids->n;
+    if ((st = comm_agree(c->comm, st))) return st;
+    if ((st = c->comm->ops->bcast(c->comm, 0, &n, sizeof n))) return st;
+    if (c->comm->rank) st = mem_grow(&ids->ids, (size_t)n, sizeof *ids->ids, "token ids");
+    if (!st && c->comm->rank) ids->n = ids->cap = n;
+    if ((st = comm_agree(c->comm, st))) return st;
+    return c->comm->ops->bcast(c->comm, 0, ids->ids, n * (int64_t)sizeof *ids->ids);
+}
+
+static status_t part_open(const char *path, char *part, size_t cap, int *fd) {
+    if (snprintf(part, cap, "%s.part%ld", path, (long)getpid()) >= (int)cap) return status_fail(ST_USAGE, "--out: the name is too long");
+    *fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (*fd >= 0) return ST_OK;
+    return status_fail(ST_FAIL, "%s: %s; --out names a file in a folder that can be written", path, strerror(errno));
+}
+
 static status_t logits_run(const options_t *o, context_t *c) {
     const char *path = opt_text(o, "out");
     char part[4096];
     int fd = -1;
     sequence_spec_t spec;
     ids_t ids = {0}, sink = {0};
-    status_t st = context_open_file(c);
+    status_t st = comm_agree(c->comm, context_open_file(c));
     if (st) return st;
     const model_config_t *m = model_file_config(c->file);
-    if ((st = read_tokens(opt_text(o, "tokens"), m->n_vocab, &ids))) goto out;
-    if ((st = sequence_options(o, c, ids.n, &sink, &spec))) goto out;
-    if (ids.n > m->n_ctx) log_warn("%lld tokens, but the model was trained for %lld", (long long)ids.n, (long long)m->n_ctx);
-    if (snprintf(part, sizeof part, "%s.part%ld", path, (long)getpid()) >= (int)sizeof part) {
-        st = status_fail(ST_USAGE, "--out: the name is too long");
-        goto out;
-    }
-    if ((fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) < 0) {
-        st = status_fail(ST_FAIL, "%s: %s; --out names a file in a folder that can be written", path, strerror(errno));
-        goto out;
-    }
+    if ((st = tokens_share(o, c, &ids))) goto out;
+    st = sequence_options(o, c, ids.n, &sink, &spec);
+    if ((st = comm_agree(c->comm, st))) goto out;
+    if (ids.n > m->n_ctx && c->comm->rank == 0)
+        log_warn("%lld tokens, but the model was trained for %lld", (long long)ids.n, (long long)m->n_ctx);
+    if (c->comm->rank == 0) st = part_open(path, part, sizeof part, &fd);
+    if ((st = comm_agree(c->comm, st))) goto out;
     if ((st = context_load_model(c))) goto out;
     if ((st = write_logits(c, &spec, &ids, fd, path))) goto out;
-    if (fsync(fd) || rename(part, path)) st = status_fail(ST_FAIL, "%s: %s; what was written is not complete", path, strerror(errno));
+    if (fd >= 0 && (fsync(fd) || rename(part, path)))
+        st = status_fail(ST_FAIL, "%s: %s; what was written is not complete", path, strerror(errno));
 out:
     if (fd >= 0) close(fd);
     if (fd >= 0 && st) unlink(part);
@@ -162,11 +183,14 @@ const command_t cmd_logits = {
                  "logits of every row as tensor `logits`, F32, [rows, vocabulary]. No BOS is added: what is in FILE is what the model "
                  "sees. With --layout the\n"
                  "sequence is cut into segments as encode cuts a document, and a row's logits are those of its segment's pass. Takes\n"
-                 "4 x rows x vocabulary bytes on disk (200 KB a row for a vocabulary of 49152), written as it goes.",
+                 "4 x rows x vocabulary bytes on disk (200 KB a row for a vocabulary of 49152), written as it goes. Under mpirun the ranks "
+                 "share "
+                 "a sequence whose segments\nsee each other (full, fine-kv, coarse-kv, unigist), with the bits of one rank.",
          .examples =
              "  echo '504 3575 282' > ids.txt\n"
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out logits.safetensors\n"
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out unigist.safetensors --layout unigist --ratio 4 --sinks 8\n"
+             "  mpirun -n 4 precis logits --model m.gguf --tokens long.txt --out long.safetensors --layout unigist --ratio 8 --local 128\n"
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
          .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init adapter all-rows rope-length "
                  "dtype=f32 "
@@ -174,5 +198,6 @@ const command_t cmd_logits = {
                  "batch",
          .min_args = 0,
          .max_args = 0},
+    .ranks = true,
     .run = logits_run,
 };

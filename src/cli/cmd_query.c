@@ -32,6 +32,8 @@ typedef struct {
     bool *done;
     int64_t n, cap, next; /* next to be printed */
     bool json;            /* JSON lines, else text */
+    tokenizer_stream_t stream;
+    bool streams; /* one answer as text: it is printed while it is made */
 } query_job_t;
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------------- */
@@ -126,6 +128,26 @@ static status_t joined_option(query_job_t *j, const store_profile_t *p) {
     return status_fail(ST_USAGE, "--positions %s: not with a store of --layout %s, --align %s; leave it out", name, info->name, p->align);
 }
 
+/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts with gists all lie inside it (check_positions). */
+static status_t places_fill(query_job_t *j, int64_t n_sink) {
+    const store_profile_t *p = store_profile(j->store);
+    const sources_t *s = &j->sources;
+    layout_method_t layout;
+    place_t *places = NULL;
+    align_t align = ALIGN_LEFT;
+    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || layout_info(layout)->gists) return ST_OK;
+    if (layout_info(layout)->chained || j->joined)
+        align = ALIGN_SEQUENTIAL;
+    else if (!job_align_find(p->align, &align))
+        return status_fail(ST_INPUT, "%s: positions are aligned \"%s\", which this program does not know; use the program that wrote it",
+                           opt_text(j->o, "store"), p->align);
+    status_t st = mem_alloc(&places, (size_t)i64_max(1, s->n), sizeof *places, "places of segments");
+    for (int64_t i = 0; i < s->n && !st; i++) places[i] = (place_t){align, n_sink, s->segments[i]->n_token, p->segment, s->before[i]};
+    if (!st) st = context_places(&j->kv, places);
+    mem_free(places);
+    return st;
+}
+
 static status_t context_open_store(query_job_t *j) {
     const char *dir = opt_text(j->o, "store");
     comm_t *comm = j->c->comm;
@@ -140,7 +162,9 @@ static status_t context_open_store(query_job_t *j) {
         return status_fail(ST_INPUT, "%s: keeps gists as \"%s\", which this program does not know; use the program that wrote it", dir,
                            p->gists);
     if (raw && how.kept.keep != KEEP_BOTH)
-        return status_fail(ST_USAGE, "--fetch raw: %s does not hold both gists and raw rows; encode with --layout blockgist --keep both",
+        return status_fail(ST_USAGE,
+                           "--fetch raw: %s does not hold raw rows beside gists or selected rows; encode with --layout blockgist or "
+                           "blockselect and --keep both",
                            dir);
     int64_t n_sink = p->n_sink + how.kept.n_blank;
     encoder_spec_t e = {.sink = p->sink,
@@ -156,6 +180,7 @@ static status_t context_open_store(query_job_t *j) {
     if (st) return st;
     j->kv.sink = *encoder_sink(j->encoder);
     j->kv.query_position = n_sink + (j->joined ? j->sources.n_token : j->sources.reserve);
+    if ((st = places_fill(j, n_sink))) return st;
     log_info("%s: %lld documents, %lld segments, %lld tokens, K/V %.1f MB; this rank holds %lld segments", dir, (long long)j->sources.n_doc,
              (long long)j->sources.n, (long long)j->sources.n_token,
              2e-6 * (double)kv_bytes(model_config(j->c->model), p->kv_type, j->sources.n_token), (long long)j->kv.n_local);
@@ -169,7 +194,9 @@ static status_t check_positions(const query_job_t *j) {
     if (ctx > 0 && upto > ctx)
         log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
                  (long long)upto, (long long)ctx);
-    return job_window(model_config(j->c->model), upto);
+    layout_method_t layout = LAYOUT_PCE;
+    if (j->store) layout_find(store_profile(j->store)->layout, &layout);
+    return job_window(model_config(j->c->model), layout, upto);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */
@@ -227,6 +254,36 @@ static status_t evidence_write(query_job_t *j, json_out_t *out, const double *ma
     return st;
 }
 
+static void piece_print(const char *text, size_t n) {
+    if (!n) return;
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+}
+
+static status_t on_token(void *self, int64_t i, int32_t id) {
+    query_job_t *j = self;
+    const char *text;
+    size_t n;
+    (void)i; /* there is one */
+    status_t st = tokenizer_stream_put(&j->stream, id, &text, &n);
+    if (!st) piece_print(text, n);
+    return st;
+}
+
+/* The answer as text. A streamed one has been printed but for what was held back. */
+static status_t text_write(query_job_t *j, int64_t i, const char *text) {
+    size_t n;
+    if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
+    if (!j->streams) {
+        printf("%s\n", text);
+        return ST_OK;
+    }
+    status_t st = tokenizer_stream_end(&j->stream, &text, &n);
+    if (!st) piece_print(text, n);
+    puts("");
+    return st;
+}
+
 static status_t answer_write(query_job_t *j, int64_t i) {
     const generation_t *g = &j->gen[i];
     char *text;
@@ -236,9 +293,8 @@ static status_t answer_write(query_job_t *j, int64_t i) {
     double rate = g->ids.n > 1 ? (double)(g->ids.n - 1) / (g->total_s - g->first_token_s) : 0;
     const double *mass = g->mass;
     if (!j->json) {
-        if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
-        printf("%s\n", text);
-        if (mass) st = evidence_write(j, NULL, mass);
+        st = text_write(j, i, text);
+        if (mass && !st) st = evidence_write(j, NULL, mass);
         if (opt_flag(j->o, "stats"))
             printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
                    (long long)g->ids.n, g->total_s, rate);
@@ -316,6 +372,7 @@ static void job_free(query_job_t *j) {
         if (j->gen) ids_free(&j->gen[i].ids);
         if (j->gen) mem_free(j->gen[i].mass);
     }
+    if (j->streams) tokenizer_stream_free(&j->stream);
     context_free(&j->kv);
     encoder_free(j->encoder);
     sources_free(&j->sources);
@@ -368,6 +425,12 @@ static status_t run_query(const options_t *o, context_t *c) {
                             .batch = opt_int(o, "slots")};
     spec.attend.fetch_raw = !strcmp(opt_text(o, "fetch"), "raw");
     spec.attend.want_mass = j.store != NULL;
+    j.streams = !j.json && j.n == 1 && c->comm->rank == 0;
+    if (j.streams) {
+        tokenizer_stream_begin(&j.stream, j.tokenizer, false);
+        spec.token = on_token;
+        spec.token_ctx = &j;
+    }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
     st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
 out:

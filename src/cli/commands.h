@@ -16,8 +16,9 @@ typedef struct {
     status_t (*run)(const options_t *o, context_t *c);
 } command_t;
 
-extern const command_t cmd_encode, cmd_query, cmd_eval_ppl, cmd_eval_agree, cmd_plan, cmd_bench; /* the jobs */
-extern const command_t cmd_tokenize, cmd_inspect, cmd_store, cmd_logits, cmd_version, cmd_help;  /* the tools */
+extern const command_t cmd_encode, cmd_query, cmd_eval_ppl, cmd_eval_agree, cmd_plan; /* the jobs */
+extern const command_t cmd_bench_encode, cmd_bench_query;
+extern const command_t cmd_tokenize, cmd_inspect, cmd_store, cmd_logits, cmd_version, cmd_help; /* the tools */
 
 const command_t *const *command_table(int *n);
 /* The command that argv[0..] begins with ("eval ppl" is two words): *used words belong to its name. NULL when there is none. */

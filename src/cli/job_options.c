@@ -31,10 +31,18 @@ bool job_bos(const options_t *o) {
     return opt_flag(o, "bos") || (name && layout_find(name, &layout) && layout_info(layout)->bos);
 }
 
+bool job_align_find(const char *name, align_t *out) {
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(name, align_names[i])) {
+            *out = (align_t)i;
+            return true;
+        }
+    return false;
+}
+
 align_t job_align(const options_t *o, align_t fallback) {
     const char *name = opt_text(o, "align");
-    for (int i = 0; name && i < 4; i++)
-        if (!strcmp(name, align_names[i])) return (align_t)i;
+    if (name) job_align_find(name, &fallback);
     return fallback;
 }
 
@@ -99,14 +107,25 @@ static status_t window_option(const options_t *o, const layout_info_t *info, gis
     return ST_OK;
 }
 
+/* Commands without --keep-by keep nothing, so how rows would be chosen is of no matter to them. */
+static status_t select_options(const options_t *o, const char *keep, kept_t *out) {
+    if (!opt_text(o, "keep-by")) return ST_OK;
+    score_find(opt_text(o, "keep-by"), &out->select.by);
+    out->select.budget = !strcmp(opt_text(o, "budget"), "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
+    out->select.ratio = opt_int(o, "ratio");
+    out->keep = keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
+    if (keep && !strcmp(keep, "raw"))
+        return status_fail(ST_USAGE, "--keep raw: --layout blockselect would select nothing; use --layout pce, or --keep gist or both");
+    return ST_OK;
+}
+
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
     const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
     *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
     if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
-    if (!st && info->selects && !opt_text(o, "keep-by"))
-        st = status_fail(ST_USAGE, "--layout %s: not with this command; precis eval ppl measures it", info->name);
+    if (!st && info->selects) st = select_options(o, keep, out);
     if (!st && info->streams) return stream_options(o, out);
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
@@ -177,11 +196,12 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
     return ST_OK;
 }
 
-status_t job_window(const model_config_t *c, int64_t rows) {
-    if (c->window <= 0 || rows <= c->window) return ST_OK;
-    return status_fail(ST_INPUT,
-                       "the model attends to the last %lld rows only (sliding window), but sink, context and query take %lld; a window "
-                       "inside queries is not done, so "
-                       "use less context, or a model without a window",
-                       (long long)c->window, (long long)rows);
+status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows) {
+    const layout_info_t *info = layout_info(layout);
+    if (c->window <= 0 || rows <= c->window || !(info->gists || info->selects)) return ST_OK;
+    return status_fail(
+        ST_INPUT,
+        "the model attends to the last %lld positions only (sliding window), which layout %s does not do; use layout pce or full, "
+        "segments that end within the window, or a model without one",
+        (long long)c->window, info->name);
 }

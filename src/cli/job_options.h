@@ -14,6 +14,7 @@ bool job_bos(const options_t *o);
 align_t job_align(const options_t *o, align_t fallback);
 reserve_t job_reserve(const options_t *o);
 aggregate_t job_aggregate(const options_t *o, aggregate_t fallback);
+bool job_align_find(const char *name, align_t *out);
 const char *job_align_name(align_t a);
 /* Rows per forward pass: --batch, else what keeps a pass's activations near the cores and its products large. */
 int64_t job_rows(const options_t *o, int64_t segment);
@@ -32,8 +33,8 @@ status_t job_positions(const options_t *o, layout_method_t layout, align_t *alig
 /* --select and its kin, and what the layout does to a query's weights. ST_USAGE when they do not fit together. */
 status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fallback, attend_spec_t *out);
 
-/* A query's rows see all of their context: ST_INPUT when `rows` of sink, context and query are more than the model's sliding window, which
- * would cut that. */
-status_t job_window(const model_config_t *c, int64_t rows);
+/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is one whose rows (gists, chosen rows) the window
+ * would not cut. */
+status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows);
 
 #endif

@@ -36,6 +36,9 @@ static const option_t table[] = {
      "positions of a segment shorter than the longest; not given: left for a store, even for eval ppl"},
     {"split", OPT_CHOICE, "tokens", 0, 0, "tokens|lines|paragraphs", "",
      "where a long document is cut: after exactly --segment tokens, or before that at a line's end or a blank line"},
+    {"shard", OPT_CHOICE, "auto", 0, 0, "auto|segments|document", "",
+     "under mpirun, who takes a document whose segments see each other: one rank (segments), all ranks together (document), or all when it "
+     "is more than a rank's share (auto)"},
     {"ratio", OPT_INT, "8", 1, 4096, NULL, "tokens", "raw tokens that a gist summarises; blockselect keeps one row of so many"},
     {"local", OPT_SIZE, NULL, 0, 16 * M, NULL, "tokens",
      "raw tokens a row sees besides its own unit, a multiple of --ratio (UniGist spacing); not given: all of its segment (Fine-KV); "
@@ -53,8 +56,8 @@ static const option_t table[] = {
     {"adapter", OPT_TEXT, NULL, 0, 0, NULL, "",
      "safetensors file of trained gist and sink rows and of changes to the model (src/model/ADAPTER.md)"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
-     "rows of a gist layout that go to the store; blockselect: its kept rows, all, or all "
-     "with a list of the kept"},
+     "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
+     "with a list of those"},
     {"fetch", OPT_CHOICE, "none", 0, 0, "none|raw", "",
      "raw: --select chooses segments by their gists, then attends to their raw rows (two-level)"},
     {"rope-length", OPT_SIZE, NULL, 1, 1024 * M, NULL, "tokens",
@@ -105,6 +108,13 @@ static const option_t table[] = {
     {"corpus-tokens", OPT_SIZE, NULL, 1, T, NULL, "tokens", "plan for a corpus of this many tokens in place of files"},
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
+    /* measurements */
+    {"shape", OPT_CHOICE, "tiny", 0, 0, "tiny|smollm2|1b|8b", "", "dimensions of the model that is made up"},
+    {"segments", OPT_INT, "4", 1, 1e6, NULL, "segments", "to encode"},
+    {"context", OPT_SIZE, "8K", 0, T, NULL, "rows", "of K/V that the prompts see"},
+    {"kv-to", OPT_CHOICE, "device", 0, 0, "device|host", "", "host: keys and values are copied out beside the encoding"},
+    {"repeats", OPT_INT, "3", 1, 64, NULL, "runs", "of which the median is given"},
+    {"profile", OPT_FLAG, "no", 0, 0, NULL, "", "run once more with every operation timed"},
     /* the run */
     {"verify", OPT_FLAG, "yes", 0, 0, NULL, "",
      "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},

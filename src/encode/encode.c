@@ -58,17 +58,49 @@ static status_t record_documents(job_t *j, const round_t *r) {
     return store_add_documents(j->spec->store_dir, r->docs, r->n_doc);
 }
 
+enum { SHARD_ROWS = 256 }; /* tokens per rank below which `auto` leaves a document to one rank: waiting would cost more */
+
+/* Takes out of the units those that all ranks share, and encodes them, one after another. Collective. */
+static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double *costs, int64_t *n_unit) {
+    const layout_info_t *info = layout_info(j->spec->layout);
+    int64_t left = 0, n = *n_unit, size = j->comm->size;
+    double sum = 0;
+    status_t st = ST_OK;
+    if (size == 1 || j->spec->shard == SHARD_NONE || !layout_shards(info, j->spec->kept.compact, model_config(j->model)->window))
+        return ST_OK;
+    for (int64_t u = 0; u < n; u++) sum += costs[u];
+    for (int64_t u = 0; u < n && !st; u++) {
+        int64_t tokens = 0, first = units[u], next = first;
+        do tokens += r->items[next++].n;
+        while (next < r->n_item && r->items[next].slice);
+        bool large = costs[u] > sum / (double)size && tokens >= SHARD_ROWS * size;
+        if (!large && j->spec->shard == SHARD_AUTO) {
+            units[left] = first;
+            costs[left++] = costs[u];
+            continue;
+        }
+        if ((st = notes_take(j))) break;
+        int64_t stopping = j->stopping;
+        if ((st = j->comm->ops->max_i64(j->comm, &stopping, 1)) || stopping) break;
+        st = share_document(j, r, first);
+        j->report->n_sharded++;
+    }
+    *n_unit = left;
+    return st;
+}
+
 static status_t round_run(job_t *j, round_t *r) {
     int64_t *units = NULL, n_unit = 0;
     double *costs = NULL;
     assign_t plan = {0};
-    status_t st = units_make(j, r, &units, &costs, &n_unit);
-    if (!st) st = assign_segments(costs, n_unit, j->comm->size, &plan);
-    st = comm_agree(j->comm, st);
-    if (st) goto out;
+    status_t st = comm_agree(j->comm, units_make(j, r, &units, &costs, &n_unit));
     int64_t todo = 0;
     for (int64_t i = 0; i < r->n_item; i++) todo += r->items[i].todo ? r->items[i].n : 0;
     j->progress.total += todo;
+    if (!st) st = documents_run(j, r, units, costs, &n_unit);
+    if (!st) st = assign_segments(costs, n_unit, j->comm->size, &plan);
+    st = comm_agree(j->comm, st);
+    if (st) goto out;
     int64_t *mine = plan.item + plan.begin[j->comm->rank], n_mine = plan.begin[j->comm->rank + 1] - plan.begin[j->comm->rank];
     for (int64_t i = 0; i < n_mine; i++) mine[i] = units[mine[i]]; /* units to their first items */
     st = share_encode(j, r, mine, n_mine);
@@ -95,7 +127,7 @@ out:
 }
 
 /* ---- the job -------------------------------------------------------------------------------------------------------------- */
-static status_t job_open(job_t *j) {
+static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     const encode_spec_t *s = j->spec;
     int64_t repaired = 0, bad = 0;
     status_t st = j->comm->rank == 0 ? store_prepare(s->store_dir, &s->profile, &repaired) : ST_OK;
@@ -121,14 +153,18 @@ static status_t job_open(job_t *j) {
                         .compact = s->kept.compact,
                         .evict = s->kept.keep == KEEP_TAIL};
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
+    if (s->kept.select.ratio) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &j->repeat);
+    if ((st = comm_agree(j->comm, st))) return st;
     return comm_agree(j->comm, store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer));
 }
 
 static status_t totals(job_t *j, double begin_s) {
     encode_report_t *rep = j->report;
-    int64_t root = j->comm->rank == 0,
-            sums[3] = {root * j->tokens_done, j->writer ? store_writer_bytes(j->writer) : 0, root * j->segments_done};
-    status_t st = j->comm->ops->sum_i64(j->comm, sums, 3);
+    int64_t root = j->comm->rank == 0, sums[5] = {root * j->tokens_done, j->writer ? store_writer_bytes(j->writer) : 0,
+                                                  root * j->segments_done, j->kv_sent, j->kv_sent_plan};
+    status_t st = j->comm->ops->sum_i64(j->comm, sums, 5);
+    rep->kv_sent = sums[3];
+    rep->kv_sent_plan = sums[4];
     rep->tokens_encoded = sums[0];
     rep->bytes_written = sums[1];
     rep->n_encoded = sums[2];
@@ -160,7 +196,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     *report = (encode_report_t){0};
     status_t st = comm->rank == 0 ? corpus_open(spec->inputs, spec->n_input, "text", &corpus) : ST_OK;
     st = comm_agree(comm, st);
-    if (!st) st = job_open(&j);
+    if (!st) st = job_open(&j, tokenizer);
     double begin_s = clock_s();
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
@@ -185,8 +221,11 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
             st = closed;
     }
     st = comm_agree(comm, st);
+    picker_free(j.picker);
+    ids_free(&j.repeat);
     encoder_free(j.encoder);
     for (int i = 0; i < 2; i++) {
+        mem_free(j.lists[i]);
         kv_free(j.be, &j.buffer[i]);
         mem_free(j.host[i]);
     }

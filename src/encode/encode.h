@@ -6,6 +6,10 @@
 #include "encode/kept.h"
 #include "encode/round.h"
 
+/* Who takes a document whose segments see each other: one rank; all of them, each some of its rows; all of them when it is more than one
+ * rank's fair share of a round. The store's contents are the same. */
+typedef enum { SHARD_AUTO, SHARD_NONE, SHARD_DOCUMENT } sharding_t;
+
 typedef struct {
     const char *const *inputs;
     int n_input;
@@ -13,6 +17,7 @@ typedef struct {
     store_profile_t profile; /* complete */
     layout_method_t layout;
     kept_t kept;
+    sharding_t shard;
     align_t align;
     split_t split;
     bool parse_special;
@@ -25,7 +30,8 @@ typedef struct {
 typedef struct {
     int64_t n_document, n_segment, n_reused, n_encoded, n_repaired;
     int64_t tokens_encoded, tokens_total, bytes_written; /* over all ranks; bytes of K/V as stored */
-    double seconds;                                      /* wall time of the rounds */
+    int64_t n_sharded, kv_sent, kv_sent_plan; /* documents that all ranks shared; K/V bytes that went between ranks, and as planned */
+    double seconds;                           /* wall time of the rounds */
     bool stopped;
 } encode_report_t;
 

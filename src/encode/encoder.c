@@ -89,7 +89,7 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
         e->config = model_config(m);
         e->spec = *spec;
         e->n_sink = spec->n_blank + spec->n_sink;
-        if (comm->rank) e->spec.rows = NULL;
+        if (comm->rank && !spec->sharded) e->spec.rows = NULL;
         st = encoder_setup(e, spec);
         if (!st && comm->rank == 0) st = sink_encode(e);
     }

@@ -38,6 +38,7 @@ typedef struct {
     int64_t window; /* rows of its segment that a row sees, itself included, in place of the model's own sliding window; 0: the model's */
     bool in_cache;  /* positions are those in a cache of the sink and that window: the sink stays near, however long the text */
     bool evict;     /* raw rows that left the window are freed: pieces bring no pool for them, but may one for the last */
+    bool sharded;   /* documents go over all ranks (encode/sharded.h): every rank gives `rows`, rank 0's is called */
     bool by_rule;   /* the reference switch of layout/rule.h */
     rows_fn rows;   /* logits wanted, by rank 0; NULL: none */
     void *rows_ctx;

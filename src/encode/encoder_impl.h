@@ -58,6 +58,7 @@ status_t pass_run(encoder_t *e);
 void pass_begin(encoder_t *e);
 status_t pass_add_memory(encoder_t *e, const piece_t *p, int64_t from, int64_t n);
 void pass_want(encoder_t *e, int64_t row, int64_t at); /* the logits of a row of the pass, as row `at` of the sequence */
+status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits); /* to the spec's `rows` */
 
 /* inputs.c */
 status_t inputs_setup(encoder_t *e);

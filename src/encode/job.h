@@ -5,6 +5,7 @@
 
 #include "base/progress.h"
 #include "encode/encode.h"
+#include "encode/picker.h"
 
 typedef struct {
     model_t *model;
@@ -21,12 +22,19 @@ typedef struct {
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
-    bool chained;      /* segments continue those before them in their document */
+    /* blockselect */
+    picker_t *picker;
+    ids_t repeat;         /* what it asks for */
+    int64_t picker_rows;  /* longest segment that it takes */
+    int32_t *lists[2];    /* lists of kept rows, of the batch being encoded and of the one being written */
+    int64_t cap_lists[2]; /* numbers */
+    bool chained;         /* segments continue those before them in their document */
     int turn;
     char *host[2]; /* host copies of K/V when the backend's memory is not ours */
     progress_t progress;
     bool stopping, failed_elsewhere;
     int64_t done_ranks, tokens_done, segments_done;
+    int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
 } job_t;
 
@@ -42,7 +50,9 @@ status_t notes_done(job_t *j, int64_t tokens, int64_t segments); /* this rank en
 /* Waits until all ranks are done with the round. */
 status_t notes_settle(job_t *j);
 
-/* share.c: encodes this rank's units (first items of segments, or of chains) and writes them. */
+/* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. Collective. */
+status_t share_document(job_t *j, const round_t *r, int64_t first);
+/* Encodes this rank's units (first items of segments, or of chains) and writes them. */
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 
 #endif

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "encode/move.h"
 
-static const char *const keep_names[] = {"raw", "gist", "both", "tail"};
+static const char *const keep_names[] = {"raw", "gist", "both", "tail"}, *const budget_names[] = {"uniform", "head"};
 
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n) {
     kv_pool_t part = *p;
@@ -44,12 +44,16 @@ void kept_text(const kept_t *k, char *out, size_t cap) {
     char window[32] = "all", init[32];
     size_t at = 0;
     *out = 0;
-    if (!k->gist.ratio && !k->n_blank) return;
+    if (!k->gist.ratio && !k->n_blank && !k->select.ratio) return;
     init_text(k, init, sizeof init);
     if (k->gist.window >= 0) snprintf(window, sizeof window, "%lld", (long long)k->gist.window);
     if (k->gist.ratio)
         at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "");
-    at += (size_t)snprintf(out + at, cap - at, "init %s keep %s", init, keep_names[k->keep]);
+    if (k->select.ratio)
+        at += (size_t)snprintf(out + at, cap - at, "ratio %lld score %s budget %s ", (long long)k->select.ratio, score_name(k->select.by),
+                               budget_names[k->select.budget]);
+    if (k->gist.ratio || k->n_blank) at += (size_t)snprintf(out + at, cap - at, "init %s ", init);
+    at += (size_t)snprintf(out + at, cap - at, "keep %s", keep_names[k->keep]);
     if (k->compact) at += (size_t)snprintf(out + at, cap - at, " positions compact");
     if (k->n_blank) snprintf(out + at, cap - at, " sinks %lld", (long long)k->n_blank);
 }
@@ -81,12 +85,26 @@ static bool keep_parse(const char *text, kept_t *out) {
     return false;
 }
 
+/* After "score" the ratio that stood before it is that of the selection. */
+static bool score_parse(const char *text, kept_t *out) {
+    out->select.ratio = out->gist.ratio;
+    out->gist.ratio = 0;
+    return out->select.ratio > 0 && score_find(text, &out->select.by);
+}
+
+static bool budget_parse(const char *text, kept_t *out) {
+    out->select.budget = !strcmp(text, "head") ? BUDGET_HEAD : BUDGET_UNIFORM;
+    return !strcmp(text, budget_names[out->select.budget]);
+}
+
 static bool word_parse(const char *key, const char *value, kept_t *out) {
     if (!strcmp(key, "ratio")) return number_parse(value, 1, &out->gist.ratio);
     if (!strcmp(key, "window")) return !strcmp(value, "all") || number_parse(value, 0, &out->gist.window);
     if (!strcmp(key, "at")) return (out->gist.at_end = !strcmp(value, "end"));
     if (!strcmp(key, "init")) return init_parse(value, out);
     if (!strcmp(key, "keep")) return keep_parse(value, out);
+    if (!strcmp(key, "score")) return score_parse(value, out);
+    if (!strcmp(key, "budget")) return budget_parse(value, out);
     if (!strcmp(key, "positions")) return (out->compact = !strcmp(value, "compact"));
     return !strcmp(key, "sinks") && number_parse(value, 1, &out->n_blank);
 }

@@ -10,11 +10,11 @@ void pass_begin(encoder_t *e) {
     e->pools[SINK_POOL] = e->sink_pool;
 }
 
-static status_t logits_emit(encoder_t *e) {
+status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits) {
     status_t st = ST_OK;
-    for (int64_t i = 0, n; i < e->n_out && !st; i += n) { /* neighbours go together */
-        for (n = 1; i + n < e->n_out && e->out_at[i + n] == e->out_at[i] + n;) n++;
-        st = e->spec.rows(e->spec.rows_ctx, e->out_at[i], n, e->logits + i * e->config->n_vocab);
+    for (int64_t i = 0, n; i < n_out && !st; i += n) { /* neighbours go together */
+        for (n = 1; i + n < n_out && at[i + n] == at[i] + n;) n++;
+        st = e->spec.rows(e->spec.rows_ctx, at[i], n, logits + i * e->config->n_vocab);
     }
     return st;
 }
@@ -40,7 +40,7 @@ status_t pass_run(encoder_t *e) {
                  .hidden_rows = e->hidden_rows,
                  .hidden = e->n_hidden ? e->memory + e->first_hidden * e->config->d_model : NULL};
     status_t st = b.n_row ? forward(e->model, e->ws, &b) : ST_OK;
-    if (!st) st = logits_emit(e);
+    if (!st) st = pass_emit(e, e->out_at, e->n_out, e->logits);
     pass_begin(e);
     return st;
 }
@@ -59,7 +59,8 @@ static status_t pass_pool(encoder_t *e, const kv_pool_t *pool, int64_t piece, in
         e->cap_pool *= 2;
     }
     e->pools[e->n_pool] = *pool;
-    e->places[e->n_pool] = (rule_pool_t){.set = SET_PIECES, .piece = piece, .order = order, .n_row = n_row, .pool = e->n_pool};
+    e->places[e->n_pool] = (rule_pool_t){
+        .set = SET_PIECES, .piece = piece, .order = order, .n_row = n_row, .pool = e->n_pool, .place = {ALIGN_LEFT, .n_sink = order}};
     *index = e->n_pool++;
     return ST_OK;
 }
@@ -155,7 +156,14 @@ status_t pass_add_memory(encoder_t *e, const piece_t *p, int64_t from, int64_t n
     return st ? st : layout_add_span(&e->layout, span_causal(pool, 0, from + n, 0));
 }
 
-static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
+/* The model's window, or 0 where it reaches the first row that these see. */
+static int64_t window_that_cuts(const encoder_t *e, const place_t *own, int64_t last) {
+    int64_t first = i64_min(place_at(own, 0), e->n_sink);
+    return place_at(own, last) - first >= e->config->window ? e->config->window : 0;
+}
+
+/* Rows that see a window of rows, whatever the model's own (streaming); the sink, or copies of it that stay near, before them. */
+static status_t add_streaming(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
     bool near = e->spec.in_cache && e->n_sink;
     status_t st = near ? near_fill(e, raw, raw_n) : ST_OK;
     int32_t copies;
@@ -165,6 +173,26 @@ static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t r
     for (int i = near; !st && i < shared->n; i++)
         if (shared->rows[i]) st = layout_add_span(&e->layout, span_all(shared->pools[i], 0, shared->rows[i]));
     return st ? st : layout_add_span(&e->layout, span_causal(raw_pool, 0, raw + raw_n, encoder_window(e)));
+}
+
+static status_t add_plain(encoder_t *e, int32_t raw_pool, int64_t raw, int64_t raw_n, const shared_t *shared) {
+    if (e->spec.window > 0) return add_streaming(e, raw_pool, raw, raw_n, shared);
+    const place_t *own = &e->places[raw_pool].place;
+    int64_t window = window_that_cuts(e, own, raw + raw_n - 1), step = window && !place_steps(own) ? 1 : raw_n;
+    status_t st = ST_OK;
+    for (int64_t i = raw; i < raw + raw_n && !st; i += step) {
+        st = layout_add_run(&e->layout, raw_pool, i, step);
+        if (!st && shared->rows[0]) st = layout_add_span(&e->layout, span_all(shared->pools[0], 0, shared->rows[0]));
+        for (int k = 1; !st && k < shared->n; k++) {
+            const place_t *theirs = &e->places[shared->pools[k]].place;
+            if (shared->rows[k])
+                st = layout_add_span(&e->layout, span_window(shared->pools[k], 0, shared->rows[k], theirs, own, i, window));
+        }
+        span_t s = span_window(raw_pool, 0, raw + raw_n, own, own, i, window);
+        s.hi = edge_step(1, 1, 0, 1);
+        if (!st) st = layout_add_span(&e->layout, s);
+    }
+    return st;
 }
 
 status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t raw_n, int64_t gist, int64_t gist_n) {
@@ -177,6 +205,7 @@ status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, i
     pages_t pages = {.pools = &raw_pool, .n = 1, .page = INT64_C(1) << 40};
     if (!st && e->spec.evict) st = piece_pages(e, number, raw_n ? raw : gist * g->ratio, raw + raw_n, &pages);
     if (!st && !e->spec.evict) st = pass_pool(e, &p->pool, number, order, raw + raw_n, &raw_pool);
+    if (!st && !e->spec.evict) e->places[raw_pool].place = (place_t){e->spec.align, e->n_sink, p->n, e->spec.reserve, p->before};
     if (!st && g->ratio) st = pass_pool(e, &p->gist_pool, number, order, 0, &gist_pool);
     if (!st && gist_n) st = inputs_gist(e, p, row + raw_n, gist, gist_n);
     if (!st && gist_n) e->gists[e->n_gist++] = (gist_rows_t){.row = row + raw_n, .n = gist_n};

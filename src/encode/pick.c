@@ -36,6 +36,28 @@ status_t pick_choose(const model_config_t *c, budget_t budget, int64_t m, int64_
     return st;
 }
 
+void pick_list(const model_config_t *c, int64_t m, int64_t n, const uint8_t *keep, int32_t *list) {
+    int64_t heads = c->n_kv_head;
+    for (int64_t layer = 0; layer < c->n_layer; layer++, keep += heads * n, list += heads * m)
+        for (int64_t i = 0, at = 0; i < heads * n && at < heads * m; i++)
+            if (keep[i]) list[at++] = (int32_t)i;
+}
+
+status_t pick_unlist(const model_config_t *c, int64_t m, int64_t n, const int32_t *list, int32_t *count, uint8_t *keep) {
+    int64_t heads = c->n_kv_head;
+    memset(count, 0, (size_t)(c->n_layer * heads) * sizeof *count);
+    if (keep) memset(keep, 0, (size_t)(c->n_layer * heads * n));
+    for (int64_t layer = 0; layer < c->n_layer; layer++)
+        for (int64_t i = 0; i < heads * m; i++) {
+            int64_t at = list[layer * heads * m + i];
+            if (at < 0 || at >= heads * n || (i && at <= list[layer * heads * m + i - 1]))
+                return status_fail(ST_INPUT, "the list of kept rows is damaged at layer %lld, entry %lld", (long long)layer, (long long)i);
+            count[layer * heads + at / n]++;
+            if (keep) keep[layer * heads * n + at] = 1;
+        }
+    return ST_OK;
+}
+
 /* Kept rows of a head, gathered on the host. */
 static int64_t gather(const uint8_t *keep, int64_t n, size_t row_bytes, const char *from, char *to) {
     int64_t kept = 0;

@@ -227,7 +227,10 @@ static status_t rows_again(scorer_t *s, const piece_t *p, int64_t from) {
 
 /* The position right behind a segment, where a query would start. */
 static int64_t position_behind(const scorer_t *s, const piece_t *p) {
-    return s->pools[SINK_POOL].n_row + (s->spec.align == ALIGN_SEQUENTIAL ? p->before + p->n : i64_max(s->spec.reserve, p->n));
+    int64_t taken = s->spec.align == ALIGN_SEQUENTIAL ? p->before + p->n
+                    : s->spec.align == ALIGN_LEFT     ? p->n /* what else its store holds is of no matter */
+                                                      : i64_max(s->spec.reserve, p->n);
+    return s->pools[SINK_POOL].n_row + taken;
 }
 
 static status_t expect_finish(scorer_t *s, const piece_t *p) {

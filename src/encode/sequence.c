@@ -1,6 +1,7 @@
 #include "encode/sequence.h"
 
 #include "base/mem.h"
+#include "encode/sharded.h"
 
 typedef struct {
     const sequence_spec_t *spec;
@@ -12,6 +13,7 @@ typedef struct {
     kv_pool_t raw, gists; /* of the whole sequence where segments continue each other, else of one segment */
     kv_pool_t *chain;     /* what later segments see of earlier ones */
     int64_t n_segment;
+    bool sharded; /* segments that see each other go over all ranks; else rank 0 runs them */
 } sequence_t;
 
 static int64_t segment_length(const sequence_spec_t *s, int64_t n) {
@@ -47,11 +49,13 @@ static status_t sequence_open(sequence_t *q, comm_t *comm, int64_t n, rows_fn ro
                         .window = q->info->streams ? s->kept.gist.window : 0,
                         .in_cache = q->info->streams,
                         .evict = evict,
+                        .sharded = q->sharded,
                         .rows = rows,
                         .rows_ctx = ctx,
                         .all_rows = s->all_rows};
     q->n_segment = i64_ceil_div(n, L);
     status_t st = encoder_create(q->model, comm, &e, &q->encoder);
+    if (q->sharded || comm->rank) return st;
     if (!st && !evict) st = kv_alloc(q->be, c, q->be->act, keep_raw ? n : L, "K/V of raw rows", &q->raw);
     if (!st && g) st = kv_alloc(q->be, c, q->be->act, keep_gists ? g * q->n_segment : g, "K/V of gists", &q->gists);
     return st || !q->info->chained ? st : mem_alloc(&q->chain, (size_t)q->n_segment, sizeof *q->chain, "segments of a sequence");
@@ -74,6 +78,29 @@ static sequence_spec_t streaming_spec(const sequence_spec_t *s, const int32_t *t
     return mine;
 }
 
+/* All ranks, each its rows. */
+static status_t sharded_run(sequence_t *q, comm_t *comm, const int32_t *tokens, int64_t n) {
+    const sequence_spec_t *s = q->spec;
+    int64_t L = segment_length(s, n), row = s->all_rows ? s->n_sink + s->kept.n_blank : 0, *segment = NULL, *at = NULL;
+    shard_t plan = {0};
+    status_t st = mem_alloc(&segment, (size_t)q->n_segment + 1, sizeof *segment, "segments of a sequence");
+    if (!st) st = mem_alloc(&at, (size_t)q->n_segment, sizeof *at, "segments of a sequence");
+    for (int64_t i = 0; i < q->n_segment && !st; i++) {
+        segment[i] = i * L;
+        segment[i + 1] = i64_min((i + 1) * L, n);
+        at[i] = row;
+        row += segment[i + 1] - segment[i] + (s->all_rows ? gist_count(q->gist, segment[i + 1] - segment[i]) : 0);
+    }
+    if (!st) st = encoder_shard(q->encoder, segment, q->n_segment, comm->size, &plan);
+    st = comm_agree(comm, st);
+    sharded_t d = {.tokens = tokens, .at = at};
+    if (!st) st = encoder_run_sharded(q->encoder, comm, &plan, &d);
+    shard_free(&plan);
+    mem_free(segment);
+    mem_free(at);
+    return st;
+}
+
 status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, const int32_t *tokens, int64_t n, rows_fn rows, void *ctx) {
     sequence_t q = {.spec = s, .info = layout_info(s->layout), .gist = &s->kept.gist, .model = m, .be = model_backend(m)};
     sequence_spec_t streaming;
@@ -85,8 +112,10 @@ status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, con
         q.spec = s = &streaming;
     }
     int64_t L = segment_length(s, n), row = s->all_rows ? s->n_sink + s->kept.n_blank : 0, gists = 0;
+    q.sharded = comm->size > 1 && layout_shards(q.info, s->kept.compact, model_config(m)->window);
     status_t st = sequence_open(&q, comm, n, rows, ctx);
-    for (int64_t i = 0; i < q.n_segment && !st; i++) {
+    if (!st && q.sharded) st = sharded_run(&q, comm, tokens, n);
+    for (int64_t i = 0; i < q.n_segment && !st && !q.sharded && comm->rank == 0; i++) {
         int64_t at = i * L, length = i64_min(L, n - at), own = gist_count(q.gist, length);
         piece_t p = {.tokens = tokens + at, .n = length, .before = at, .at = row};
         if (q.info->chained) p.chain = q.chain, p.n_chain = (int)layout_continues(q.info, i);
@@ -99,5 +128,5 @@ status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, con
         row += s->all_rows ? length + own : length;
     }
     sequence_close(&q);
-    return st;
+    return comm_agree(comm, st);
 }

@@ -22,7 +22,8 @@ typedef struct {
 
 /* Rows whose logits come. */
 int64_t sequence_rows(const sequence_spec_t *s, int64_t n_token);
-/* Calls `rows` with the logits of every row, once each, in no particular order. */
+/* Calls `rows` on rank 0 with the logits of every row, once each, in no particular order. Collective. Where segments see each other all
+ * ranks share the work, with the bits of one rank; else (and with compact positions) rank 0 does it. */
 status_t sequence_logits(model_t *m, comm_t *comm, const sequence_spec_t *s, const int32_t *tokens, int64_t n, rows_fn rows, void *ctx);
 
 #endif

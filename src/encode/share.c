@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "encode/job.h"
+#include "encode/sharded.h"
 
 static status_t buffer_fit(job_t *j, int64_t rows) {
     if (rows <= j->buffer_rows) return ST_OK;
@@ -46,15 +47,18 @@ static void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spa
 /* Scratch rows for segments of `tokens` tokens in all. */
 static status_t scratch_fit(job_t *j, int64_t tokens) {
     const kept_t *k = &j->spec->kept;
-    int64_t rows = !k->gist.ratio || k->keep == KEEP_BOTH || k->keep == KEEP_TAIL ? 0
-                   : k->keep == KEEP_GIST                                         ? tokens
-                                                                                  : tokens / k->gist.ratio + 1;
+    int64_t rows = (!k->gist.ratio && !k->select.ratio) || k->keep == KEEP_BOTH || k->keep == KEEP_TAIL ? 0
+                   : k->keep == KEEP_GIST                                                               ? tokens
+                   : k->gist.ratio                                                                      ? tokens / k->gist.ratio + 1
+                                                                                                        : 0;
     if (rows <= j->scratch.n_row) return ST_OK;
     kv_free(j->be, &j->scratch);
     return kv_alloc(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
 }
 
-static status_t append(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b) {
+/* list [n_list]: which rows were kept; NULL where no choice was made. */
+static status_t append(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b, const int32_t *list,
+                       int64_t n_list) {
     const void *k = pool->k, *v = pool->v;
     int64_t rows = kept_rows(&j->spec->kept, it->n);
     size_t bytes = kv_bytes(j->config, pool->type, rows), skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
@@ -72,6 +76,8 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
     store_item_t item = {.address = it->address,
                          .n_token = it->n,
                          .n_row = rows,
+                         .n_kept = n_list,
+                         .kept = list,
                          .first_pos = pos,
                          .tokens = r->tokens.ids + it->begin,
                          .type = pool->type,
@@ -80,12 +86,51 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
     return store_append(j->writer, &item);
 }
 
+/* ---- blockselect ---- */
+static int64_t list_size(const job_t *j, int64_t n) { return j->config->n_layer * j->config->n_kv_head * kept_picked(&j->spec->kept, n); }
+
+/* Room for the lists of a batch, and a picker for its longest segment. */
+static status_t picker_fit(job_t *j, int b, int64_t longest, int64_t n_list) {
+    const encode_spec_t *s = j->spec;
+    status_t st = ST_OK;
+    if (n_list > j->cap_lists[b]) st = mem_grow(&j->lists[b], (size_t)n_list, sizeof(int32_t), "lists of kept rows");
+    if (!st) j->cap_lists[b] = i64_max(n_list, j->cap_lists[b]);
+    if (st || longest <= j->picker_rows) return st;
+    picker_free(j->picker);
+    j->picker = NULL;
+    j->picker_rows = longest;
+    picker_spec_t spec = {.kept = &s->kept,
+                          .repeat = j->repeat.ids,
+                          .n_repeat = j->repeat.n,
+                          .align = s->align,
+                          .reserve = s->profile.segment,
+                          .max_row = s->max_row,
+                          .max_tokens = longest};
+    return picker_create(j->model, j->encoder, &spec, &j->picker);
+}
+
+/* The rows of encoded pieces that stay: listed and, where the others go, packed. */
+static status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int64_t n) {
+    int64_t longest = 0, n_list = 0, at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        longest = i64_max(longest, pieces[i].n);
+        n_list += list_size(j, pieces[i].n);
+    }
+    status_t st = picker_fit(j, b, longest, n_list);
+    for (int64_t i = 0; i < n && !st; i++) {
+        st = picker_run(j->picker, &pieces[i], j->spec->kept.keep == KEEP_GIST ? &kept[i] : NULL, NULL, j->lists[b] + at);
+        at += list_size(j, pieces[i].n);
+    }
+    return st;
+}
+
 /* Independent segments: as many small ones as fit a pass go together; encoding the next batch overlaps writing this one. */
 static status_t encode_batch(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     piece_t *pieces = NULL;
     kv_pool_t *kept = NULL;
-    int64_t at = 0, tokens = 0, spare = 0;
+    int64_t at = 0, tokens = 0, spare = 0, listed = 0;
     int b = j->turn;
+    bool selects = j->spec->kept.select.ratio > 0;
     for (int64_t i = 0; i < n; i++) tokens += r->items[mine[i]].n;
     status_t st = mem_alloc(&pieces, (size_t)n, sizeof *pieces, "a batch of segments");
     if (!st) st = mem_alloc(&kept, (size_t)n, sizeof *kept, "a batch of segments");
@@ -99,7 +144,12 @@ static status_t encode_batch(job_t *j, const round_t *r, const int64_t *mine, in
         at += rows;
     }
     if (!st) st = encoder_run(j->encoder, pieces, (int)n);
-    for (int64_t i = 0; i < n && !st; i++) st = append(j, r, &r->items[mine[i]], &kept[i], b);
+    if (!st && selects) st = batch_pick(j, b, pieces, kept, n);
+    for (int64_t i = 0; i < n && !st; i++) {
+        int64_t n_list = list_size(j, pieces[i].n);
+        st = append(j, r, &r->items[mine[i]], &kept[i], b, selects ? j->lists[b] + listed : NULL, n_list);
+        listed += n_list;
+    }
     j->turn = 1 - b;
     mem_free(pieces);
     mem_free(kept);
@@ -130,7 +180,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         st = encoder_run(j->encoder, &piece, 1);
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
-        if (!st && it->todo) st = append(j, r, it, &kept, 0);
+        if (!st && it->todo) st = append(j, r, it, &kept, 0, NULL, 0);
         if (!st) st = notes_done(j, it->n, it->todo);
         if (!st) st = notes_take(j);
         at += n;
@@ -140,14 +190,76 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     return st ? st : waited;
 }
 
+static int64_t slices_of(const round_t *r, int64_t first) {
+    int64_t n = 1;
+    while (first + n < r->n_item && r->items[first + n].slice) n++;
+    return n;
+}
+
+/* Where K/V of this rank's segments of a shared document go: kept[s], and its parts. */
+static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists) {
+    const kept_t *k = &j->spec->kept;
+    int64_t rows = 0, at = 0, n_segment = plan->spec.n_segment;
+    for (int64_t s = 0; s < n_segment; s++)
+        if (shard_writer(plan, s) == j->comm->rank) rows += kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
+    status_t st = store_writer_wait(j->writer);
+    if (!st) st = buffer_fit(j, rows);
+    for (int64_t s = 0; s < n_segment && !st; s++) {
+        int64_t n = plan->segment[s + 1] - plan->segment[s];
+        kept[s] = raw[s] = gists[s] = (kv_pool_t){0};
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        kept[s] = buffer_piece(j, 0, at, kept_rows(k, n));
+        gists[s] = kept_part(&kept[s], 0, kept_gists(k, n));
+        raw[s] = kept_part(&kept[s], kept_gists(k, n), kept_raw(k, n));
+        at += kept_rows(k, n);
+    }
+    return st;
+}
+
+static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept) {
+    status_t st = ST_OK;
+    for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
+        const round_item_t *it = &r->items[first + s];
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        if (it->todo) st = append(j, r, it, &kept[s], 0, NULL, 0);
+        if (!st) st = notes_done(j, it->n, it->todo);
+    }
+    status_t waited = store_writer_wait(j->writer);
+    return st ? st : waited;
+}
+
+status_t share_document(job_t *j, const round_t *r, int64_t first) {
+    int64_t n = slices_of(r, first), *segment = NULL, sent = j->comm->sent_bytes;
+    const round_item_t *items = r->items + first;
+    kv_pool_t *pools = NULL; /* [3][n] */
+    shard_t plan = {0};
+    status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
+    if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
+    for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
+    if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
+    if (!st) st = encoder_shard(j->encoder, segment, n, j->comm->size, &plan);
+    if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n);
+    if ((st = comm_agree(j->comm, st))) goto out;
+    sharded_t d = {.tokens = r->tokens.ids + items[0].begin, .raw = pools + n, .gists = pools + 2 * n};
+    sent = j->comm->sent_bytes;
+    st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
+    j->kv_sent += j->comm->sent_bytes - sent;
+    j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank);
+    if (!st) st = document_write(j, r, first, &plan, pools);
+    st = comm_agree(j->comm, st);
+out:
+    shard_free(&plan);
+    mem_free(segment);
+    mem_free(pools);
+    return st;
+}
+
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     status_t st = ST_OK;
     for (int64_t at = 0; at < n && !st;) {
         if ((st = notes_take(j)) || j->stopping) break;
         if (j->chained) {
-            int64_t first = mine[at], slices = 1;
-            while (first + slices < r->n_item && r->items[first + slices].slice) slices++;
-            st = encode_chain(j, r, first, slices);
+            st = encode_chain(j, r, mine[at], slices_of(r, mine[at]));
             at++;
             continue;
         }

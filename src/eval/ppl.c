@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "encode/encoder.h"
 #include "encode/move.h"
+#include "encode/picker.h"
 #include "encode/sequence.h"
 
 typedef struct {
@@ -28,9 +29,7 @@ typedef struct {
     int n_piece;
     kv_pool_t *spare; /* [n_piece] rows that are computed but not kept */
     kv_pool_t *chain; /* [n_piece] what later pieces see of earlier ones, where they do */
-    scorer_t *scorer; /* blockselect */
-    float *row_scores;
-    uint8_t *row_keep;
+    picker_t *picker; /* blockselect */
     int32_t *tokens;
     double *positions;
     int64_t *out_rows;
@@ -74,15 +73,6 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
         at += n;
     }
     return ST_OK;
-}
-
-/* The most important rows of an encoded piece to its pool. */
-static status_t piece_pick(ppl_job_t *j, int p) {
-    const piece_t *piece = &j->pieces[p];
-    status_t st = scorer_run(j->scorer, piece, j->row_scores);
-    if (!st)
-        st = pick_choose(j->config, j->spec->pick.budget, j->ctx.pools[p].n_row, piece->n, j->row_scores, j->ctx.counts[p], j->row_keep);
-    return st ? st : pick_pack(j->be, j->config, piece->n, j->ctx.pools[p].n_row, j->row_keep, &piece->pool, &j->ctx.pools[p]);
 }
 
 /* Streaming has no context and query: the window is one stream, and its last rows are scored. */
@@ -132,7 +122,8 @@ static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t 
     }
     for (int p = 0; p < j->n_piece && !st && layout_info(j->spec->layout)->joined; p++)
         st = keys_move_all(j->model, &j->ctx.pools[p], j->pieces[p].before);
-    for (int p = 0; p < j->n_piece && !st && j->scorer; p++) st = piece_pick(j, p);
+    for (int p = 0; p < j->n_piece && !st && j->picker; p++)
+        st = picker_run(j->picker, &j->pieces[p], &j->ctx.pools[p], j->ctx.counts[p], NULL);
     return st ? st : query_pass(j, window, out);
 }
 
@@ -144,7 +135,7 @@ static status_t piece_pools(ppl_job_t *j, int p) {
     kv_pool_t *pool = &j->ctx.pools[p];
     int64_t n = piece->n, gists = kept_gists(k, n), raw = kept_raw(k, n);
     bool selects = layout_info(s->layout)->selects;
-    status_t st = kv_alloc(j->be, j->config, j->be->act, selects ? pick_rows(s->pick.ratio, n) : gists + raw, "K/V of a piece", pool);
+    status_t st = kv_alloc(j->be, j->config, j->be->act, selects ? pick_rows(k->select.ratio, n) : gists + raw, "K/V of a piece", pool);
     int64_t spare = selects || k->keep == KEEP_GIST ? n : k->keep == KEEP_RAW ? gist_count(&k->gist, n) : 0;
     if (!st && spare) st = kv_alloc(j->be, j->config, j->be->act, spare, "K/V that is not kept", &j->spare[p]);
     if (st) return st;
@@ -156,19 +147,16 @@ static status_t piece_pools(ppl_job_t *j, int p) {
                    : ST_OK;
 }
 
-static status_t scorer_setup(ppl_job_t *j, int64_t longest, int64_t reserve) {
+static status_t picker_setup(ppl_job_t *j, int64_t longest, int64_t reserve) {
     const ppl_spec_t *s = j->spec;
-    size_t cells = (size_t)(j->config->n_layer * j->config->n_kv_head * longest);
-    score_spec_t spec = {.method = s->pick.by,
-                         .repeat = s->pick.repeat,
-                         .n_repeat = s->pick.n_repeat,
-                         .align = s->align,
-                         .reserve = reserve,
-                         .max_row = s->max_row,
-                         .max_tokens = longest};
-    status_t st = scorer_create(j->model, encoder_sink(j->encoder), encoder_workspace(j->encoder), &spec, &j->scorer);
-    if (!st) st = mem_alloc(&j->row_scores, cells, sizeof *j->row_scores, "scores");
-    if (!st) st = mem_alloc(&j->row_keep, cells, 1, "scores");
+    picker_spec_t spec = {.kept = &s->kept,
+                          .repeat = s->repeat,
+                          .n_repeat = s->n_repeat,
+                          .align = s->align,
+                          .reserve = reserve,
+                          .max_row = s->max_row,
+                          .max_tokens = longest};
+    status_t st = picker_create(j->model, j->encoder, &spec, &j->picker);
     return st ? st : mem_zalloc(&j->ctx.counts, (size_t)j->n_piece, sizeof *j->ctx.counts, "kept rows");
 }
 
@@ -222,6 +210,7 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
     }
     int64_t reserve = layout_reserve(s->reserve, rows, j->n_piece);
     encoder_spec_t e = encoder_spec(j, reserve);
+    place_t *places = NULL;
     if (!st) st = encoder_create(j->model, j->alone, &e, &j->encoder);
     if (!st) st = context_deal(j->be, j->alone, rows, j->n_piece, &j->ctx);
     if (!st) {
@@ -229,7 +218,14 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
         j->ctx.sink = *encoder_sink(j->encoder);
         j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
     }
-    if (!st && layout_info(s->layout)->selects) st = scorer_setup(j, rows[0], reserve);
+    if (!st && !s->kept.gist.ratio && !layout_info(s->layout)->selects) {
+        st = mem_alloc(&places, (size_t)i64_max(1, j->n_piece), sizeof *places, "places of pieces");
+        for (int p = 0; !st && p < j->n_piece; p++)
+            places[p] = (place_t){e.align, s->n_sink + s->kept.n_blank, j->pieces[p].n, reserve, j->pieces[p].before};
+        if (!st) st = context_places(&j->ctx, places);
+        mem_free(places);
+    }
+    if (!st && layout_info(s->layout)->selects) st = picker_setup(j, rows[0], reserve);
     mem_free(rows);
     for (int p = 0; !st && p < j->n_piece; p++) st = piece_pools(j, p);
     if (!st) st = kv_alloc(j->be, j->config, j->be->act, s->score + 1, "K/V of the query", &j->own);
@@ -243,13 +239,11 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
 
 static void job_teardown(ppl_job_t *j) {
     attend_free(j->attend);
-    scorer_free(j->scorer);
+    picker_free(j->picker);
     context_free(&j->ctx);
     for (int p = 0; j->spare && p < j->n_piece; p++) kv_free(j->be, &j->spare[p]);
     mem_free(j->spare);
     mem_free(j->chain);
-    mem_free(j->row_scores);
-    mem_free(j->row_keep);
     encoder_free(j->encoder);
     kv_free(j->be, &j->own);
     mem_free(j->pieces);

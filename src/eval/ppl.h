@@ -11,25 +11,15 @@
 
 #include "comm/comm.h"
 #include "encode/kept.h"
-#include "encode/pick.h"
-#include "encode/score.h"
 #include "layout/layout.h"
 #include "model/model.h"
 #include "query/attend.h"
 
-/* blockselect: which rows stay, and how many. */
-typedef struct {
-    score_method_t by;
-    budget_t budget;
-    int64_t ratio;
-    const int32_t *repeat; /* [n_repeat] prompt of SCORE_RECONSTRUCT */
-    int64_t n_repeat;
-} pick_spec_t;
-
 typedef struct {
     layout_method_t layout;
     kept_t kept;
-    pick_spec_t pick;
+    const int32_t *repeat; /* [n_repeat] prompt of SCORE_RECONSTRUCT */
+    int64_t n_repeat;
     int64_t window, score;
     const int32_t *sink; /* [n_sink] prefix rows: BOS (when asked for) and the sink's text */
     int64_t n_sink;

@@ -53,6 +53,10 @@ const layout_info_t *layout_info(layout_method_t m);
 static inline int64_t layout_continues(const layout_info_t *l, int64_t before) {
     return !l->chained ? 0 : l->anchored && before > 1 ? 1 : before;
 }
+/* May several ranks encode a document together (layout/shard.h)? Of a model with this sliding window (0: none). */
+static inline bool layout_shards(const layout_info_t *l, bool compact, int64_t window) {
+    return (l->chained || l->whole) && !l->recurrent && !l->anchored && !l->streams && !compact && window <= 0;
+}
 bool layout_find(const char *name, layout_method_t *out);
 typedef enum { KIND_SINK, KIND_RAW, KIND_GIST, KIND_QUERY } row_kind_t;
 typedef enum { ALIGN_EVEN, ALIGN_LEFT, ALIGN_RIGHT, ALIGN_SEQUENTIAL } align_t; /* methods.md section 3, "Positions" */

@@ -10,7 +10,7 @@ static status_t stretches(layout_t *l, const rule_pool_t *own, int64_t i, const 
     for (int64_t c = 0; c < p->n_row;) {
         int64_t from = c;
         while (c < p->n_row && rule_sees(own->set, own->piece, order, p->set, p->piece, p->order + c) &&
-               !(window > 0 && p->pool == own->pool && order - (p->order + c) >= window))
+               !(window > 0 && p->set != SET_PREFIX && place_at(&own->place, i) - place_at(&p->place, c) >= window))
             c++;
         if (c > from) {
             status_t st = layout_add_span(

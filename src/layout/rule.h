@@ -8,22 +8,23 @@
 #ifndef LAYOUT_RULE_H
 #define LAYOUT_RULE_H
 
-#include "layout/layout.h"
+#include "layout/window.h"
 
 typedef enum { SET_PREFIX, SET_PIECES, SET_QUERY } row_set_t;
 
-/* Where the rows of a pool stand in the whole sequence: row i of the pool has order `order + i`. */
+/* Where the rows of a pool stand in the whole sequence: row i of the pool has order `order + i`, and position place_at(place, i). */
 typedef struct {
     row_set_t set;
     int64_t piece, order, n_row;
     int32_t pool, block;
+    place_t place;
 } rule_pool_t;
 
 bool rule_sees(row_set_t q_set, int64_t q_piece, int64_t q_order, row_set_t c_set, int64_t c_piece, int64_t c_order);
 
 /* Rows index .. index+n-1 of `own` (-1 as own->pool: their K/V go nowhere) as runs of one row each, which see what the rule shows them of
- * the pools, in the order given. own->n_row counts rows that exist when the pass ends. window as in layout_segment: rows of the same pool
- * further back are not seen. */
+ * the pools, in the order given. own->n_row counts rows that exist when the pass ends. window > 0: rows that many positions back or more
+ * are not seen, but for those of the prefix. */
 status_t layout_by_rule(layout_t *l, const rule_pool_t *own, int64_t index, int64_t n, const rule_pool_t *pools, int n_pool,
                         int64_t window);
 

@@ -14,6 +14,9 @@ struct model_file {
     int64_t n_shard;
     tokenizer_t *tokenizer;
     weight_t *weights; /* [bind_count] */
+    bool random;       /* no file: weights are made up (random.c) */
+    tensor_t *made;    /* shapes of the weights that there are then */
+    char *names;
 };
 
 static inline const weight_t *file_weight(const model_file_t *f, weight_id_t id, int64_t layer) {

@@ -6,7 +6,7 @@
  *   logits = head(norm(x[out_rows]))                           in chunks, so that the work space stays small
  *
  * Everything else about a method (who sees whom, where K/V live) is in the batch's runs and spans; a distributed context takes attention
- * over by `attend`. One work space, made once:   [ x | h | wide | q | cos_sin | logits ]
+ * over by `attend`. One work space, made once:   [ x | h | wide | q | gated | cos_sin | logits ]
  */
 #include <assert.h>
 #include <math.h>
@@ -23,20 +23,20 @@ struct forward_ws {
     int64_t max_row;
     void *memory;   /* [B] */
     float *x;       /* [B] [max_row][d_model] the residual stream */
-    void *h;        /* [B] act [max_row][widest]: what feeds the next matrix: a normed row, attention's result, or the gated row */
+    void *h;        /* [B] act [max_row][..]: what feeds the next matrix: a normed row, or attention's result */
     float *wide;    /* [B] [max_row][..]: q, k and v before they are rotated, or gate and up; rows picked for logits */
     void *q;        /* [B] act [max_row][n_head * d_head] */
+    void *gated;    /* [B] act [max_row][d_ff] silu(gate) * up */
     float *cos_sin; /* [B] [max_row][d_rot] */
     float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
-    float *angles;  /* host [max_row][d_rot] */
-    float *low;     /* [B] [max_row][low_rank] between an adapter's factors, and as activations; NULL: no such factors */
-    void *low_act;  /* [B] act */
-    bool borrows;   /* h, wide, logits and angles are another's */
+    float *low;     /* [B] [max_row][low_rank] between an adapter's factors, NULL: there are none */
+    void *low_act;  /* [B] act, the same as activations */
+    bool borrows;   /* all but x, q and cos_sin is another's */
 };
 
 /* ---- work space ----------------------------------------------------------------------------------------------- */
 typedef struct {
-    size_t x, h, wide, q, cos_sin, logits, total, angles;
+    size_t x, h, wide, q, gated, cos_sin, logits, total;
 } ws_plan_t; /* offsets, then sizes */
 
 static int64_t qkv_width(const model_config_t *c) { return (c->n_head + 2 * c->n_kv_head) * c->d_head; }
@@ -51,19 +51,16 @@ static ws_plan_t ws_plan(const model_config_t *c, dtype_t act, int64_t n) {
     ws_plan_t p = {0};
     int64_t d_q = c->n_head * c->d_head;
     p.x = take(&p.total, n, c->d_model, sizeof(float));
-    p.h = take(&p.total, n, i64_max(i64_max(c->d_model, d_q), c->d_ff), dtype_bytes(act));
+    p.h = take(&p.total, n, i64_max(c->d_model, d_q), dtype_bytes(act));
     p.wide = take(&p.total, n, i64_max(i64_max(qkv_width(c), 2 * c->d_ff), c->d_model), sizeof(float));
     p.q = take(&p.total, n, d_q, dtype_bytes(act));
+    p.gated = take(&p.total, n, c->d_ff, dtype_bytes(act));
     p.cos_sin = take(&p.total, n, c->d_rot, sizeof(float));
     p.logits = take(&p.total, i64_min(n, LOGIT_ROWS), c->n_vocab, sizeof(float));
-    p.angles = (size_t)n * (size_t)c->d_rot * sizeof(float);
     return p;
 }
 
-size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) {
-    ws_plan_t p = ws_plan(c, act, max_row);
-    return p.total + p.angles;
-}
+size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) { return ws_plan(c, act, max_row).total; }
 
 /* Room between an adapter's factors. In f32 the two are one. */
 static status_t low_create(forward_ws_t *ws) {
@@ -85,13 +82,13 @@ status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     status_t st = mem_zalloc(&ws, 1, sizeof *ws, "a work space");
     if (st) return st;
     *ws = (forward_ws_t){.m = m, .max_row = max_row};
-    if ((st = mem_alloc(&ws->angles, p.angles, 1, "rope angles"))) goto out;
     if ((st = m->be->ops->alloc(m->be, p.total, "the work space of a forward pass", &ws->memory))) goto out;
     at = ws->memory;
     ws->x = (void *)(at + p.x);
     ws->h = at + p.h;
     ws->wide = (void *)(at + p.wide);
     ws->q = at + p.q;
+    ws->gated = at + p.gated;
     ws->cos_sin = (void *)(at + p.cos_sin);
     ws->logits = (void *)(at + p.logits);
     if ((st = low_create(ws))) goto out;
@@ -138,7 +135,6 @@ void forward_ws_free(forward_ws_t *ws) {
     if (!ws->borrows) {
         if (ws->low_act != ws->low) ws->m->be->ops->free(ws->m->be, ws->low_act);
         ws->m->be->ops->free(ws->m->be, ws->low);
-        mem_free(ws->angles);
     }
     mem_free(ws);
 }
@@ -165,8 +161,7 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
                                b->tokens[t], (long long)t, (long long)m->config.n_vocab);
     for (int64_t t = 0, limit = rope_limit(&m->config); limit && t < b->n_row; t++)
         if (b->positions[t] >= (double)limit) return beyond_limit(m, (int64_t)b->positions[t], limit);
-    rope_cos_sin(m->inv_freq, d_rot, m->config.rope_attention, b->n_row, b->positions, ws->angles);
-    status_t st = m->be->ops->copy_in(m->be, ws->cos_sin, ws->angles, (size_t)(b->n_row * d_rot) * sizeof(float));
+    status_t st = m->be->ops->rope(m->be, b->n_row, d_rot, b->positions, m->inv_freq, m->config.rope_attention, ws->cos_sin);
     if (!st) st = m->be->ops->embed(m->be, b->n_row, m->config.d_model, b->tokens, m->be->act, m->embed, ws->x);
     for (int i = 0; i < b->n_given && !st; i++) {
         const given_t *g = &b->given[i];
@@ -175,8 +170,31 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     return st;
 }
 
-/* wide -> q, and K/V into the pools */
-static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
+/* What gist rows have of their own in one of the layer's matrices: x, which the matrix took, adds to y, which it gave, or takes its place.
+ */
+static status_t gists_own(forward_ws_t *ws, const batch_t *b, int layer, group_t g, const void *x, float *y) {
+    backend_t *be = ws->m->be;
+    const backend_ops_t *op = be->ops;
+    const layer_t *w = &ws->m->layers[layer];
+    const linear_t *own = g == GROUP_QKV ? w->gist_qkv : NULL, *low = w->low[g].a;
+    status_t st = ST_OK;
+    for (int i = 0; i < b->n_gist && !st && (own || low); i++) {
+        const gist_rows_t *s = &b->gists[i];
+        linear_shape_t in = linear_shape(own ? own : low), out = linear_shape(own ? own : w->low[g].b);
+        const char *from = (const char *)x + (size_t)(s->row * in.n_in) * dtype_bytes(be->act);
+        float *to = y + s->row * out.n_out;
+        if (own) st = op->linear(be, own, s->n, from, to, false);
+        if (!low) continue;
+        if (!st) st = op->linear(be, low, s->n, from, ws->low, false);
+        if (!st && ws->low_act != ws->low)
+            st = op->convert(be, (size_t)(s->n * linear_shape(low).n_out), be->act, ws->low_act, DT_F32, ws->low);
+        if (!st) st = op->linear(be, w->low[g].b, s->n, ws->low_act, to, true);
+    }
+    return st;
+}
+
+/* h -> q, and K/V into the pools */
+static status_t project(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const model_config_t *c = &m->config;
     const layer_t *y = &m->layers[layer];
@@ -186,7 +204,6 @@ static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
                     .n_kv_head = (int)c->n_kv_head,
                     .d_head = (int)c->d_head,
                     .d_rot = (int)c->d_rot,
-                    .qkv = ws->wide,
                     .bias = y->qkv_bias,
                     .q_norm = y->q_norm,
                     .k_norm = y->k_norm,
@@ -197,7 +214,11 @@ static status_t rotate_and_keep(forward_ws_t *ws, const batch_t *b, int layer) {
                     .n_run = b->n_run,
                     .pools = b->pools,
                     .runs = b->runs};
-    return m->be->ops->qkv(m->be, &a);
+    if (!y->gist_qkv && !y->low[GROUP_QKV].a) return m->be->ops->linear_qkv(m->be, y->qkv, ws->h, ws->wide, &a);
+    status_t st = m->be->ops->linear(m->be, y->qkv, b->n_row, ws->h, ws->wide, false);
+    if (!st) st = gists_own(ws, b, layer, GROUP_QKV, ws->h, ws->wide);
+    a.qkv = ws->wide;
+    return st ? st : m->be->ops->qkv(m->be, &a);
 }
 
 /* q -> h */
@@ -224,37 +245,23 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
     return m->be->ops->attention(m->be, &a);
 }
 
-/* h through a matrix of the layer into y (added where it is the residual stream): for all rows, then what gist rows have of their own. */
-static status_t project(forward_ws_t *ws, const batch_t *b, int layer, group_t g, float *y, bool add) {
-    backend_t *be = ws->m->be;
-    const backend_ops_t *op = be->ops;
-    const model_config_t *c = &ws->m->config;
-    const layer_t *w = &ws->m->layers[layer];
-    linear_t *const all[GROUP_COUNT] = {w->qkv, w->o, w->gate_up, w->down}, *own = g == GROUP_QKV ? w->gist_qkv : NULL;
-    const int64_t n_in[GROUP_COUNT] = {c->d_model, c->n_head * c->d_head, c->d_model, c->d_ff};
-    const int64_t n_out[GROUP_COUNT] = {qkv_width(c), c->d_model, 2 * c->d_ff, c->d_model};
-    status_t st = op->linear(be, all[g], b->n_row, ws->h, y, add);
-    for (int i = 0; i < b->n_gist && !st && (own || w->low[g].a); i++) {
-        const gist_rows_t *s = &b->gists[i];
-        const char *x = (const char *)ws->h + (size_t)(s->row * n_in[g]) * dtype_bytes(be->act);
-        float *to = y + s->row * n_out[g];
-        if (own) st = op->linear(be, own, s->n, x, to, false);
-        if (!w->low[g].a) continue;
-        if (!st) st = op->linear(be, w->low[g].a, s->n, x, ws->low, false);
-        if (!st && ws->low_act != ws->low) st = op->convert(be, (size_t)(s->n * w->low[g].rank), be->act, ws->low_act, DT_F32, ws->low);
-        if (!st) st = op->linear(be, w->low[g].b, s->n, ws->low_act, to, true);
-    }
-    return st;
-}
-
 status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     const backend_ops_t *op = m->be->ops;
     const layer_t *y = &m->layers[layer];
     status_t st;
     if ((st = op->rmsnorm(m->be, b->n_row, m->config.d_model, ws->x, y->attn_norm, (float)m->config.norm_eps, ws->h))) return st;
-    if ((st = project(ws, b, layer, GROUP_QKV, ws->wide, false))) return st;
-    return rotate_and_keep(ws, b, layer);
+    return project(ws, b, layer);
+}
+
+/* h -> gated */
+static status_t feed(forward_ws_t *ws, const batch_t *b, int layer) {
+    backend_t *be = ws->m->be;
+    const layer_t *y = &ws->m->layers[layer];
+    if (!y->low[GROUP_GATE_UP].a) return be->ops->linear_glu(be, y->gate_up, b->n_row, ws->h, ws->wide, ws->gated);
+    status_t st = be->ops->linear(be, y->gate_up, b->n_row, ws->h, ws->wide, false);
+    if (!st) st = gists_own(ws, b, layer, GROUP_GATE_UP, ws->h, ws->wide);
+    return st ? st : be->ops->silu_mul(be, b->n_row, ws->m->config.d_ff, ws->wide, ws->gated);
 }
 
 status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
@@ -269,12 +276,13 @@ status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     /* Rows that are only encoded leave nothing behind but K/V: the rest of the last layer would be thrown away. */
     if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
-    if ((st = project(ws, b, layer, GROUP_O, ws->x, true))) return st;
+    if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
+    if ((st = gists_own(ws, b, layer, GROUP_O, ws->h, ws->x))) return st;
 
     if ((st = op->rmsnorm(be, n, d, ws->x, y->ffn_norm, eps, ws->h))) return st;
-    if ((st = project(ws, b, layer, GROUP_GATE_UP, ws->wide, false))) return st;
-    if ((st = op->silu_mul(be, n, m->config.d_ff, ws->wide, ws->h))) return st;
-    return project(ws, b, layer, GROUP_DOWN, ws->x, true);
+    if ((st = feed(ws, b, layer))) return st;
+    if ((st = op->linear(be, y->down, n, ws->gated, ws->x, true))) return st;
+    return gists_own(ws, b, layer, GROUP_DOWN, ws->gated, ws->x);
 }
 
 static status_t logits_out(forward_ws_t *ws, const batch_t *b) {

@@ -18,6 +18,8 @@
 typedef struct model_file model_file_t;
 
 status_t model_file_open(const char *path, model_file_t **out); /* a .gguf file, or a folder with config.json */
+/* A model of these dimensions without a file, its weights random but the same on every machine: for measurements. No tokenizer. */
+status_t model_file_random(const model_config_t *c, model_file_t **out);
 void model_file_close(model_file_t *f);
 const char *model_file_path(const model_file_t *f);
 const model_config_t *model_file_config(const model_file_t *f);

@@ -161,6 +161,8 @@ void model_file_close(model_file_t *f) {
     if (!f) return;
     tokenizer_free(f->tokenizer);
     mem_free(f->weights);
+    mem_free(f->made);
+    mem_free(f->names);
     for (int64_t i = 0; i < f->n_shard; i++) safetensors_close(f->shards[i]);
     mem_free(f->shards);
     gguf_close(f->gguf);

@@ -16,7 +16,6 @@ typedef struct {
     linear_t *gist_qkv;                 /* of gist rows, in place of qkv; NULL: the same */
     struct {
         linear_t *a, *b; /* gist rows add b (a x); NULL: nothing */
-        int64_t rank;    /* rows of a, those that fill it up included */
     } low[GROUP_COUNT];
 } layer_t;
 

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "backend/backend.h"
+
 /* Llama 3.1's stretching: frequencies that turn often within the old context stay, those that turn seldom are divided by `factor`, smooth
  * between. */
 static double llama3_stretch(const model_config_t *c, double freq) {
@@ -71,11 +73,5 @@ int64_t rope_limit(const model_config_t *c) {
 }
 
 void rope_cos_sin(const double *inv_freq, int64_t d_rot, double scale, int64_t n_row, const double *positions, float *out) {
-    int64_t half = d_rot / 2;
-    for (int64_t t = 0; t < n_row; t++, out += d_rot)
-        for (int64_t j = 0; j < half; j++) {
-            double angle = positions[t] * inv_freq[j];
-            out[j] = (float)(scale * cos(angle));
-            out[half + j] = (float)(scale * sin(angle));
-        }
+    backend_rope(n_row, d_rot, positions, inv_freq, scale, out);
 }

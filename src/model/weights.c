@@ -20,6 +20,7 @@
 
 typedef enum { ITEM_LINEAR, ITEM_TABLE, ITEM_VECTOR } item_kind_t;
 enum { MAX_PARTS = 3, PER_LAYER = 9 + 1 + 2 * GROUP_COUNT, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
+static const int64_t RANDOM_SLAB = 1 << 24;                          /* elements */
 static const size_t SLAB_BYTES = 1 << 20, MAX_SLAB_BYTES = 64 << 20; /* of f32: for each thread, and in all */
 static const double SAY_EVERY_S = 5;
 
@@ -52,7 +53,7 @@ static void plan_add(plan_t *p, item_kind_t kind, int n_part, const weight_t *co
         it.shape.n_out += tensor_rows(parts[i]->tensor);
     }
     if (kind == ITEM_VECTOR) {
-        it.shape = (linear_shape_t){1, 0};
+        it.shape = (linear_shape_t){.n_out = 1};
         for (int i = 0; i < n_part; i++) it.shape.n_in += tensor_cols(parts[i]->tensor);
     }
     size_t elements = (size_t)it.shape.n_out * (size_t)it.shape.n_in; /* below 2^42: config_check */
@@ -84,7 +85,7 @@ static item_t *item_add(plan_t *p, linear_shape_t shape, linear_t **target) {
 
 /* q, k and v of gist rows: the adapter's, or the model's where it has none. */
 static void plan_gist_qkv(plan_t *p, const adapter_layer_t *ad, weight_t (*own)[3], const weight_t *const *base, layer_t *y) {
-    linear_shape_t shape = {0, tensor_cols(base[0]->tensor)};
+    linear_shape_t shape = {.n_in = tensor_cols(base[0]->tensor)};
     for (int i = 0; i < 3; i++) shape.n_out += tensor_rows(base[i]->tensor);
     item_t *it = item_add(p, shape, &y->gist_qkv);
     it->n_part = 3;
@@ -106,9 +107,8 @@ static void plan_low(plan_t *p, const adapter_layer_t *ad, weight_t *own, proj_t
     if (!rank) return;
     rank = (int64_t)size_round_up((size_t)rank, LOW_ALIGN);
     *low_rank = i64_max(*low_rank, rank);
-    y->low[g].rank = rank;
-    item_t *a = item_add(p, (linear_shape_t){rank, tensor_cols(base[0]->tensor)}, &y->low[g].a),
-           *b = item_add(p, (linear_shape_t){out, rank}, &y->low[g].b);
+    item_t *a = item_add(p, (linear_shape_t){.n_out = rank, .n_in = tensor_cols(base[0]->tensor)}, &y->low[g].a),
+           *b = item_add(p, (linear_shape_t){.n_out = out, .n_in = rank}, &y->low[g].b);
     b->diagonal = true;
     a->n_part = b->n_part = n;
     for (int i = 0; i < n; i++) {
@@ -150,6 +150,8 @@ static void plan_layer(plan_t *p, const model_file_t *f, int64_t l, const adapte
     fold(p, ad, PROJ_O);
     plan_add(p, ITEM_VECTOR, PARTS(W(W_FFN_NORM)), &y->ffn_norm);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_GATE), W(W_UP)), &y->gate_up);
+    p->items[p->n - 1].shape.glu =
+        !ad || (!ad->gist[PROJ_GATE].rank && !ad->gist[PROJ_UP].rank); /* else gist rows add to what is between */
     fold(p, ad, PROJ_GATE);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_DOWN)), &y->down);
     fold(p, ad, PROJ_DOWN);
@@ -319,6 +321,40 @@ static status_t item_pack(backend_t *be, const item_t *it, const slab_t *s, char
     return ST_OK;
 }
 
+/* Weights of a model without a file: rows are made in the backend's own memory. Every matrix keeps the size of its inputs, roughly; norms
+ * are near 1. */
+static status_t item_random(backend_t *be, const item_t *it, char *dst) {
+    int64_t cols = it->shape.n_in, at = 0, step = i64_max(1, RANDOM_SLAB / cols / SLAB_ROWS) * SLAB_ROWS;
+    float scale = it->kind == ITEM_TABLE ? 1.0f : (float)(1 / sqrt((double)cols));
+    char *rows = NULL;
+    float *host = NULL;
+    status_t st = ST_OK;
+    if (it->kind == ITEM_VECTOR) {
+        st = mem_alloc(&host, (size_t)cols, sizeof *host, "a random weight");
+        for (int64_t i = 0; i < cols && !st; i++)
+            host[i] = 1 + 0.1f * backend_random(hash_bytes(it->parts[0]->tensor->name, strlen(it->parts[0]->tensor->name)).lo, (uint64_t)i);
+        if (!st) st = be->ops->copy_in(be, dst, host, (size_t)cols * sizeof *host);
+        if (!st) st = be->ops->sync(be);
+        mem_free(host);
+        return st;
+    }
+    bool table = it->kind == ITEM_TABLE;
+    if (!table) st = be->ops->alloc(be, (size_t)(i64_min(step, it->shape.n_out) * cols) * dtype_bytes(be->act), "random weights", &rows);
+    for (int p = 0; p < it->n_part && !st; p++) {
+        const tensor_t *t = it->parts[p]->tensor;
+        uint64_t seed = hash_bytes(t->name, strlen(t->name)).lo;
+        for (int64_t r = 0, n; r < tensor_rows(t) && !st; r += n, at += n) {
+            n = i64_min(step, tensor_rows(t) - r);
+            void *to = table ? dst + (size_t)(at * cols) * dtype_bytes(be->act) : rows;
+            st = be->ops->fill(be, seed, (size_t)(r * cols), scale, (size_t)(n * cols), to);
+            if (!st && !table) st = be->ops->linear_pack(be, it->shape, dst, at, n, be->act, rows);
+        }
+    }
+    if (!st) st = be->ops->sync(be);
+    be->ops->free(be, rows);
+    return st;
+}
+
 static char *block_of(const model_t *m) { return (char *)m->memory + m->skip; }
 
 typedef struct {
@@ -353,7 +389,8 @@ static status_t pack_own(const plan_t *p, model_t *m) {
         status_t st = slab_create(p, device ? be->n_threads : 1, &slab);
 #pragma omp for schedule(dynamic)
         for (int64_t i = first; i < p->n; i += share) {
-            if (!st) st = item_pack(be, &p->items[i], &slab, block_of(m) + p->items[i].offset);
+            char *at = block_of(m) + p->items[i].offset;
+            if (!st) st = m->file->random ? item_random(be, &p->items[i], at) : item_pack(be, &p->items[i], &slab, at);
 #pragma omp critical
             item_done(p, m, i, st, &all);
         }

@@ -154,28 +154,48 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     args.n_block = a->n_base;
     args.o = a->sums.o;
     args.lse = a->sums.lse;
-    args.m = a->sums.m;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
     return a->be->ops->attention(a->be, &args);
 }
 
-/* A local segment's rows as block `block`; `at`: its pools in the call. */
-static status_t segment_spans(attend_t *a, int layer, int64_t segment, int64_t block, kv_pool_t *pools, int64_t at) {
+/* Of local segments first .. first+n-1 what one run sees, segment i as block i: all rows. */
+static status_t spans_whole(attend_t *a, int64_t n, const kv_pool_t *pools) {
+    int64_t each = pools_each(a);
+    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
+    for (int64_t i = 0; i < n * each && !st; i++)
+        st = layout_add_span(&a->segments, span_all((int32_t)i, (int32_t)(i / each), pools[i].n_row));
+    return st;
+}
+
+/* The same through the model's window: queries stand at other positions, and where a segment's rows are no line, so does every row. A
+ * segment that lies outside gives an empty partial result. */
+static status_t spans_windowed(attend_t *a, int64_t first, int64_t n, const kv_pool_t *pools) {
+    const place_t *theirs = a->ctx->places + first, own = {.align = ALIGN_LEFT, .n_sink = a->ctx->query_position};
+    bool line = true;
     status_t st = ST_OK;
-    for (int64_t h = 0; h < pools_each(a) && !st; h++) {
-        const kv_pool_t *whole = &a->ctx->pools[segment];
-        pools[at + h] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[segment], layer, h) : *whole;
-        st = layout_add_span(&a->segments, span_all((int32_t)(at + h), (int32_t)block, pools[at + h].n_row));
+    for (int64_t i = 0; i < n; i++) line = line && place_steps(&theirs[i]);
+    for (int q = 0; q < a->n_query; q++) {
+        const attend_query_t *query = &a->queries[q];
+        for (int64_t r = 0, step = line ? query->n : 1; r < query->n && !st; r += step) {
+            st = layout_add_run(&a->segments, -1, query->index + r, step);
+            for (int64_t i = 0; i < n && !st; i++)
+                st = layout_add_span(&a->segments, span_window((int32_t)i, (int32_t)i, pools[i].n_row, &theirs[i], &own, query->index + r,
+                                                               a->config->window));
+        }
     }
     return st;
 }
 
-/* Local segments [first, first+n) as blocks 0..n-1 of `part`; every row of the pass sees all rows of each. */
+/* Local segments [first, first+n) as blocks 0..n-1 of `part`. */
 static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t first, int64_t n) {
     kv_pool_t *pools = a->pools + 1 + a->max_query; /* behind the base's: the forward pass still reads those */
     int64_t each = pools_each(a);
+    for (int64_t i = 0; i < n * each; i++) {
+        const kv_pool_t *whole = &a->ctx->pools[first + i / each];
+        pools[i] = a->ctx->counts ? pick_part(a->config, whole, a->ctx->counts[first + i / each], layer, i % each) : *whole;
+    }
     layout_clear(&a->segments);
-    status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
-    for (int64_t i = 0; !st && i < n; i++) st = segment_spans(a, layer, first + i, i, pools, i * each);
+    status_t st = a->config->window > 0 && a->ctx->places ? spans_windowed(a, first, n, pools) : spans_whole(a, n, pools);
     if (st) return st;
     attn_args_t args = attention_args(a, layer, q);
     args.pools = pools;
@@ -188,11 +208,55 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
     if (a->spec.temperature > 0) args.scale /= (float)a->spec.temperature;
     args.o = a->part.o;
     args.lse = a->part.lse;
-    args.m = a->part.m;
+    args.m = a->spec.want_entropy ? a->part.m : NULL;
     args.top = a->spec.select ? a->part.top : NULL;
     st = a->be->ops->attention(a->be, &args);
     if (!st && (a->spec.want_mass || a->spec.select))
         st = a->be->ops->copy_out(a->be, a->lse_local + first * plane(a), a->part.lse, (size_t)(n * plane(a)) * sizeof(float));
+    return st;
+}
+
+/* One rank, and every group one segment: base and segments in a single call, each block straight into its slot of `sums`. The bits are
+ * those of the longer way, since merging one partial result changes nothing. */
+static bool joins(const attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    bool windowed = a->config->window > 0 && ctx->places;
+    return a->comm->size == 1 && ctx->n_local && ctx->group == 1 && a->n_hold == ctx->n_local && !ctx->counts && !a->spec.select &&
+           !windowed && !(a->spec.temperature > 0);
+}
+
+static status_t joined_layout(attend_t *a) {
+    status_t st = ST_OK;
+    int64_t first = 1 + a->n_query;
+    layout_clear(&a->segments);
+    for (int64_t i = 0; i < a->ctx->n_local; i++) a->pools[first + i] = a->ctx->pools[i];
+    for (int r = 0; r < a->base.n_run && !st; r++) {
+        const run_t *run = &a->base.runs[r];
+        st = layout_add_run(&a->segments, run->pool, run->index, run->n);
+        for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
+        for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(a->n_base + i), a->pools[first + i].n_row));
+    }
+    return st;
+}
+
+static status_t joined_attention(attend_t *a, int layer, const void *q) {
+    status_t st = layer ? ST_OK : joined_layout(a); /* the same in every layer */
+    attn_args_t args = attention_args(a, layer, q);
+    args.pools = a->pools;
+    args.n_pool = (int)(1 + a->n_query + a->ctx->n_local);
+    args.runs = a->segments.runs;
+    args.spans = a->segments.spans;
+    args.n_run = a->segments.n_run;
+    args.n_span = a->segments.n_span;
+    args.n_block = (int)(a->n_base + a->ctx->n_local);
+    args.o = a->sums.o;
+    args.lse = a->sums.lse;
+    args.m = a->spec.want_entropy ? a->sums.m : NULL;
+    if (!st) st = a->be->ops->attention(a->be, &args);
+    if (!st && a->spec.want_mass)
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + a->n_base * plane(a),
+                                  (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 
@@ -220,7 +284,7 @@ static status_t fetch_raw(attend_t *a, int layer, const void *q) {
         args.spans = a->segments.spans;
         args.o = a->part.o + i * cells * a->config->d_head;
         args.lse = a->part.lse + i * cells;
-        args.m = a->part.m + i * cells;
+        args.m = a->spec.want_entropy ? a->part.m + i * cells : NULL;
         st = a->be->ops->attention(a->be, &args);
         if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
         if (st) return st;
@@ -241,12 +305,12 @@ static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
                              .n_block = (int)(end - at),
                              .o = a->part.o + p * cells * d,
                              .lse = a->part.lse + p * cells,
-                             .m = a->part.m + p * cells,
+                             .m = a->spec.want_entropy ? a->part.m + p * cells : NULL,
                              .keep = a->spec.select ? a->keep_dev + at * cells : NULL,
                              .o_out_type = DT_F32,
                              .o_out = a->sums.o + slot * cells * d,
                              .lse_out = a->sums.lse + slot * cells,
-                             .m_out = a->sums.m + slot * cells};
+                             .m_out = a->spec.want_entropy ? a->sums.m + slot * cells : NULL};
         status_t st = a->be->ops->merge(a->be, &args);
         if (st) return st;
         at = end;
@@ -364,8 +428,11 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;
-    status_t st = base_attention(a, layer, q);
-    if (a->spec.select) {
+    bool joined = joins(a);
+    status_t st = joined ? joined_attention(a, layer, q) : base_attention(a, layer, q);
+    if (joined) {
+        /* all slots are filled */
+    } else if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
         if (!st) st = choose(a);
         if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
@@ -386,14 +453,14 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
                          .n_block = (int)(a->n_base + ctx->n_group),
                          .o = a->sums.o,
                          .lse = a->sums.lse,
-                         .m = a->sums.m,
+                         .m = a->spec.want_entropy ? a->sums.m : NULL,
                          .o_out_type = a->be->act,
                          .o_out = o,
                          .lse_out = stats ? a->total_dev : NULL,
-                         .m_out = stats ? a->total_m_dev : NULL};
+                         .m_out = a->spec.want_entropy ? a->total_m_dev : NULL};
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
-    if (!st && stats) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
+    if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
     if (!st && a->spec.want_entropy) sum_entropy(a);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;
@@ -405,17 +472,22 @@ static status_t base_spans(attend_t *a, int i) {
     int64_t n_sink = a->ctx->sink.n_row;
     status_t st = layout_add_run(&a->base, 1 + i, q->index, q->n);
     if (!st && n_sink) st = layout_add_span(&a->base, span_all(SINK_POOL, 0, n_sink));
-    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, 0));
+    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, a->config->window));
 }
 
 /* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
 static status_t base_by_rule(attend_t *a, int i) {
     const attend_query_t *q = &a->queries[i];
     int64_t after = a->ctx->query_position; /* any order behind the sink will do */
-    rule_pool_t pools[2] = {
-        {.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
-        {.set = SET_QUERY, .piece = i, .order = after, .n_row = q->index + q->n, .pool = 1 + i, .block = a->n_base - 1}};
-    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, 0);
+    rule_pool_t pools[2] = {{.set = SET_PREFIX, .n_row = a->ctx->sink.n_row, .pool = SINK_POOL},
+                            {.set = SET_QUERY,
+                             .piece = i,
+                             .order = after,
+                             .n_row = q->index + q->n,
+                             .pool = 1 + i,
+                             .block = a->n_base - 1,
+                             .place = {ALIGN_LEFT, .n_sink = after}}};
+    return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, a->config->window);
 }
 
 status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, int n_query, const int32_t *tokens, const double *positions,

@@ -31,9 +31,18 @@ void context_free(context_kv_t *c) {
     mem_free(c->pools);
     for (int64_t i = 0; c->counts && i < c->n_local; i++) mem_free(c->counts[i]);
     mem_free(c->counts);
+    for (int64_t i = 0; c->packed && i < c->n_local; i++) kv_free(c->be, &c->packed[i]);
+    mem_free(c->packed);
     mem_free(c->raw);
     mem_free(c->whole);
+    mem_free(c->places);
     *c = (context_kv_t){0};
+}
+
+status_t context_places(context_kv_t *c, const place_t *all) {
+    status_t st = mem_alloc(&c->places, (size_t)i64_max(1, c->n_local), sizeof *c->places, "places of segments");
+    if (!st && c->n_local) memcpy(c->places, all + c->first, (size_t)c->n_local * sizeof *c->places);
+    return st;
 }
 
 /* A CPU backend reads bf16 and f32 rows where they lie in the map; everything else is converted or uploaded once. */
@@ -73,6 +82,29 @@ static status_t verify_local(store_t *store, const store_segment_t *const *segme
     return st ? status_fail(st, "%s", message) : ST_OK;
 }
 
+/* blockselect: pools of selected rows, as they are stored or packed here out of the raw ones. */
+static status_t take_selected(context_kv_t *c, const model_config_t *config, store_t *store, const store_segment_t *seg, int64_t i,
+                              const context_read_t *how) {
+    int64_t n = seg->n_token, m = kept_picked(&how->kept, n);
+    size_t heads = (size_t)(config->n_layer * config->n_kv_head);
+    const int32_t *list;
+    uint8_t *keep = NULL;
+    bool packed = how->kept.keep == KEEP_GIST;
+    status_t st = store_map_kept(store, seg, &list);
+    if (!st && seg->n_kept != (int64_t)heads * m)
+        st = status_fail(ST_INPUT, "a segment lists %lld kept rows in place of %lld; encode into another store", (long long)seg->n_kept,
+                         (long long)((int64_t)heads * m));
+    if (!st) st = mem_alloc(&c->counts[i], heads, sizeof *c->counts[i], "kept rows");
+    if (!st && !packed) st = mem_alloc(&keep, heads * (size_t)n, 1, "kept rows");
+    if (!st) st = pick_unlist(config, m, n, list, c->counts[i], keep);
+    if (!st && !packed) st = kv_alloc(c->be, config, c->whole[i].type, m, "kept rows", &c->packed[i]);
+    if (!st && !packed) st = pick_pack(c->be, config, n, m, keep, &c->whole[i], &c->packed[i]);
+    if (!st) c->pools[i] = packed ? c->whole[i] : c->packed[i];
+    if (!st && how->both) c->raw[i] = c->whole[i];
+    mem_free(keep);
+    return st;
+}
+
 /* Pools of local segment i out of all rows that the store has of it. */
 static void take_parts(context_kv_t *c, int64_t i, int64_t n_token, const context_read_t *how) {
     int64_t gists = kept_gists(&how->kept, n_token);
@@ -91,12 +123,20 @@ static status_t map_local(backend_t *be, const model_config_t *config, store_t *
     int64_t before = 0;
     for (int64_t i = 0; i < c->first; i++) before += segments[i]->n_token;
     status_t st = mem_zalloc(&c->whole, (size_t)c->n_local, sizeof *c->whole, "segment pools");
+    bool selected = how->kept.select.ratio && !how->raw_only;
+    if (!st && selected) st = mem_zalloc(&c->counts, (size_t)c->n_local, sizeof *c->counts, "kept rows");
+    if (!st && selected) st = mem_zalloc(&c->packed, (size_t)c->n_local, sizeof *c->packed, "kept rows");
     if (!st && how->both) st = mem_zalloc(&c->raw, (size_t)c->n_local, sizeof *c->raw, "segment pools");
     for (int64_t i = 0; i < c->n_local && !st; i++) {
         const int32_t *tokens;
         const void *k, *v;
         const store_segment_t *seg = segments[c->first + i];
         if ((st = store_map(store, seg, &tokens, &k, &v))) break;
+        if (seg->n_row != kept_rows(&how->kept, seg->n_token)) {
+            st = status_fail(ST_INPUT, "a segment of %lld tokens has %lld rows, which its store's settings do not make; encode again",
+                             (long long)seg->n_token, (long long)seg->n_row);
+            break;
+        }
         if (readable_in_place(be, type) && !how->joined) {
             c->whole[i] = kv_view(config, type, seg->n_row, (void *)(uintptr_t)k, (void *)(uintptr_t)v); /* never written */
         } else {
@@ -105,7 +145,10 @@ static status_t map_local(backend_t *be, const model_config_t *config, store_t *
             if (!st && how->joined) st = keys_move_all(how->joined, &c->whole[i], before);
         }
         before += seg->n_token;
-        take_parts(c, i, seg->n_token, how);
+        if (!st && selected)
+            st = take_selected(c, config, store, seg, i, how);
+        else
+            take_parts(c, i, seg->n_token, how);
     }
     return st;
 }

@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "comm/comm.h"
 #include "encode/kept.h"
+#include "layout/window.h"
 #include "model/kv.h"
 #include "store/store.h"
 
@@ -25,8 +26,10 @@ typedef struct {
     int32_t **counts;       /* [n_local] of packed pools (encode/pick.h): rows [n_layer][n_kv_head] of each head; NULL: ordinary pools */
     kv_pool_t *raw;         /* [n_local] raw rows of the same segments, for two-level answers; NULL: none */
     kv_pool_t *whole;       /* [n_local] what the pools are parts of, when owned */
+    kv_pool_t *packed;      /* [n_local] pools that were packed here, owned; NULL: none */
     kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */
     int64_t query_position; /* where query rows start: n_sink + M */
+    place_t *places;        /* [n_local] where the rows of the pools stand, for models with a sliding window; NULL: a query sees all rows */
     bool owns_pools;        /* pools are copies to be freed */
     backend_t *be;
 } context_kv_t;
@@ -34,10 +37,12 @@ typedef struct {
 /* Deals segments of the given rows over the ranks; pools are left for the caller to fill. */
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *out);
 void context_free(context_kv_t *c);
+/* all: [n_segment] where the rows of each segment's pool stand. */
+status_t context_places(context_kv_t *c, const place_t *all);
 
 /* From a store: segments in the order given. Each rank verifies (when `verify`), maps and, where the backend needs it, copies its own.
- * `kept` says which rows a segment has; its gists become the pools, or its raw rows when it has no gists or `raw_only`; with `both` the raw
- * rows come as `raw` too. Collective. */
+ * `kept` says which rows a segment has; its gists or selected rows become the pools, or its raw rows when it has no gists or `raw_only`;
+ * with `both` the raw rows come as `raw` too. Collective. */
 typedef struct {
     kept_t kept;
     bool verify, raw_only, both;

@@ -25,6 +25,7 @@ typedef struct {
     const generate_spec_t *spec;
     const int32_t *end;
     int n_end;
+    const generation_t *all;
     attend_t *attend;
     forward_ws_t *ws;
     slot_t *slots;
@@ -60,6 +61,7 @@ static status_t take_token(generator_t *r, slot_t *s, const float *logits, bool 
     if (g->ids.n == 0) g->first_token_s = clock_s() - s->begin_s;
     g->ended = is_end(r, id);
     status_t st = g->ended ? ST_OK : ids_push(&g->ids, id);
+    if (!st && !g->ended && r->spec->token) st = r->spec->token(r->spec->token_ctx, g - r->all, id);
     s->next = id;
     *more = !g->ended && g->ids.n < r->spec->max_tokens;
     return st;
@@ -189,8 +191,14 @@ static void generator_teardown(generator_t *r) {
 
 status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const generate_spec_t *spec, const int32_t *tokens_end, int n_end,
                   generation_t *all, int64_t n, generated_fn done, void *done_ctx) {
-    generator_t r = {
-        .model = m, .be = model_backend(m), .config = model_config(m), .ctx = ctx, .spec = spec, .end = tokens_end, .n_end = n_end};
+    generator_t r = {.model = m,
+                     .be = model_backend(m),
+                     .config = model_config(m),
+                     .ctx = ctx,
+                     .spec = spec,
+                     .end = tokens_end,
+                     .n_end = n_end,
+                     .all = all};
     r.n_slot = (int)i64_max(1, i64_min(i64_min(spec->batch, n), spec->max_row));
     status_t st = comm_agree(comm, generator_setup(&r));
     if (!st) st = attend_create(m, comm, ctx, &spec->attend, spec->max_row, r.n_slot, &r.attend);

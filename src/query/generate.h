@@ -10,6 +10,9 @@
 #include "query/attend.h"
 #include "text/tokenizer.h"
 
+/* Is called with each token as it is made (not with the one that ends a text), on every rank; generation i of those given to generate. */
+typedef status_t (*token_fn)(void *ctx, int64_t i, int32_t id);
+
 typedef struct {
     int64_t max_tokens;
     double temperature, top_p; /* temperature 0: greedy */
@@ -17,6 +20,8 @@ typedef struct {
     attend_spec_t attend;
     int64_t batch;   /* prompts side by side */
     int64_t max_row; /* rows per forward pass; a longer prompt goes in chunks (SEL then chooses per chunk) */
+    token_fn token;  /* NULL: not wanted */
+    void *token_ctx;
 } generate_spec_t;
 
 typedef struct {

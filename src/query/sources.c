@@ -47,10 +47,11 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
     if (!st) st = mem_alloc(&s->segments, (size_t)n, sizeof *s->segments, "segments of a query");
     if (!st) st = mem_alloc(&s->doc, (size_t)n, sizeof *s->doc, "segments of a query");
     if (!st) st = mem_alloc(&s->ordinal, (size_t)n, sizeof *s->ordinal, "segments of a query");
+    if (!st) st = mem_alloc(&s->before, (size_t)n, sizeof *s->before, "segments of a query");
     for (int64_t i = 0; i < store_n_document(store) && !st; i++) {
         const store_document_t *d = store_document(store, i);
         if (!takes(docs, d)) continue;
-        int64_t held = 0;
+        int64_t held = 0, before = 0;
         s->n_doc++;
         for (int64_t k = 0; k < d->n_segment && !st; k++) {
             const store_segment_t *seg = store_find(store, d->segments[k]);
@@ -61,6 +62,8 @@ status_t sources_open(const store_t *store, const char *dir, const char *docs, s
             }
             s->segments[s->n] = seg;
             s->doc[s->n] = (int32_t)i;
+            s->before[s->n] = before;
+            before += seg->n_token;
             s->ordinal[s->n++] = (int32_t)k;
             s->n_token += seg->n_token;
             held += compact ? kept_gists(&kept, seg->n_token) : seg->n_token;
@@ -80,5 +83,6 @@ void sources_free(sources_t *s) {
     mem_free(s->segments);
     mem_free(s->doc);
     mem_free(s->ordinal);
+    mem_free(s->before);
     *s = (sources_t){0};
 }

@@ -7,6 +7,7 @@
 typedef struct {
     const store_segment_t **segments; /* [n] in document order */
     int32_t *doc, *ordinal;           /* [n] index of its document in the store, and its number within it */
+    int64_t *before;                  /* [n] tokens of its document before it */
     int64_t n, n_doc, n_token;
     int64_t reserve; /* M of methods.md section 3: positions that the pieces' common range holds */
 } sources_t;

@@ -98,11 +98,12 @@ static status_t put(put_t *o, const void *data, size_t bytes) {
     return st;
 }
 
-static status_t put_tokens(put_t *o, const store_item_t *item, int64_t token_rows) {
+/* n numbers, padded with -1 to `padded`. */
+static status_t put_numbers(put_t *o, const int32_t *numbers, int64_t n, int64_t padded) {
     int32_t pad[STORE_ALIGN / sizeof(int32_t)];
     memset(pad, 0xff, sizeof pad);
-    status_t st = put(o, item->tokens, (size_t)item->n_token * sizeof *item->tokens);
-    return st ? st : put(o, pad, (size_t)(token_rows - item->n_token) * sizeof *pad);
+    status_t st = put(o, numbers, (size_t)n * sizeof *numbers);
+    return st ? st : put(o, pad, (size_t)(padded - n) * sizeof *pad);
 }
 
 /* K or V, converted on the way. */
@@ -123,7 +124,8 @@ static status_t put_rows(put_t *o, const store_item_t *item, const void *rows, c
 static status_t segment_write(data_out_t *d, const store_item_t *item, const segment_size_t *size, hash_t *checksum) {
     put_t o = {d, hash_create(), d->file.end};
     if (!o.hash) return status_fail(ST_FAIL, "out of memory for a checksum; use a machine with more memory");
-    status_t st = put_tokens(&o, item, size->token_rows);
+    status_t st = put_numbers(&o, item->tokens, item->n_token, size->token_rows);
+    if (!st && item->n_kept) st = put_numbers(&o, item->kept, item->n_kept, size->kept_rows);
     if (!st) st = put_rows(&o, item, item->k, size);
     if (!st) st = put_rows(&o, item, item->v, size);
     *checksum = hash_finish(o.hash);
@@ -155,7 +157,7 @@ static status_t item_check(const data_out_t *d, const store_item_t *item, segmen
     if (item->type != DT_F32 && item->type != DT_F16 && item->type != DT_BF16)
         return status_fail(ST_FAIL, "a segment of K/V type %s: the store takes f32, f16 and bf16; please report this",
                            dtype_name(item->type));
-    if (item->first_pos < 0 || !segment_size(d->p, item->n_token, item->n_row, size))
+    if (item->first_pos < 0 || !segment_size(d->p, item->n_token, item->n_row, item->n_kept, size))
         return status_fail(ST_FAIL, "a segment of %" PRId64 " tokens in %" PRId64 " rows does not fit a store; please report this",
                            item->n_token, item->n_row);
     return ST_OK;
@@ -163,7 +165,8 @@ static status_t item_check(const data_out_t *d, const store_item_t *item, segmen
 
 status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *out) {
     segment_size_t size;
-    store_segment_t s = {.address = item->address, .n_row = item->n_row, .n_token = item->n_token, .first_pos = item->first_pos};
+    store_segment_t s = {
+        .address = item->address, .n_row = item->n_row, .n_token = item->n_token, .n_kept = item->n_kept, .first_pos = item->first_pos};
     status_t st = item_check(d, item, &size);
     if (!st && d->fd >= 0 && file_full(d, &size)) st = data_finish(d);
     if (!st && !d->file.segments) st = mem_alloc(&d->file.segments, DATA_SEGMENTS_MAX, sizeof s, "the segments of a file");
@@ -256,7 +259,7 @@ status_t data_map(const char *dir, const store_file_t *f, file_map_t *out) {
 
 bool data_checksum(const store_profile_t *p, const file_map_t *map, const store_segment_t *s, hash_t *out) {
     segment_size_t size;
-    if (!segment_size(p, s->n_token, s->n_row, &size) || s->tokens_offset < 0) return false;
+    if (!segment_size(p, s->n_token, s->n_row, s->n_kept, &size) || s->tokens_offset < 0) return false;
     if ((size_t)s->tokens_offset > map->bytes || (size_t)size.total > map->bytes - (size_t)s->tokens_offset) return false;
     *out = hash_bytes(map->data + s->tokens_offset, (size_t)size.total);
     return true;

@@ -1,7 +1,8 @@
 /* Data files: one being written, the step that completes it, and its bytes in a map.
  *
  *     [ header region, 256 KiB: blanks until the file is complete ][ segment ][ segment ] ..
- *     segment = [ tokens I32, padded with -1 ][ K ][ 0.. ][ V ][ 0.. ]      every part starts at a multiple of 64
+ *     segment = [ tokens I32, padded with -1 ][ kept rows I32, the same ][ K ][ 0.. ][ V ][ 0.. ]      every part starts at a multiple of
+ * 64
  */
 #ifndef STORE_DATA_H
 #define STORE_DATA_H

@@ -8,7 +8,7 @@
 #include "store/index.h"
 #include "store/profile.h"
 
-enum { TENSORS = 5, NAME_MAX_BYTES = 48 }; /* tokens, k, pad, v, pad */
+enum { TENSORS = 6, NAME_MAX_BYTES = 48 }; /* tokens, kept, k, pad, v, pad */
 
 static const char *st_dtype(dtype_t t) {
     static const char *const name[DT_COUNT] = {"F32", "F16", "BF16", "I32", "I64", "U8"};
@@ -32,10 +32,11 @@ static void entry_add(table_t *t, const char *address, const char *what, const c
 static void segment_add(table_t *t, const store_profile_t *p, const store_segment_t *s) {
     char address[HASH_HEX];
     segment_size_t size = {0};
-    segment_size(p, s->n_token, s->n_row, &size);
+    segment_size(p, s->n_token, s->n_row, s->n_kept, &size);
     hash_hex(s->address, address);
     const int64_t kv[] = {p->n_layer, p->n_kv_head, s->n_row, p->d_head};
     entry_add(t, address, "tokens", "I32", 1, &size.token_rows, size.token_rows * (int64_t)sizeof(int32_t));
+    if (size.kept_rows) entry_add(t, address, "kept", "I32", 1, &size.kept_rows, size.kept_rows * (int64_t)sizeof(int32_t));
     entry_add(t, address, "k", st_dtype(p->kv_type), 4, kv, size.kv);
     if (size.pad) entry_add(t, address, "pad_k", "U8", 1, &size.pad, size.pad);
     entry_add(t, address, "v", st_dtype(p->kv_type), 4, kv, size.kv);

@@ -9,19 +9,20 @@
 #include "io/file.h"
 #include "store/profile.h"
 
-static const int64_t ROWS_MAX = (int64_t)1 << 31;
+static const int64_t ROWS_MAX = (int64_t)1 << 31, KEPT_MAX = (int64_t)1 << 40;
 
 /* ---- sizes -------------------------------------------------------------------------------------------------------- */
 
-bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, segment_size_t *out) {
+bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, int64_t n_kept, segment_size_t *out) {
     size_t kv, padded, total;
-    if (n_token < 1 || n_token > ROWS_MAX || n_row < 1 || n_row > ROWS_MAX) return false;
+    if (n_token < 1 || n_token > ROWS_MAX || n_row < 1 || n_row > ROWS_MAX || n_kept < 0 || n_kept > KEPT_MAX) return false;
     if (!size_mul((size_t)p->n_layer, (size_t)p->n_kv_head, &kv) || !size_mul(kv, (size_t)p->d_head, &kv) ||
         !size_mul(kv, (size_t)n_row, &kv) || !size_mul(kv, dtype_bytes(p->kv_type), &kv) || kv > (size_t)INT64_MAX / 8)
         return false;
     out->token_rows = (int64_t)size_round_up((size_t)n_token, STORE_ALIGN / sizeof(int32_t));
+    out->kept_rows = (int64_t)size_round_up((size_t)n_kept, STORE_ALIGN / sizeof(int32_t));
     padded = size_round_up(kv, STORE_ALIGN);
-    total = (size_t)out->token_rows * sizeof(int32_t) + 2 * padded;
+    total = (size_t)(out->token_rows + out->kept_rows) * sizeof(int32_t) + 2 * padded;
     out->kv = (int64_t)kv;
     out->pad = (int64_t)(padded - kv);
     out->total = (int64_t)total;
@@ -29,7 +30,8 @@ bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, segm
 }
 
 void segment_place(const segment_size_t *size, store_segment_t *s) {
-    s->k_offset = s->tokens_offset + size->token_rows * (int64_t)sizeof(int32_t);
+    s->kept_offset = s->tokens_offset + size->token_rows * (int64_t)sizeof(int32_t);
+    s->k_offset = s->kept_offset + size->kept_rows * (int64_t)sizeof(int32_t);
     s->v_offset = s->k_offset + size->kv + size->pad;
 }
 
@@ -44,15 +46,16 @@ size_t index_head_line(hash_t profile, char *out) {
 }
 
 size_t index_segment_line(const store_profile_t *p, const store_segment_t *s, char *out) {
-    char address[HASH_HEX], checksum[HASH_HEX];
+    char address[HASH_HEX], checksum[HASH_HEX], kept[40] = "";
     segment_size_t size = {0};
-    segment_size(p, s->n_token, s->n_row, &size);
+    segment_size(p, s->n_token, s->n_row, s->n_kept, &size);
     hash_hex(s->address, address);
     hash_hex(s->checksum, checksum);
+    if (s->n_kept) snprintf(kept, sizeof kept, ",\"kept\":%" PRId64, s->n_kept);
     int n = snprintf(out, INDEX_LINE_MAX - LINE_SEAL,
-                     "{\"address\":\"%s\",\"tokens\":%" PRId64 ",\"rows\":%" PRId64 ",\"pos\":%" PRId64 ",\"offset\":%" PRId64
+                     "{\"address\":\"%s\",\"tokens\":%" PRId64 ",\"rows\":%" PRId64 "%s,\"pos\":%" PRId64 ",\"offset\":%" PRId64
                      ",\"bytes\":%" PRId64 ",\"checksum\":\"%s\"",
-                     address, s->n_token, s->n_row, s->first_pos, s->tokens_offset, size.total, checksum);
+                     address, s->n_token, s->n_row, kept, s->first_pos, s->tokens_offset, size.total, checksum);
     return line_seal(out, (size_t)n);
 }
 
@@ -65,6 +68,10 @@ static bool segment_scan(const line_t *line, const store_profile_t *p, int64_t e
     s->n_token = scan_int(&in);
     scan_text(&in, ",\"rows\":");
     s->n_row = scan_int(&in);
+    if (scan_maybe(&in, ",\"kept\":")) {
+        s->n_kept = scan_int(&in);
+        in.ok = in.ok && s->n_kept > 0; /* an empty list is written as none */
+    }
     scan_text(&in, ",\"pos\":");
     s->first_pos = scan_int(&in);
     scan_text(&in, ",\"offset\":");
@@ -74,7 +81,7 @@ static bool segment_scan(const line_t *line, const store_profile_t *p, int64_t e
     scan_text(&in, ",\"checksum\":\"");
     s->checksum = scan_hash(&in);
     scan_text(&in, "\"");
-    if (!scan_done(&in) || !segment_size(p, s->n_token, s->n_row, &size) || size.total != *bytes) return false;
+    if (!scan_done(&in) || !segment_size(p, s->n_token, s->n_row, s->n_kept, &size) || size.total != *bytes) return false;
     if (s->tokens_offset < end || s->tokens_offset % STORE_ALIGN || s->tokens_offset > INT64_MAX - size.total) return false;
     segment_place(&size, s);
     return true;

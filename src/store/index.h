@@ -12,13 +12,13 @@ enum { STORE_ALIGN = 64, DATA_HEADER_BYTES = 256 << 10, DATA_SEGMENTS_MAX = 256,
 static const int64_t DATA_BYTES_MAX = (int64_t)4 << 30; /* a new file is begun rather than passing this */
 _Static_assert(DATA_HEADER_BYTES % STORE_ALIGN == 0, "segments start aligned");
 
-/* Bytes of the parts of a segment; each of tokens, K, V is padded to a multiple of STORE_ALIGN. */
+/* Bytes of the parts of a segment; each of tokens, kept rows, K, V is padded to a multiple of STORE_ALIGN. */
 typedef struct {
-    int64_t token_rows, kv, pad, total;
-} segment_size_t; /* token_rows: ids with padding; kv: of K or V; pad: behind each */
+    int64_t token_rows, kept_rows, kv, pad, total;
+} segment_size_t; /* token_rows, kept_rows: numbers with padding; kv: of K or V; pad: behind each */
 /* false when the sizes are out of range. */
-bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, segment_size_t *out);
-/* Fills in k_offset and v_offset from tokens_offset. */
+bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, int64_t n_kept, segment_size_t *out);
+/* Fills in kept_offset, k_offset and v_offset from tokens_offset. */
 void segment_place(const segment_size_t *size, store_segment_t *s);
 
 /* Each writes a whole line into out[INDEX_LINE_MAX] and returns its length. */

@@ -63,6 +63,13 @@ void scan_text(scan_t *s, const char *expected) {
     if (s->ok) s->p += n;
 }
 
+bool scan_maybe(scan_t *s, const char *text) {
+    size_t n = strlen(text);
+    if (!s->ok || (size_t)(s->end - s->p) < n || memcmp(s->p, text, n)) return false;
+    s->p += n;
+    return true;
+}
+
 int64_t scan_int(scan_t *s) {
     const int64_t most = (int64_t)1 << 53;
     int64_t v = 0;

@@ -49,8 +49,9 @@ typedef struct {
     bool ok;
 } scan_t;
 void scan_text(scan_t *s, const char *expected);
-int64_t scan_int(scan_t *s); /* 0 .. 2^53, decimal, no leading zeros */
-hash_t scan_hash(scan_t *s); /* 32 lower-case hex digits */
+bool scan_maybe(scan_t *s, const char *text); /* goes over text if it stands here */
+int64_t scan_int(scan_t *s);                  /* 0 .. 2^53, decimal, no leading zeros */
+hash_t scan_hash(scan_t *s);                  /* 32 lower-case hex digits */
 bool scan_done(const scan_t *s);
 
 /* What is wrong with a store, told one line at a time. strict: the first problem is an error. */

@@ -26,8 +26,9 @@ def main(folder):
                 tokens = f.get_tensor(s['address'] + '.tokens')[:s['tokens']]
                 k = f.get_tensor(s['address'] + '.k')  # [layer, K/V head, row, d_head]
                 v = f.get_tensor(s['address'] + '.v')
+                kept = f' kept {f.get_tensor(s["address"] + ".kept")[:s["kept"]].tolist()[:4]}..' if 'kept' in s else ''
                 print(f"{os.path.basename(data)} {s['address']} position {s['pos']} tokens {tokens[:6].tolist()}.. ({len(tokens)}) "
-                      f"K {list(k.shape)} {k.dtype} mean {k.float().mean():+.4f} V mean {v.float().mean():+.4f}")
+                      f"K {list(k.shape)} {k.dtype} mean {k.float().mean():+.4f} V mean {v.float().mean():+.4f}{kept}")
     documents = os.path.join(folder, 'documents.jsonl')
     if os.path.exists(documents):
         for d in {d['id']: d for d in lines(documents)}.values():

@@ -116,18 +116,34 @@ static status_t segment_fail(const store_t *s, const store_segment_t *seg, const
     return st ? st : status_fail(ST_INPUT, "%s: segment %s %s; encode again with the settings of the store to repair it", path, hex, what);
 }
 
-status_t store_map(store_t *s, const store_segment_t *seg, const int32_t **tokens, const void **k, const void **v) {
+/* Where the segment's bytes begin in memory. */
+static status_t segment_map(store_t *s, const store_segment_t *seg, const uint8_t **file) {
     file_map_t map;
     segment_size_t size;
     status_t st = map_get(s, seg->file, &map);
     if (st) return st;
-    if (!segment_size(&s->profile, seg->n_token, seg->n_row, &size) || seg->tokens_offset < 0 || (size_t)seg->tokens_offset > map.bytes ||
-        (size_t)size.total > map.bytes - (size_t)seg->tokens_offset)
+    if (!segment_size(&s->profile, seg->n_token, seg->n_row, seg->n_kept, &size) || seg->tokens_offset < 0 ||
+        (size_t)seg->tokens_offset > map.bytes || (size_t)size.total > map.bytes - (size_t)seg->tokens_offset)
         return segment_fail(s, seg, "lies behind the end of the file, which was cut");
-    if (tokens) *tokens = (const int32_t *)(const void *)(map.data + seg->tokens_offset);
-    if (k) *k = map.data + seg->k_offset;
-    if (v) *v = map.data + seg->v_offset;
+    *file = map.data;
     return ST_OK;
+}
+
+status_t store_map(store_t *s, const store_segment_t *seg, const int32_t **tokens, const void **k, const void **v) {
+    const uint8_t *file = NULL;
+    status_t st = segment_map(s, seg, &file);
+    if (st) return st;
+    if (tokens) *tokens = (const int32_t *)(const void *)(file + seg->tokens_offset);
+    if (k) *k = file + seg->k_offset;
+    if (v) *v = file + seg->v_offset;
+    return ST_OK;
+}
+
+status_t store_map_kept(store_t *s, const store_segment_t *seg, const int32_t **kept) {
+    const uint8_t *file = NULL;
+    status_t st = segment_map(s, seg, &file);
+    if (!st) *kept = seg->n_kept ? (const int32_t *)(const void *)(file + seg->kept_offset) : NULL;
+    return st;
 }
 
 status_t store_verify(store_t *s, const store_segment_t *seg) {

@@ -86,6 +86,8 @@ static store_item_t item_of(const store_profile_t *p, const file_map_t *map, con
     return (store_item_t){.address = s->address,
                           .n_token = s->n_token,
                           .n_row = s->n_row,
+                          .n_kept = s->n_kept,
+                          .kept = s->n_kept ? (const int32_t *)(const void *)(map->data + s->kept_offset) : NULL,
                           .first_pos = s->first_pos,
                           .tokens = (const int32_t *)(const void *)(map->data + s->tokens_offset),
                           .type = p->kv_type,

@@ -43,12 +43,13 @@ hash_t store_address(const store_profile_t *p, const int32_t *tokens, int64_t n,
 
 typedef struct {
     hash_t address;
-    int64_t n_row;                             /* K/V rows per layer and head */
-    int64_t n_token;                           /* raw tokens (equal to n_row until gists come) */
-    int64_t first_pos;                         /* RoPE position of row 0 (for people; exact positions follow from the profile) */
-    hash_t checksum;                           /* of tokens, then K, then V bytes, as stored */
-    int file;                                  /* which data file */
-    int64_t tokens_offset, k_offset, v_offset; /* from the start of the file */
+    int64_t n_row;     /* K/V rows per layer and head */
+    int64_t n_token;   /* raw tokens */
+    int64_t n_kept;    /* entries of the list of kept rows (blockselect); 0: no list */
+    int64_t first_pos; /* RoPE position of row 0 (for people; exact positions follow from the profile) */
+    hash_t checksum;   /* of tokens, list of kept rows, K, V, as stored */
+    int file;          /* which data file */
+    int64_t tokens_offset, kept_offset, k_offset, v_offset; /* from the start of the file */
 } store_segment_t;
 
 typedef struct {
@@ -77,6 +78,8 @@ const store_document_t *store_document(const store_t *s, int64_t i);
 /* Pointers into the map: tokens int32 [n_token], K and V kv_type [n_layer][n_kv_head][n_row][d_head]. Borrowed until store_close. ST_INPUT
  * when the file is cut. */
 status_t store_map(store_t *s, const store_segment_t *seg, const int32_t **tokens, const void **k, const void **v);
+/* The list of kept rows, int32 [n_kept], as the encoder gave it; NULL when the segment has none. */
+status_t store_map_kept(store_t *s, const store_segment_t *seg, const int32_t **kept);
 /* Reads every byte of the segment and compares the checksum: ST_INPUT naming file and address when it differs. Thread-safe. */
 status_t store_verify(store_t *s, const store_segment_t *seg);
 /* Checks everything: `report` is called with one line per problem. ST_INPUT when there was any. Leftovers of a killed writer are no
@@ -100,8 +103,9 @@ status_t store_drop(const char *dir, const hash_t *addresses, int64_t n);
 typedef struct store_writer store_writer_t;
 typedef struct {
     hash_t address;
-    int64_t n_token, n_row, first_pos;
+    int64_t n_token, n_row, first_pos, n_kept;
     const int32_t *tokens; /* [n_token] */
+    const int32_t *kept;   /* [n_kept] which rows were kept (encode/pick.h), NULL: no list; kept as it is */
     dtype_t type;          /* of k and v in memory: converted to the profile's kv_type on the way */
     const void *k, *v;     /* [n_layer][n_kv_head][n_row][d_head] */
 } store_item_t;

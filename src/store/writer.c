@@ -46,7 +46,7 @@ static void *thread_run(void *arg) {
         pthread_mutex_lock(&w->lock);
         if (st)
             failure_keep(w, st);
-        else if (segment_size(&w->profile, s.n_token, s.n_row, &size))
+        else if (segment_size(&w->profile, s.n_token, s.n_row, s.n_kept, &size))
             w->bytes += size.total;
         w->busy = false;
         pthread_cond_broadcast(&w->changed);

@@ -11,7 +11,7 @@ typedef backend_t *(*ops_remake_t)(const ops_t *o, int n_threads);
 
 /* ---- linear: rows alike for every M and thread count -------------------------------------------------------------------- */
 static inline void ops_linear_bits(ops_t *o, ops_remake_t remake) {
-    static const linear_shape_t shapes[] = {{960, 576}, {576, 1536}, {33, 48}, {130, 258}, {128, 2048}};
+    static const linear_shape_t shapes[] = {{960, 576, false}, {576, 1536, false}, {33, 48, false}, {130, 258, false}, {128, 2048, false}};
     static const int64_t rows[] = {1, 2, 3, 17, 64, 300, 512};
     static const int threads[] = {1, 2, 16};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {

@@ -57,7 +57,8 @@ static inline void ops_linear(ops_t *o, linear_shape_t s, int64_t n_row, dtype_t
 }
 
 static inline void ops_linears(ops_t *o) {
-    static const linear_shape_t shapes[] = {{320, 192}, {192, 576}, {64, 64}, {1, 16}, {33, 48}, {100, 7}, {130, 258}, {64, 1024}};
+    static const linear_shape_t shapes[] = {{320, 192, false}, {192, 576, false}, {64, 64, false},   {1, 16, false},
+                                            {33, 48, false},   {100, 7, false},   {130, 258, false}, {64, 1024, false}};
     static const int64_t rows[] = {1, 2, 3, 13, 64, 97};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)

@@ -106,7 +106,7 @@ static inline void fix_flip(const char *path, int64_t at, int bit) {
 /* ---- the corpus ---- */
 typedef struct {
     store_item_t item;
-    int32_t tokens[FIX_TOKENS];
+    int32_t tokens[FIX_TOKENS], kept[FIX_TOKENS];
     float k[FIX_VALUES], v[FIX_VALUES];
 } fix_segment_t;
 
@@ -114,6 +114,7 @@ static inline void fix_segment(const store_profile_t *p, int64_t i, fix_segment_
     rng_t r = {(uint64_t)i + 1000};
     int64_t n = 1 + i * 5 % (p->segment < FIX_TOKENS ? p->segment : FIX_TOKENS), values = p->n_layer * p->n_kv_head * n * p->d_head;
     for (int64_t k = 0; k < n; k++) s->tokens[k] = (int32_t)rng_below(&r, p->n_vocab);
+    for (int64_t k = 0; k < FIX_TOKENS; k++) s->kept[k] = (int32_t)(i + 2 * k);
     if (values > FIX_VALUES) values = 0;
     for (int64_t k = 0; k < values; k++) {
         s->k[k] = (float)rng_uniform(&r) - 0.5f;
@@ -122,6 +123,8 @@ static inline void fix_segment(const store_profile_t *p, int64_t i, fix_segment_
     s->item = (store_item_t){.address = store_address(p, s->tokens, n, NULL),
                              .n_token = n,
                              .n_row = n,
+                             .n_kept = i % 3 == 2 ? 1 + i % 20 : 0, /* some have a list of kept rows */
+                             .kept = s->kept,
                              .first_pos = p->n_sink,
                              .tokens = s->tokens,
                              .type = DT_F32,

@@ -4,7 +4,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
-#include "layout/layout.h"
+#include "layout/window.h"
 
 enum { SINK = 0, OWN = 1, FIRST = 2, MAX_PIECE = 9 };
 
@@ -72,6 +72,23 @@ static void test_window(void) { /* sliding window: the last w rows of the segmen
     layout_free(&l);
 }
 
+/* The model's window over pools at any alignment, against positions compared one by one. */
+static void test_window_places(void) {
+    rng_t r = {11};
+    for (int round = 0; round < 2000; round++) {
+        place_t p[2];
+        for (int k = 0; k < 2; k++)
+            p[k] = (place_t){(align_t)rng_below(&r, 4), rng_below(&r, 4), 1 + rng_below(&r, 30), 1 + rng_below(&r, 40), rng_below(&r, 20)};
+        int64_t n = p[0].length, window = 1 + rng_below(&r, 40), i = rng_below(&r, p[1].length);
+        bool line = place_steps(&p[0]) && place_steps(&p[1]);
+        span_t s = span_window(0, 0, n, &p[0], &p[1], i, window), all = span_window(0, 0, n, &p[0], &p[1], i, 0);
+        CU_ASSERT(span_lo(&all, i) == 0 && span_hi(&all, i) == n);
+        for (int64_t q = i; q < (line ? p[1].length : i + 1); q++)
+            for (int64_t c = 0; c < n; c++)
+                CU_ASSERT_EQUAL(c >= span_lo(&s, q) && c < span_hi(&s, q), place_at(&p[1], q) - place_at(&p[0], c) < window);
+    }
+}
+
 /* The edge forms that gists will need, against the rule of methods.md section 5: c <= q and (kind in {SINK, GIST} or unit(q) - unit(c) <=
  * k). */
 static void test_unigist_edges(void) {
@@ -128,5 +145,5 @@ static void test_splits(void) {
     }
 }
 
-UNIT_MAIN("layout", {"pce", test_pce}, {"window", test_window}, {"unigist edges", test_unigist_edges}, {"positions", test_positions},
-          {"splits", test_splits})
+UNIT_MAIN("layout", {"pce", test_pce}, {"window", test_window}, {"window places", test_window_places},
+          {"unigist edges", test_unigist_edges}, {"positions", test_positions}, {"splits", test_splits})

@@ -75,6 +75,9 @@ static void test_round_trip(void) {
             CU_ASSERT_EQUAL_FATAL(store_map(r, g, &tokens, &k, &v), ST_OK);
             CU_ASSERT_EQUAL(((uintptr_t)tokens | (uintptr_t)k | (uintptr_t)v) % 64, 0);
             CU_ASSERT(!memcmp(tokens, s.tokens, (size_t)g->n_token * 4));
+            CU_ASSERT_EQUAL_FATAL(store_map_kept(r, g, &tokens), ST_OK);
+            CU_ASSERT(g->n_kept == s.item.n_kept && !tokens == !g->n_kept);
+            CU_ASSERT(!g->n_kept || !memcmp(tokens, s.kept, (size_t)g->n_kept * 4));
             int64_t n = p.n_layer * g->n_row * p.d_head;
             float *back = malloc((size_t)n * 4);
             dtype_convert(DT_F32, back, p.kv_type, k, (size_t)n);

@@ -96,7 +96,7 @@ static void test_format(void) {
         .address = {2, 1}, .n_row = 3, .n_token = 3, .first_pos = 4, .checksum = {4, 3}, .tokens_offset = DATA_HEADER_BYTES};
     segment_size_t size;
     char line[INDEX_LINE_MAX], *header;
-    CU_ASSERT(segment_size(&p, 3, 3, &size));
+    CU_ASSERT(segment_size(&p, 3, 3, 0, &size));
     CU_ASSERT(size.token_rows == 16 && size.kv == 96 && size.pad == 32 && size.total == 64 + 2 * 128);
     segment_place(&size, &s);
     CU_ASSERT(s.k_offset == s.tokens_offset + 64 && s.v_offset == s.k_offset + 128);
@@ -104,6 +104,18 @@ static void test_format(void) {
     CU_ASSERT_STRING_EQUAL(
         line, "{\"address\":\"00000000000000010000000000000002\",\"tokens\":3,\"rows\":3,\"pos\":4,\"offset\":262144,\"bytes\":320,"
               "\"checksum\":\"00000000000000030000000000000004\",\"xxh3\":\"f1ba35171ad34a381057843480c2f509\"}\n");
+    s.n_kept = 6; /* blockselect's list of kept rows */
+    CU_ASSERT(segment_size(&p, 3, 3, 6, &size) && size.kept_rows == 16 && size.total == 2 * 64 + 2 * 128);
+    segment_place(&size, &s);
+    CU_ASSERT(s.kept_offset == s.tokens_offset + 64 && s.k_offset == s.tokens_offset + 128);
+    line[index_segment_line(&p, &s, line)] = 0;
+    CU_ASSERT_PTR_NOT_NULL(strstr(line, "\"rows\":3,\"kept\":6,\"pos\":4,\"offset\":262144,\"bytes\":384,"));
+    CU_ASSERT_EQUAL_FATAL(data_header(&p, &s, 1, &header), ST_OK);
+    CU_ASSERT_PTR_NOT_NULL(strstr(header + 8, ".kept\":{\"dtype\":\"I32\",\"shape\":[16],\"data_offsets\":[64,128]},"));
+    mem_free(header);
+    s.n_kept = 0;
+    CU_ASSERT(segment_size(&p, 3, 3, 0, &size));
+    segment_place(&size, &s);
     line[index_head_line((hash_t){6, 5}, line)] = 0;
     CU_ASSERT_STRING_EQUAL(line, "{\"precis\":\"index\",\"version\":1,\"profile\":\"00000000000000050000000000000006\",\"header\":262144,"
                                  "\"xxh3\":\"5f817bf50d09a0c17d46a9c54629c42f\"}\n");
@@ -119,8 +131,9 @@ static void test_format(void) {
     for (size_t i = 8 + sizeof want - 1; i < DATA_HEADER_BYTES; i++) CU_ASSERT_EQUAL(header[i], ' ');
     mem_free(header);
     p.d_head = 1 << 20, p.n_layer = 1 << 20, p.n_kv_head = 1 << 20; /* sizes that no integer holds */
-    CU_ASSERT(!segment_size(&p, 1, (int64_t)1 << 31, &size));
-    CU_ASSERT(!segment_size(&p, 0, 1, &size) && !segment_size(&p, 1, 0, &size) && !segment_size(&p, -1, 1, &size));
+    CU_ASSERT(!segment_size(&p, 1, (int64_t)1 << 31, 0, &size));
+    CU_ASSERT(!segment_size(&p, 0, 1, 0, &size) && !segment_size(&p, 1, 0, 0, &size) && !segment_size(&p, -1, 1, 0, &size) &&
+              !segment_size(&p, 1, 1, -1, &size) && !segment_size(&p, 1, 1, INT64_MAX, &size));
 }
 
 /* Lines: whole, torn, hurt. */

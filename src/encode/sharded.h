@@ -1,0 +1,34 @@
+/* One document through the model on all ranks at once, bit for bit as one rank would (layout/shard.h says who does what).
+ *
+ *     shard_t plan;
+ *     st = encoder_shard(e, segment, n_segment, comm->size, &plan);
+ *     ... memory for the segments that shard_writer gives to this rank ...
+ *     st = encoder_run_sharded(e, comm, &plan, &document);
+ *     shard_free(&plan);
+ *
+ * A rank holds the rows it works on, of all layers only what it keeps, and of others two layers of what its rows see. Each layer's
+ * attention is the ordinary one over the same pools as on one rank, run when what it sees has come: so nothing about sums changes.
+ */
+#ifndef ENCODE_SHARDED_H
+#define ENCODE_SHARDED_H
+
+#include "encode/encoder.h"
+#include "layout/shard.h"
+
+typedef struct {
+    const int32_t *tokens; /* all of the document's */
+    const int64_t *at;     /* [n_segment] numbers of the segments' first rows, for the spec's `rows`; NULL when none are wanted */
+    /* [n_segment] where K/V of the segments that this rank writes go, all layers: of the last n_row raw rows, and of the gists. n_row 0:
+     * nowhere. NULL: nothing is kept. */
+    const kv_pool_t *raw, *gists;
+} sharded_t;
+
+/* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. */
+status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, int size, shard_t *out);
+/* Bytes of K/V that a rank sends for it, all layers. */
+int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
+/* Collective. The encoder's spec must say `sharded`; compact positions are not done. A failure in the middle ends the job, since others
+ * would wait. */
+status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, const sharded_t *d);
+
+#endif

@@ -220,9 +220,8 @@ static status_t segment_attention(attend_t *a, int layer, const void *q, int64_t
  * those of the longer way, since merging one partial result changes nothing. */
 static bool joins(const attend_t *a) {
     const context_kv_t *ctx = a->ctx;
-    bool windowed = a->config->window > 0 && ctx->places;
-    return a->comm->size == 1 && ctx->n_local && ctx->group == 1 && a->n_hold == ctx->n_local && !ctx->counts && !a->spec.select &&
-           !windowed && !(a->spec.temperature > 0);
+    bool plain = !ctx->counts && !a->spec.select && a->n_base == 1 && a->spec.temperature <= 0 && a->config->window <= 0;
+    return plain && a->comm->size == 1 && ctx->n_local && ctx->group == 1 && a->n_hold == ctx->n_local;
 }
 
 static status_t joined_layout(attend_t *a) {

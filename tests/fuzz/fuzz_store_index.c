@@ -38,7 +38,8 @@ static void try_index(const char *text, size_t bytes) {
     int64_t end = DATA_HEADER_BYTES;
     for (int64_t i = 0; i < f.n_segment; i++) {
         const store_segment_t *s = &f.segments[i];
-        FUZZ_CHECK(s->tokens_offset >= end && s->k_offset >= s->tokens_offset + 4 * (s->n_token + s->n_kept) && s->kept_offset >= s->tokens_offset);
+        FUZZ_CHECK(s->tokens_offset >= end && s->k_offset >= s->tokens_offset + 4 * (s->n_token + s->n_kept) &&
+                   s->kept_offset >= s->tokens_offset);
         FUZZ_CHECK(s->v_offset >= s->k_offset + 2 * PROFILE.n_layer * PROFILE.n_kv_head * PROFILE.d_head * s->n_row);
         end = s->v_offset;
         size_t n = index_segment_line(&PROFILE, s, line);

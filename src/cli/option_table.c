@@ -53,6 +53,8 @@ static const option_t table[] = {
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
+    {"adapter", OPT_TEXT, NULL, 0, 0, NULL, "",
+     "safetensors file of trained gist and sink rows and of changes to the model (src/model/ADAPTER.md)"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
      "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
      "with a list of those"},

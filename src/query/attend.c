@@ -234,7 +234,7 @@ static status_t joined_layout(attend_t *a) {
         st = layout_add_run(&a->segments, run->pool, run->index, run->n);
         for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
         for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
-            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(1 + i), a->pools[first + i].n_row));
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(a->n_base + i), a->pools[first + i].n_row));
     }
     return st;
 }
@@ -248,13 +248,14 @@ static status_t joined_attention(attend_t *a, int layer, const void *q) {
     args.spans = a->segments.spans;
     args.n_run = a->segments.n_run;
     args.n_span = a->segments.n_span;
-    args.n_block = (int)(1 + a->ctx->n_local);
+    args.n_block = (int)(a->n_base + a->ctx->n_local);
     args.o = a->sums.o;
     args.lse = a->sums.lse;
     args.m = a->spec.want_entropy ? a->sums.m : NULL;
     if (!st) st = a->be->ops->attention(a->be, &args);
     if (!st && a->spec.want_mass)
-        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + plane(a), (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + a->n_base * plane(a),
+                                  (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 

@@ -97,6 +97,19 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
     done
 done
 
+# An adapter changes the weights that ranks share, and is part of a store's address.
+adapter=$root/tests/golden/tiny-llama/adapter-everything.safetensors
+for n in $([ -n "${2:-}" ] || echo 1 3); do
+    t=1 store=$dir/adapted-$n
+    run encode --model "$model" --store "$store" --layout coarse-kv --adapter "$adapter" --ratio 4 --segment 128 "$dir/long.txt" "$dir/short.txt" >/dev/null
+    digest "$store" >"$dir/adapted-digest-$n"
+    [ -s "$dir/adapted-digest-$n" ] && cmp -s "$dir/adapted-digest-$n" "$dir/adapted-digest-1"; check "store with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" --adapter "$adapter" >"$dir/adapted-answers-$n"
+    [ "$(wc -l <"$dir/adapted-answers-$n")" -eq 3 ] && cmp -s "$dir/adapted-answers-$n" "$dir/adapted-answers-1"; check "answers with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" >/dev/null; grep -q 'was encoded with the adapter of hash' "$dir/log"; check "answers without the store's adapter are refused" $?
+    rm -rf "$store"
+done
+
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do
     "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"

@@ -178,6 +178,20 @@ for layout in structured ape block star coarse-rec streaming; do
     expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32 --layout $layout --segment 3 --ratio 2
     holds "the logits of $layout are no tensor of 5 rows" grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
 done
+adapter=tests/golden/tiny-llama/adapter-everything.safetensors
+expect 0 '^gist_lora_layers +14' - inspect "$adapter"
+expect 0 '^fits' - inspect "$adapter" --model "$tiny"
+expect 3 - 'was made for the model with fingerprint' inspect "$adapter" --model tests/golden/tiny-qwen2
+expect 3 - 'is no adapter' inspect tests/golden/tiny-llama/golden.safetensors
+with=(logits --model "$tiny" --tokens "$work/ids" --dtype f32 --out "$work/a.safetensors" --layout coarse-kv --adapter)
+expect 0 - '*' "${with[@]}" "$adapter" --ratio 4
+holds 'an adapter changes nothing' test -s "$work/a.safetensors" -a "$(cmp -s "$work/a.safetensors" "$work/l.safetensors"; echo $?)" = 1
+expect 3 - 'was trained for --ratio 4, not 8' "${with[@]}" "$adapter"
+expect 3 - 'was trained for --layout blockgist fine-kv, not coarse-kv' "${with[@]}" tests/golden/tiny-llama/adapter-rows.safetensors
+expect 2 - '--sinks 3: .* has 4 sink rows' "${with[@]}" "$adapter" --ratio 4 --sinks 3
+expect 2 - '--gist-init: .* has gist rows of its own' "${with[@]}" "$adapter" --ratio 4 --gist-init unit
+expect 3 - 'metadata must say format precis-adapter-1' "${with[@]}" tests/golden/tiny-llama/golden.safetensors --ratio 4
+expect 3 - '/no/such.safetensors' "${with[@]}" /no/such.safetensors --ratio 4
 expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l
 if [ -w /dev/full ]; then
     "$precis" inspect "$tiny" >/dev/full 2>"$work/err"

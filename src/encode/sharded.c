@@ -23,6 +23,7 @@ typedef struct {
     kv_pool_t *pools; /* [n_pool] */
     int64_t *out;     /* [2][n_out] rows whose logits are wanted, and their numbers */
     forward_ws_t *ws;
+    gist_rows_t gists; /* one piece's, so one stretch */
     batch_t batch;
 } step_t;
 
@@ -166,6 +167,7 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
     out->pools[SINK_POOL] = f->sink;
     memcpy(out->out, e->out_rows, (size_t)e->n_out * sizeof *out->out);
     memcpy(out->out + e->n_out, e->out_at, (size_t)e->n_out * sizeof *out->out);
+    if (e->n_gist) out->gists = e->gists[0];
     out->layout = e->layout;
     e->layout = (layout_t){0};
     out->batch = (batch_t){.n_row = out->layout.n_row,
@@ -173,6 +175,8 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
                            .positions = e->positions,
                            .n_given = e->n_given,
                            .given = e->given,
+                           .n_gist = e->n_gist,
+                           .gists = &out->gists,
                            .n_pool = e->n_pool,
                            .n_run = out->layout.n_run,
                            .n_span = out->layout.n_span,

@@ -234,7 +234,7 @@ static status_t joined_layout(attend_t *a) {
         st = layout_add_run(&a->segments, run->pool, run->index, run->n);
         for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
         for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
-            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(1 + i), a->pools[first + i].n_row));
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(a->n_base + i), a->pools[first + i].n_row));
     }
     return st;
 }
@@ -248,13 +248,14 @@ static status_t joined_attention(attend_t *a, int layer, const void *q) {
     args.spans = a->segments.spans;
     args.n_run = a->segments.n_run;
     args.n_span = a->segments.n_span;
-    args.n_block = (int)(1 + a->ctx->n_local);
+    args.n_block = (int)(a->n_base + a->ctx->n_local);
     args.o = a->sums.o;
     args.lse = a->sums.lse;
     args.m = a->spec.want_entropy ? a->sums.m : NULL;
     if (!st) st = a->be->ops->attention(a->be, &args);
     if (!st && a->spec.want_mass)
-        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + plane(a), (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + a->n_base * plane(a),
+                                  (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 
@@ -428,13 +429,15 @@ static status_t share_groups(attend_t *a) {
     return st ? st : be->ops->sync(be);
 }
 
-static void sum_entropy(attend_t *a) {
+static void sum_entropy(attend_t *a, int layer) {
     int64_t heads = a->config->n_head;
     for (int q = 0; q < a->n_query; q++) {
         attend_query_t *query = &a->queries[q];
         double sum = 0;
         for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++) sum += (double)a->total[x] - (double)a->total_m[x];
         query->entropy += sum / (double)(query->n * heads * a->config->n_layer);
+        for (int64_t x = query->row * heads; query->by_head && x < (query->row + query->n) * heads; x++)
+            query->by_head[layer * heads + x % heads] += (double)a->total[x] - (double)a->total_m[x];
     }
 }
 
@@ -490,7 +493,7 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
     if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
-    if (!st && a->spec.want_entropy) sum_entropy(a);
+    if (!st && a->spec.want_entropy) sum_entropy(a, layer);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;
 }

@@ -79,7 +79,7 @@ for n in ${SIZES:-1 2 3 4 7}; do
 done
 
 # Layouts with gists, and those for comparison: stores and answers, too, and UniGist in one piece.
-for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star; do
+for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star blockselect "blockselect --score observed --budget uniform --keep both"; do
     for n in 1 3; do
         t=1 at="${layout%% *} at $n ranks"
         store=$dir/gists-$n
@@ -89,8 +89,25 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         digest "$store" >"$dir/gist-digest-$n"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
+        case $layout in *"keep both"*)
+            answers "$store" --select 2 --fetch raw >"$dir/fetch-answers-$n"
+            [ "$(wc -l <"$dir/fetch-answers-$n")" -eq 3 ] && cmp -s "$dir/fetch-answers-$n" "$dir/fetch-answers-1"; check "two-level answers over $at" $? "$(tail -1 "$dir/log")" ;;
+        esac
         [ "$(wc -l <"$dir/gist-answers-$n")" -eq 3 ] && cmp -s "$dir/gist-answers-$n" "$dir/gist-answers-1"; check "answers over $at" $? "$(tail -1 "$dir/log")"
     done
+done
+
+# An adapter changes the weights that ranks share, and is part of a store's address.
+adapter=$root/tests/golden/tiny-llama/adapter-everything.safetensors
+for n in $([ -n "${2:-}" ] || echo 1 3); do
+    t=1 store=$dir/adapted-$n
+    run encode --model "$model" --store "$store" --layout coarse-kv --adapter "$adapter" --ratio 4 --segment 128 "$dir/long.txt" "$dir/short.txt" >/dev/null
+    digest "$store" >"$dir/adapted-digest-$n"
+    [ -s "$dir/adapted-digest-$n" ] && cmp -s "$dir/adapted-digest-$n" "$dir/adapted-digest-1"; check "store with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" --adapter "$adapter" >"$dir/adapted-answers-$n"
+    [ "$(wc -l <"$dir/adapted-answers-$n")" -eq 3 ] && cmp -s "$dir/adapted-answers-$n" "$dir/adapted-answers-1"; check "answers with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" >/dev/null; grep -q 'was encoded with the adapter of hash' "$dir/log"; check "answers without the store's adapter are refused" $?
+    rm -rf "$store"
 done
 
 seq 0 150 >"$dir/ids"

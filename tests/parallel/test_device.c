@@ -83,7 +83,7 @@ static bool present(void) { return backend_cuda_devices() >= comm->node_size; }
 
 static status_t open_device(void) {
     status_t st = backend_create_cuda(DT_BF16, comm->node_rank, &be);
-    if (!(st = comm_agree(comm, st))) st = comm_nccl_create(comm, comm->node_rank, backend_cuda_stream(be), &comm->device);
+    if (!(st = comm_agree(comm, st))) st = comm_nccl_create(comm, comm->node_rank, backend_cuda_stream(be), 4, &comm->device);
     return st;
 }
 

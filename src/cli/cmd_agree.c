@@ -98,6 +98,7 @@ static status_t run_eval_agree(const options_t *o, context_t *c) {
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &spec.layout, &spec.kept);
+    if (!st) st = job_adapter(c, spec.layout, &spec.kept);
     if (!st) st = job_positions(o, spec.layout, &spec.align, &spec.kept);
     if (!st) st = job_window(model_file_config(c->file), spec.layout, sink.n + opt_int(o, "window"));
     if (!(st = comm_agree(c->comm, st))) st = context_load_model(c);
@@ -110,11 +111,11 @@ static status_t run_eval_agree(const options_t *o, context_t *c) {
 }
 
 const command_t cmd_eval_agree = {
-    .spec = {.name = "eval agree",
-             .summary = "agreement of a layout with full attention: KL, equal likeliest tokens, by place inside segments",
-             .usage = "precis eval agree --model M --input F.jsonl --layout NAME [--window 1K] [--segment N] [options]",
-             .text =
-                 "Runs every full window of every document under full attention and under --layout, and prints as CSV, over all rows "
+    .spec =
+        {.name = "eval agree",
+         .summary = "agreement of a layout with full attention: KL, equal likeliest tokens, by place inside segments",
+         .usage = "precis eval agree --model M --input F.jsonl --layout NAME [--window 1K] [--segment N] [options]",
+         .text = "Runs every full window of every document under full attention and under --layout, and prints as CSV, over all rows "
                  "and by sixteenths of a segment: mean\n"
                  "KL(full || layout) in nats, the share of rows whose likeliest next token is the same, and the mean -log p of the "
                  "text under both. High KL in the first\n"
@@ -123,12 +124,13 @@ const command_t cmd_eval_agree = {
                  "what a query "
                  "makes of kept rows is compared by\n"
                  "eval ppl --agree.",
-             .examples = "  precis eval agree --model M.gguf --input dev.jsonl --layout pce --segment 256 --window 1K --limit 4\n"
-                         "  precis eval agree --model M.gguf --input dev.jsonl --layout unigist --ratio 4 --local 128 --sinks 4\n",
-             .keys = "model! input! layout segment ratio local gist-init positions sinks sink bos align window=1K limit rope-length dtype "
-                     "backend threads "
-                     "batch quiet verbose config print-config",
-             .min_args = 0,
-             .max_args = 0},
+         .examples = "  precis eval agree --model M.gguf --input dev.jsonl --layout pce --segment 256 --window 1K --limit 4\n"
+                     "  precis eval agree --model M.gguf --input dev.jsonl --layout unigist --ratio 4 --local 128 --sinks 4\n",
+         .keys =
+             "model! input! layout segment ratio local gist-init adapter positions sinks sink bos align window=1K limit rope-length dtype "
+             "backend share-gpu threads "
+             "batch quiet verbose config print-config",
+         .min_args = 0,
+         .max_args = 0},
     .ranks = true,
     .run = run_eval_agree};

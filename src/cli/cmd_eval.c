@@ -165,6 +165,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
+    if (!st) st = job_adapter(c, layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st) st = job_attend(o, layout, AGG_NONE, &attend);
     attend.by_rule = opt_flag(o, "mask");
@@ -213,10 +214,11 @@ const command_t cmd_eval_ppl = {
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 8 --sink 'Here are parts of a text:' --select 2\n"
              "  precis eval ppl --model M.gguf --input dev.jsonl --window 4K --pieces 6 --layout blockselect --score reconstruct --ratio 4 "
              "--agree\n",
-         .keys = "model! input! window score pieces layout ratio local gist-init keep keep-by budget positions sinks sink bos select "
-                 "aggregate select-by ape-temperature ape-scale align reserve limit agree by-position entropy mask rope-length dtype "
-                 "backend threads batch "
-                 "format quiet verbose progress config print-config",
+         .keys =
+             "model! input! window score pieces layout ratio local gist-init adapter keep keep-by budget positions sinks sink bos select "
+             "aggregate select-by ape-temperature ape-scale align reserve limit agree by-position entropy mask rope-length dtype "
+             "backend share-gpu threads batch "
+             "format quiet verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},
     .ranks = true,

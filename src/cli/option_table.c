@@ -53,6 +53,8 @@ static const option_t table[] = {
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
+    {"adapter", OPT_TEXT, NULL, 0, 0, NULL, "",
+     "safetensors file of trained gist and sink rows and of changes to the model (src/model/ADAPTER.md)"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
      "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
      "with a list of those"},
@@ -101,6 +103,7 @@ static const option_t table[] = {
     {"dtype", OPT_CHOICE, "auto", 0, 0, "auto|f32|bf16", "", "numbers to compute in; auto: bf16 where the CPU is fast at it"},
     {"kv-dtype", OPT_CHOICE, "bf16", 0, 0, "bf16|f16|f32", "", "numbers to keep keys and values in"},
     {"backend", OPT_CHOICE, "auto", 0, 0, "auto|cpu|cpu_ref|cuda", "", "cpu_ref: the plain reference, slow"},
+    {"share-gpu", OPT_FLAG, "no", 0, 0, NULL, "", "several ranks may use one GPU; what they send each other goes through the host"},
     {"threads", OPT_INT, NULL, 1, 4096, NULL, "threads",
      "of each rank; not given: OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or its share of the CPUs it may use"},
     {"batch", OPT_SIZE, NULL, 1, M, NULL, "rows", "rows that go through the model at once; not given: chosen from segment and memory"},

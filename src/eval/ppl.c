@@ -313,7 +313,7 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
         j->ctx.sink = *encoder_sink(j->encoder);
         j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
     }
-    if (!st && !s->kept.gist.ratio && !layout_info(s->layout)->selects) {
+    if (!st && layout_windows(s->layout)) {
         st = mem_alloc(&places, (size_t)i64_max(1, j->n_piece), sizeof *places, "places of pieces");
         for (int p = 0; !st && p < j->n_piece; p++)
             places[p] = (place_t){e.align, s->n_sink + s->kept.n_blank, j->pieces[p].n, reserve, j->pieces[p].before};

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Every layout on the same windows: perplexity, agreement with full attention, K/V bytes kept and moved, tokens/s. The table of docs/layouts.md.
+# Every layout on the same windows: perplexity, agreement with full attention, K/V bytes kept and moved, tokens/s. The table of README.md.
 #   usage: tests/bench/layouts.sh PRECIS MODEL DEV.jsonl[.zst] [WINDOWS_PER_DOCUMENT] [WINDOW] > layouts.csv
 # RUN=... is put in front of each run of the program. Takes the first windows of every document; 6 pieces, the last quarter of a window scored.
 set -euo pipefail

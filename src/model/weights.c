@@ -312,6 +312,8 @@ static void rows_ahead(const tensor_t *t, const char *rows, size_t bytes) {
 static const void *rows_in_map(const backend_t *be, const item_t *it, int64_t row0, int64_t n) {
     for (int i = 0; i < it->n_part; i++) {
         const tensor_t *t = it->parts[i]->tensor;
+        if (it->diagonal || it->lora[i]) return NULL; /* an adapter changes them */
+        if (!t) continue;
         int64_t rows = tensor_rows(t);
         if (row0 + n <= rows) {
             const void *p = it->parts[i]->pair_half ? NULL : tensor_rows_of(t, row0, n, be->act);

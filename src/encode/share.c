@@ -70,6 +70,7 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
         k = hk;
         v = hv;
     }
+    size_t below = bytes / (size_t)j->config->n_layer * (size_t)(j->config->n_layer - j->spec->profile.n_layer); /* layers that stay out */
     int64_t n_sink = j->spec->profile.n_sink + j->spec->kept.n_blank;
     int64_t pos = layout_position(j->spec->align, n_sink, 0, it->n, j->spec->profile.segment, it->before);
     if (it->slice) pos = n_sink + it->before;
@@ -81,8 +82,8 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
                          .first_pos = pos,
                          .tokens = r->tokens.ids + it->begin,
                          .type = pool->type,
-                         .k = k,
-                         .v = v};
+                         .k = (const char *)k + below,
+                         .v = (const char *)v + below};
     return store_append(j->writer, &item);
 }
 
@@ -144,6 +145,7 @@ static status_t encode_batch(job_t *j, const round_t *r, const int64_t *mine, in
         at += rows;
     }
     if (!st) st = encoder_run(j->encoder, pieces, (int)n);
+    for (int64_t i = 0; i < n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st && selects) st = batch_pick(j, b, pieces, kept, n);
     for (int64_t i = 0; i < n && !st; i++) {
         int64_t n_list = list_size(j, pieces[i].n);

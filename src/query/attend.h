@@ -22,6 +22,10 @@ typedef struct {
      * logits are divided by T, and all of it together weighs exp(scale * T * L_C), L_C = log sum exp of those; 0: off. */
     bool own_log_p;
     double temperature, scale;
+    /* Edits (edits.h): the context's softmax, at `temperature` and with ctx->zero as one more entry, is its own, and its result is added to
+     * the rows' own. Pools begin at model layer first_layer; in those below there is nothing. Entropy is then that of the rows' own. */
+    bool apart;
+    int first_layer;
     bool want_mass, want_entropy;
     bool by_rule; /* the reference switch of layout/rule.h */
 } attend_spec_t;

@@ -30,7 +30,7 @@ const command_t cmd_edit_query = {
                  "In the upper half of the layers each row also attends to all edits of DIR, in a softmax of its own with an entry that "
                  "says that none is needed, and adds what it\n"
                  "finds. The pool is divided over the ranks; the answer has the same bits on any number of them. Prompts begin without "
-                 "BOS. entropy is that of the rows' own attention.",
+                 "BOS. entropy is that of the rows' own attention, edit_share what rows took from edits, not from that entry.",
              .examples =
                  "  precis edit query --model M.gguf --adapter edits.safetensors --store edits.store --prompt 'The capital of X is'\n"
                  "  mpirun -n 4 precis edit query --model M.gguf --store edits.store --prompts questions.jsonl\n",

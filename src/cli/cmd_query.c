@@ -330,6 +330,7 @@ static status_t answer_write(query_job_t *j, int64_t i) {
     json_str(&out, "finish_reason", g->ended ? "stop" : "length");
     json_int(&out, "prompt_tokens", g->n_prompt);
     json_num(&out, "entropy", g->entropy);
+    if (edits(j)) json_num(&out, "edit_share", g->edits);
     if (mass) st = evidence_write(j, &out, mass);
     json_open(&out, "timings", '{');
     json_num(&out, "first_token_s", g->first_token_s);

@@ -1,5 +1,7 @@
 /* Two softmaxes side by side (edits): slot 0 of `sums` is what rows see of themselves, slot 1 entry 0, then the groups of edits; the last
  * slot takes the edits' merged result, which is added to slot 0's. */
+#include <math.h>
+
 #include "query/attend_impl.h"
 
 /* Entry 0, on every rank: counted once, since groups alone cross the wire. */
@@ -32,6 +34,23 @@ static status_t slots_add(attend_t *a, int64_t last, void *o) {
     return st ? st : be->ops->convert(be, (size_t)n, be->act, o, DT_F32, a->sums.o);
 }
 
+/* What each query's rows took from edits: 1 - alpha_0. */
+static status_t sum_edits(attend_t *a) {
+    backend_t *be = a->be;
+    int64_t heads = a->config->n_head;
+    size_t bytes = (size_t)plane(a) * sizeof(float);
+    status_t st = be->ops->copy_out(be, a->total, a->total_dev, bytes);
+    if (!st) st = be->ops->copy_out(be, a->slots, a->sums.lse + plane(a), bytes);
+    for (int q = 0; q < a->n_query && !st; q++) {
+        attend_query_t *query = &a->queries[q];
+        double sum = 0;
+        for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++)
+            sum += 1 - exp((double)a->slots[x] - (double)a->total[x]);
+        query->edits += sum / (double)(query->n * heads * (a->config->n_layer - a->spec.first_layer));
+    }
+    return st;
+}
+
 status_t apart_layer(attend_t *a, int layer, const void *q, void *o) {
     int64_t last = a->n_base + a->ctx->n_group, cells = plane(a);
     backend_t *be = a->be;
@@ -51,7 +70,9 @@ status_t apart_layer(attend_t *a, int layer, const void *q, void *o) {
                          .o = a->sums.o + cells * a->config->d_head,
                          .lse = a->sums.lse + cells,
                          .o_out_type = DT_F32,
-                         .o_out = a->sums.o + last * cells * a->config->d_head};
+                         .o_out = a->sums.o + last * cells * a->config->d_head,
+                         .lse_out = a->total_dev};
     if (!st) st = be->ops->merge(be, &args);
+    if (!st) st = sum_edits(a);
     return st ? st : slots_add(a, last, o);
 }

@@ -511,7 +511,7 @@ status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, 
     pools[SINK_POOL] = ctx->sink;
     for (int i = 0; i < n_query && !st; i++) {
         queries[i].row = a->base.n_row;
-        queries[i].entropy = 0;
+        queries[i].entropy = queries[i].edits = 0;
         pools[1 + i] = queries[i].own;
         st = a->spec.by_rule ? base_by_rule(a, i) : base_spans(a, i);
     }

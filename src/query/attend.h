@@ -36,6 +36,7 @@ typedef struct {
     kv_pool_t own;  /* its own K/V rows */
     int64_t index;  /* index of its first row in own */
     double *mass;   /* [n_local], added to: attention mass of each local segment, summed over layers, heads and rows; NULL: not wanted */
+    double edits;   /* out: of the edits' softmax, what did not go to entry 0; mean over upper layers, heads and rows of this pass */
     double entropy; /* out: mean over layers, heads and rows of this pass */
 } attend_query_t;
 

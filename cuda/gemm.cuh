@@ -20,12 +20,18 @@ typedef struct {
 
 // *done = false: not for this card, shape or call; nothing was launched.
 status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done);
-// The same for up to 16 rows, bound by reading W; no QKV.
+// The same for one row, bound by reading W; no QKV.
 status_t gemm_thin(cuda_backend_t *b, const gemm_args_t *g, bool *done);
 bool gemm_sm90_serves(const cuda_backend_t *b, linear_shape_t s);
 
 #ifdef __CUDACC__
-__device__ __forceinline__ float silu_times(float g, float u) { return __fmul_rn(__fdividef(g, __fadd_rn(1.f, __expf(-g))), u); }
+// silu(g) * u; exponential and reciprocal are the card's own, a few units in the last place.
+__device__ __forceinline__ float silu_times(float g, float u) {
+    float e, r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(__fmul_rn(g, -1.4426950408889634f)));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(__fadd_rn(1.f, e)));
+    return __fmul_rn(__fmul_rn(g, r), u);
+}
 // The pair (a, b) of a head turned by an angle.
 __device__ __forceinline__ float turn_low(float a, float b, float c, float s) { return __fmaf_rn(a, c, -__fmul_rn(b, s)); }
 __device__ __forceinline__ float turn_high(float a, float b, float c, float s) { return __fmaf_rn(b, c, __fmul_rn(a, s)); }

@@ -69,29 +69,6 @@ template <int BN, bool TURNS> __device__ __forceinline__ void gemm_produce(const
 }
 
 // ---- ends of tiles --------------------------------------------------------------------------------------------------
-// c: 64 rows of a tile, rows from `row` on; thread: rows lane / 4 and + 8 of its warp's 16, columns 8 j + 2 (lane % 4).
-template <int BN, bool ADD> __device__ __forceinline__ void end_f32(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col) {
-    int lane = threadIdx.x & 31, r0 = row + (threadIdx.x / 32 % 4) * 16 + lane / 4;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float *y = (float *)a.y + (int64_t)(r0 + 8 * r) * a.n_out + col + 2 * (lane % 4);
-        if (r0 + 8 * r >= a.n_row) continue;
-#pragma unroll
-        for (int j0 = 0; j0 < BN / 8; j0 += 8) {
-            float2 v[8];
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                if (ADD && col + 8 * (j0 + j) < a.n_out) v[j] = *(const float2 *)(y + 8 * (j0 + j));
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                float x0 = c[4 * (j0 + j) + 2 * r], x1 = c[4 * (j0 + j) + 2 * r + 1];
-                if (ADD) x0 = v[j].x + x0, x1 = v[j].y + x1;
-                if (col + 8 * (j0 + j) < a.n_out) *(float2 *)(y + 8 * (j0 + j)) = make_float2(x0, x1);
-            }
-        }
-    }
-}
-
 // Rows of 256 bytes wait in shared memory, 16-byte chunks swizzled by the row, so that they leave 16 bytes a thread. A warp reads back only
 // what it wrote.
 __device__ __forceinline__ uint32_t out_at(uint32_t out, int row, int byte) {
@@ -105,6 +82,53 @@ __device__ __forceinline__ uint4 out_get(uint32_t at) {
     uint4 v;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
     return v;
+}
+
+// c: 64 rows of a tile, rows from `row` on; thread: rows lane / 4 and + 8 of its warp's 16, columns 8 j + 2 (lane % 4). 64 columns at a time
+// go through shared memory, so that whole lines are read and written.
+// G: loads in flight.
+template <int BN, bool ADD, int G> __device__ __forceinline__ void end_f32(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
+    int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16;
+    auto at = [&](int r, int chunk) { return out + (w16 + r) * 256 + ((chunk ^ ((r & 3) << 1)) << 4); };
+#pragma unroll
+    for (int q = 0; q < BN / 64; q++) {
+        float *y = (float *)a.y + (int64_t)(row + w16 + lane / 16) * a.n_out + col + 64 * q + 4 * (lane % 16);
+        bool inside = col + 64 * q + 4 * (lane % 16) < a.n_out;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const float *x = c + 32 * q + 4 * j + 2 * r;
+                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at(lane / 4 + 8 * r, 2 * j + (lane % 4) / 2) + 8 * (lane & 1)), "f"(x[0]),
+                             "f"(x[1])
+                             : "memory");
+            }
+        __syncwarp();
+#pragma unroll
+        for (int i0 = 0; i0 < 8; i0 += G) {
+            float4 v[G];
+#pragma unroll
+            for (int i = 0; i < G; i++)
+                if (ADD && inside && row + w16 + 2 * (i0 + i) + lane / 16 < a.n_row) v[i] = *(const float4 *)(y + (int64_t)(2 * (i0 + i)) * a.n_out);
+#pragma unroll
+            for (int i = 0; i < G; i++) {
+                uint4 bits = out_get(at(2 * (i0 + i) + lane / 16, lane % 16));
+                float4 x = *(float4 *)&bits;
+                if (ADD) x = make_float4(v[i].x + x.x, v[i].y + x.y, v[i].z + x.z, v[i].w + x.w);
+                if (inside && row + w16 + 2 * (i0 + i) + lane / 16 < a.n_row) *(float4 *)(y + (int64_t)(2 * (i0 + i)) * a.n_out) = x;
+            }
+        }
+        __syncwarp();
+    }
+}
+// The residual rows of a tile on their way into the L2 cache while its sums run.
+template <int BN, int N_THREAD> __device__ __forceinline__ void fetch_f32(const gemm_kernel_args &a, int row, int col, int thread) {
+    constexpr int LINES = BN / 32;
+#pragma unroll 4
+    for (int i = thread; i < BM * LINES; i += N_THREAD) {
+        int r = row + i / LINES, x = col + i % LINES * 32;
+        if (r < a.n_row && x < a.n_out) asm volatile("prefetch.global.L2 [%0];" ::"l"((const float *)a.y + (int64_t)r * a.n_out + x));
+    }
 }
 
 template <int BN> __device__ __forceinline__ void end_glu(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
@@ -153,9 +177,42 @@ __device__ __forceinline__ place_t place_of(const gemm_kernel_args &a, int row) 
 }
 __device__ __forceinline__ bf16 *lane_pointer(bf16 *p, int from) { return (bf16 *)__shfl_sync(~0u, (unsigned long long)p, from); }
 
+// Bias and rotation, in place. The angles of a row are read once for all heads of the tile.
+template <int BN, int D> __device__ __forceinline__ void turn_heads(const gemm_kernel_args &a, float (&c)[BN / 2], int r0, int col) {
+    constexpr int HALF = D / 16; // groups of 8 columns between the two of a pair
+    int lane = threadIdx.x & 31;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
+        float2 cosine[HALF], sine[HALF];
+#pragma unroll
+        for (int j = 0; j < HALF; j++) cosine[j] = *(const float2 *)(cs + 8 * j), sine[j] = *(const float2 *)(cs + D / 2 + 8 * j);
+#pragma unroll
+        for (int x = 0; x < BN / D; x++) {
+            int h = col / D + x;
+            bool turns = h < a.n_head + a.n_kv;
+#pragma unroll
+            for (int j = 0; j < HALF; j++) {
+                float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
+                if (a.bias && h < a.n_head + 2 * a.n_kv) {
+                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
+                    lo[0] = __fadd_rn(lo[0], b[0]), lo[1] = __fadd_rn(lo[1], b[1]);
+                    hi[0] = __fadd_rn(hi[0], b[D / 2]), hi[1] = __fadd_rn(hi[1], b[D / 2 + 1]);
+                }
+                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
+                if (turns) {
+                    lo[0] = turn_low(l0, h0, cosine[j].x, sine[j].x), lo[1] = turn_low(l1, h1, cosine[j].y, sine[j].y);
+                    hi[0] = turn_high(l0, h0, cosine[j].x, sine[j].x), hi[1] = turn_high(l1, h1, cosine[j].y, sine[j].y);
+                }
+            }
+        }
+    }
+}
+
 template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    constexpr int CHUNKS = D / 8, HALF = D / 16; // HALF: groups of 8 columns between the two of a pair
+    constexpr int CHUNKS = D / 8;
     int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16, r0 = row + w16 + lane / 4;
+    turn_heads<BN, D>(a, c, r0, col);
     place_t place[2] = {place_of(a, r0), place_of(a, r0 + 8)};
 #pragma unroll
     for (int x = 0; x < BN / D; x++) {
@@ -169,23 +226,10 @@ template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kern
             const place_t &p = place[r];
             to[r] = is_q ? a.q + ((int64_t)(r0 + 8 * r) * a.n_head + h) * D : !p.k ? NULL : (is_k ? p.k : p.v) + kv * p.head_stride;
             if (r0 + 8 * r >= a.n_row) to[r] = NULL;
-            const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
 #pragma unroll
-            for (int j = 0; j < HALF; j++) {
-                const float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
-                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
-                if (a.bias) {
-                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
-                    l0 = __fadd_rn(l0, b[0]), l1 = __fadd_rn(l1, b[1]), h0 = __fadd_rn(h0, b[D / 2]), h1 = __fadd_rn(h1, b[D / 2 + 1]);
-                }
-                float a0 = l0, a1 = l1, b0 = h0, b1 = h1;
-                if (is_q || is_k) {
-                    float2 cosine = *(const float2 *)(cs + 8 * j), sine = *(const float2 *)(cs + D / 2 + 8 * j);
-                    a0 = turn_low(l0, h0, cosine.x, sine.x), a1 = turn_low(l1, h1, cosine.y, sine.y);
-                    b0 = turn_high(l0, h0, cosine.x, sine.x), b1 = turn_high(l1, h1, cosine.y, sine.y);
-                }
-                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), a0, a1);
-                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * (j + HALF) + 4 * (lane % 4)), b0, b1);
+            for (int j = 0; j < D / 8; j++) {
+                const float *v = c + 4 * (x * (D / 8) + j) + 2 * r;
+                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), v[0], v[1]);
             }
         }
         __syncwarp();
@@ -202,8 +246,8 @@ template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kern
 
 // OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
 template <int BN, int OUT> __device__ __forceinline__ void tile_end(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    if constexpr (OUT == GEMM_SET) end_f32<BN, false>(a, c, row, col);
-    else if constexpr (OUT == GEMM_ADD) end_f32<BN, true>(a, c, row, col);
+    if constexpr (OUT == GEMM_SET) end_f32<BN, false, 4>(a, c, row, col, out);
+    else if constexpr (OUT == GEMM_ADD) end_f32<BN, true, BN == 256 ? 8 : 2>(a, c, row, col, out);
     else if constexpr (OUT == GEMM_GLU) end_glu<BN>(a, c, row, col, out);
     else end_qkv<BN, OUT>(a, c, row, col, out);
 }
@@ -232,6 +276,7 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
         }
         tile_t t = tile_of(a, w, (int)cluster_rank(), BN);
         int before = 0;
+        if (OUT == GEMM_ADD) fetch_f32<BN, TURNS ? 128 : 256>(a, t.row, t.col, ((int)threadIdx.x - 128) % (TURNS ? 128 : 256));
         if (TURNS) bar_sync(BAR_TURN + wg, 256); // the other has seen its last stage full: the next phase of each is ours
         for (int k = 0; k < a.n_step; k++) {
             mbar_wait(bar.full + 8 * at, phase);

@@ -57,37 +57,63 @@ __device__ float block_sum(float s) {
     return s;
 }
 
+// Rows of any length: one block each, read twice (the second time from a cache).
 template <class T> __global__ void __launch_bounds__(THREADS) rmsnorm_kernel(int64_t d, const float *x, const float *w, float eps, T *y) {
     pdl_go();
     pdl_wait();
     x += blockIdx.x * d;
     y += blockIdx.x * d;
     float s = 0;
-    if (d % 4 == 0) {
-        for (int64_t j = threadIdx.x * 4; j < d; j += THREADS * 4) {
-            float4 v = *(const float4 *)(x + j);
-            s += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        }
-    } else {
-        for (int64_t j = threadIdx.x; j < d; j += THREADS) s += x[j] * x[j];
-    }
+    for (int64_t j = threadIdx.x; j < d; j += THREADS) s += x[j] * x[j];
     float r = rsqrtf(block_sum(s) / (float)d + eps);
-    if (d % 4 == 0) {
-        for (int64_t j = threadIdx.x * 4; j < d; j += THREADS * 4) {
-            float4 v = *(const float4 *)(x + j), g = *(const float4 *)(w + j); // the second read of x comes from the L1 or L2 cache
-            store4<T>(y + j, make_float4(g.x * (v.x * r), g.y * (v.y * r), g.z * (v.z * r), g.w * (v.w * r)));
-        }
-    } else {
-        for (int64_t j = threadIdx.x; j < d; j += THREADS) y[j] = from_f32<T>(w[j] * (x[j] * r));
+    for (int64_t j = threadIdx.x; j < d; j += THREADS) y[j] = from_f32<T>(w[j] * (x[j] * r));
+}
+
+// N groups of 4 elements a thread, kept in registers; W warps a row (1: several rows a block).
+template <int W, int N, class T>
+__global__ void __launch_bounds__(THREADS) rmsnorm_wide_kernel(int64_t n_row, int64_t d, const float *x, const float *w, float eps, T *y) {
+    int thread = W == 1 ? (int)threadIdx.x & 31 : (int)threadIdx.x;
+    int64_t row = W == 1 ? (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32 : blockIdx.x;
+    pdl_go();
+    float4 g[N], v[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) { // the weights are constant
+        int64_t j = ((int64_t)i * 32 * W + thread) * 4;
+        g[i] = j < d ? *(const float4 *)(w + j) : make_float4(0, 0, 0, 0);
+    }
+    pdl_wait();
+    if (row >= n_row) return;
+    float s = 0;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int64_t j = ((int64_t)i * 32 * W + thread) * 4;
+        v[i] = j < d ? *(const float4 *)(x + row * d + j) : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++) s += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
+    float r = rsqrtf((W == 1 ? warp_sum(s) : block_sum(s)) / (float)d + eps);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int64_t j = ((int64_t)i * 32 * W + thread) * 4;
+        if (j < d) store4<T>(y + row * d + j, make_float4(g[i].x * (v[i].x * r), g[i].y * (v[i].y * r), g[i].z * (v[i].z * r), g[i].w * (v[i].w * r)));
     }
 }
 
+template <class T> static status_t rmsnorm_any(cuda_backend_t *b, int64_t n, int64_t d, const float *x, const float *w, float eps, T *y) {
+    unsigned rows = grid_for(n, THREADS / 32);
+    if (d % 4 == 0 && d <= 640) return pdl_launch(b, rmsnorm_wide_kernel<1, 5, T>, dim3(rows), THREADS, 0, "rmsnorm", n, d, x, w, eps, y);
+    if (d % 4 == 0 && d <= 1024) return pdl_launch(b, rmsnorm_wide_kernel<1, 8, T>, dim3(rows), THREADS, 0, "rmsnorm", n, d, x, w, eps, y);
+    if (d % 4 == 0 && d <= 2048)
+        return pdl_launch(b, rmsnorm_wide_kernel<8, 2, T>, dim3((unsigned)n), THREADS, 0, "rmsnorm", n, d, x, w, eps, y);
+    if (d % 4 == 0 && d <= 4096)
+        return pdl_launch(b, rmsnorm_wide_kernel<8, 4, T>, dim3((unsigned)n), THREADS, 0, "rmsnorm", n, d, x, w, eps, y);
+    return pdl_launch(b, rmsnorm_kernel<T>, dim3((unsigned)n), THREADS, 0, "rmsnorm", d, x, w, eps, y);
+}
+
 status_t rmsnorm_cuda(backend_t *bb, int64_t n_row, int64_t d, const float *x, const float *w, float eps, void *y) {
-    cuda_backend_t *b = cuda_of(bb);
     if (!n_row) return ST_OK;
-    if (b->base.act == DT_F32)
-        return pdl_launch(b, rmsnorm_kernel<float>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (float *)y);
-    return pdl_launch(b, rmsnorm_kernel<bf16>, dim3((unsigned)n_row), THREADS, 0, "rmsnorm", d, x, w, eps, (bf16 *)y);
+    if (bb->act == DT_F32) return rmsnorm_any(cuda_of(bb), n_row, d, x, w, eps, (float *)y);
+    return rmsnorm_any(cuda_of(bb), n_row, d, x, w, eps, (bf16 *)y);
 }
 
 // ---- silu_mul -------------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ const command_t cmd_encode = {
              .keys = "model! store! layout segment ratio keep-by budget local gist-init adapter keep sinks sink align positions split "
                      "shard bos special "
                      "kv-dtype rope-length dtype "
-                     "backend threads "
+                     "backend share-gpu threads "
                      "batch verify format "
                      "progress quiet verbose config print-config",
              .min_args = 1,

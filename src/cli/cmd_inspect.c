@@ -192,6 +192,21 @@ static status_t inspect_store(const options_t *o, const char *path) {
     return ST_OK;
 }
 
+/* A folder that has a tokenizer alone, which is enough for precis tokenize. */
+static status_t inspect_tokenizer(const options_t *o, const char *path) {
+    tokenizer_t *t;
+    facts_t f;
+    status_t st = model_tokenizer_open(path, &t);
+    if (st) return st;
+    facts_begin(&f, o);
+    fact_text(&f, "tokenizer_of", path);
+    fact_int(&f, "vocabulary", tokenizer_n_vocab(t));
+    put_tokenizer(&f, t);
+    facts_end(&f);
+    tokenizer_free(t);
+    return ST_OK;
+}
+
 /* An adapter's own words, and what there is of each kind; with --model, whether it fits. */
 static status_t inspect_adapter(const options_t *o, context_t *c, const char *path) {
     static const char *const keys[] = {"format", "model", "layouts", "ratios", "gist_input"};
@@ -239,6 +254,11 @@ out:
     return st;
 }
 
+static bool folder_has(const char *folder, const char *name) {
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && file_exists(path);
+}
+
 static bool is_adapter(const char *path) {
     size_t n = strlen(path);
     return n > 12 && !strcmp(path + n - 12, ".safetensors") && !file_is_dir(path);
@@ -246,12 +266,12 @@ static bool is_adapter(const char *path) {
 
 static status_t inspect_run(const options_t *o, context_t *c) {
     const char *const *args;
-    char inside[4096];
     opt_args(o, &args);
-    bool fits = snprintf(inside, sizeof inside, "%s/store.json", args[0]) < (int)sizeof inside;
     if (is_adapter(args[0])) return inspect_adapter(o, c, args[0]);
     if (opt_given(o, "model")) return status_fail(ST_USAGE, "--model: only with an adapter, to see whether it fits; leave it out");
-    return fits && file_exists(inside) ? inspect_store(o, args[0]) : inspect_model(o, c, args[0]);
+    if (folder_has(args[0], "store.json")) return inspect_store(o, args[0]);
+    if (folder_has(args[0], "tokenizer.json") && !folder_has(args[0], "config.json")) return inspect_tokenizer(o, args[0]);
+    return inspect_model(o, c, args[0]);
 }
 
 const command_t cmd_inspect = {

@@ -194,7 +194,7 @@ const command_t cmd_logits = {
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
          .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init adapter all-rows rope-length "
                  "dtype=f32 "
-                 "backend threads "
+                 "backend share-gpu threads "
                  "batch",
          .min_args = 0,
          .max_args = 0},

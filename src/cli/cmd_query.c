@@ -129,14 +129,15 @@ static status_t joined_option(query_job_t *j, const store_profile_t *p) {
     return status_fail(ST_USAGE, "--positions %s: not with a store of --layout %s, --align %s; leave it out", name, info->name, p->align);
 }
 
-/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts with gists all lie inside it (check_positions). */
+/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts that do not have it all lie inside (check_positions).
+ */
 static status_t places_fill(query_job_t *j, int64_t n_sink) {
     const store_profile_t *p = store_profile(j->store);
     const sources_t *s = &j->sources;
     layout_method_t layout;
     place_t *places = NULL;
     align_t align = ALIGN_LEFT;
-    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || layout_info(layout)->gists) return ST_OK;
+    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || !layout_windows(layout)) return ST_OK;
     if (layout_info(layout)->chained || j->joined)
         align = ALIGN_SEQUENTIAL;
     else if (!job_align_find(p->align, &align))
@@ -472,7 +473,7 @@ const command_t cmd_query = {
          .keys =
              "model! store docs prompt prompts select aggregate select-by fetch positions adapter ape-temperature ape-scale chat system "
              "bos special max-tokens temperature top-p "
-             "seed slots stats rope-length dtype backend threads batch verify format quiet "
+             "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
              "verbose progress config print-config",
          .min_args = 0,
          .max_args = 0},

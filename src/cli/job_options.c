@@ -209,7 +209,7 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
 
 status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows) {
     const layout_info_t *info = layout_info(layout);
-    if (c->window <= 0 || rows <= c->window || !(info->gists || info->selects)) return ST_OK;
+    if (c->window <= 0 || rows <= c->window || layout_windows(layout)) return ST_OK;
     return status_fail(
         ST_INPUT,
         "the model attends to the last %lld positions only (sliding window), which layout %s does not do; use layout pce or full, "

@@ -33,8 +33,7 @@ status_t job_positions(const options_t *o, layout_method_t layout, align_t *alig
 /* --select and its kin, and what the layout does to a query's weights. ST_USAGE when they do not fit together. */
 status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fallback, attend_spec_t *out);
 
-/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is one whose rows (gists, chosen rows) the window
- * would not cut. */
+/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is not one that has it (layout_windows). */
 status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows);
 
 #endif

@@ -16,7 +16,7 @@
 #include "encode/job.h"
 #include "layout/assign.h"
 
-enum { SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
+enum { WRITE_THREADS = 4, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
 int64_t encode_round_tokens(int n_rank, int64_t segment) {
     int64_t want = (int64_t)n_rank * SEGMENTS_PER_RANK * i64_min(segment, ROUND_MAX / SEGMENTS_PER_RANK);
@@ -155,7 +155,9 @@ static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     if ((st = encoder_create(j->model, j->comm, &e, &j->encoder))) return st;
     if (s->kept.select.ratio) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &j->repeat);
     if ((st = comm_agree(j->comm, st))) return st;
-    return comm_agree(j->comm, store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer));
+    st = store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer);
+    if (!st && !j->be->host_memory) store_writer_threads(j->writer, WRITE_THREADS); /* the cores have nothing else to do */
+    return comm_agree(j->comm, st);
 }
 
 static status_t totals(job_t *j, double begin_s) {
@@ -227,7 +229,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     for (int i = 0; i < 2; i++) {
         mem_free(j.lists[i]);
         kv_free(j.be, &j.buffer[i]);
-        mem_free(j.host[i]);
+        j.be->ops->host_free(j.be, j.host[i]);
     }
     kv_free(j.be, &j.scratch);
     store_close(j.before);

@@ -5,7 +5,18 @@
 
 #include "base/progress.h"
 #include "encode/encode.h"
+#include "encode/encoder.h"
 #include "encode/picker.h"
+
+/* Segments that went through the encoder in one go and are not with the writer yet: on a device their K/V are still on their way out. */
+typedef struct {
+    const round_t *round;
+    const int64_t *mine; /* [n] items of the round */
+    int64_t n, tokens;
+    int turn; /* its buffers */
+    int64_t ticket;
+    kv_pool_t *kept; /* [n] */
+} group_t;
 
 typedef struct {
     model_t *model;
@@ -31,6 +42,7 @@ typedef struct {
     bool chained;         /* segments continue those before them in their document */
     int turn;
     char *host[2]; /* host copies of K/V when the backend's memory is not ours */
+    group_t held;  /* n == 0: none */
     progress_t progress;
     bool stopping, failed_elsewhere;
     int64_t done_ranks, tokens_done, segments_done;
@@ -49,6 +61,19 @@ status_t notes_take(job_t *j);                                   /* what has com
 status_t notes_done(job_t *j, int64_t tokens, int64_t segments); /* this rank encoded so many */
 /* Waits until all ranks are done with the round. */
 status_t notes_settle(job_t *j);
+
+/* batch.c: independent segments, as many as fit a pass. begin starts a batch and ends the one before; end gives what is held to the writer.
+ */
+status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
+status_t batch_end(job_t *j);
+/* What both ways of writing need: K/V buffers for `rows` rows, the part of buffer b that holds n rows from row `at`, scratch rows, pools.
+ */
+status_t buffer_fit(job_t *j, int64_t rows);
+kv_pool_t buffer_piece(job_t *j, int b, int64_t at, int64_t n);
+status_t scratch_fit(job_t *j, int64_t tokens);
+void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, piece_t *p);
+/* A segment as the store takes it; K and V where they lie on the host. */
+store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b);
 
 /* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. Collective. */
 status_t share_document(job_t *j, const round_t *r, int64_t first);

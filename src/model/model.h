@@ -30,6 +30,9 @@ const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
 int64_t model_file_n_tensors(const model_file_t *f);
 const tensor_t *model_file_tensor(const model_file_t *f, int64_t i);
+/* The tokenizer alone, of a folder with tokenizer.json or of a .gguf file: neither dimensions nor weights need be there, or be any that we
+ * can run. The caller frees it. */
+status_t model_tokenizer_open(const char *path, tokenizer_t **out);
 /* Identity of the weights: a hash over config, tensor names, types, shapes and 16 pages spread over each tensor's bytes (reading all of a
  * 16 GB file at every start would cost seconds; a changed or re-quantised model differs in nearly every page). */
 hash_t model_file_fingerprint(const model_file_t *f);

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "io/file.h"
 #include "model/model_impl.h"
 #include "model/rope.h"
 
@@ -22,6 +23,7 @@ typedef enum { ITEM_LINEAR, ITEM_TABLE, ITEM_VECTOR } item_kind_t;
 enum { MAX_PARTS = 3, PER_LAYER = 9 + 1 + 2 * GROUP_COUNT, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
 static const int64_t RANDOM_SLAB = 1 << 24;                          /* elements */
 static const size_t SLAB_BYTES = 1 << 20, MAX_SLAB_BYTES = 64 << 20; /* of f32: for each thread, and in all */
+static const size_t AHEAD_BYTES = 8 << 20;
 static const double SAY_EVERY_S = 5;
 
 typedef struct {
@@ -299,6 +301,31 @@ static status_t rows_read(const backend_t *be, const item_t *it, int64_t row0, i
     return failed ? item_read(it, row0, n, wide) : ST_OK; /* once more for the message, which was left with another thread */
 }
 
+/* Packing jumps from row to row, which no read-ahead follows: what comes next in the tensor is asked for. */
+static void rows_ahead(const tensor_t *t, const char *rows, size_t bytes) {
+    size_t done = (size_t)(rows - (const char *)t->data), from = done ? done + AHEAD_BYTES : 0, upto = done + AHEAD_BYTES + bytes;
+    if (upto > t->bytes) upto = t->bytes;
+    if (from < upto) file_ahead(t->data + from, upto - from);
+}
+
+/* Rows row0.. of an item where they lie in the file, when they need no change. */
+static const void *rows_in_map(const backend_t *be, const item_t *it, int64_t row0, int64_t n) {
+    for (int i = 0; i < it->n_part && !it->diagonal; i++) {
+        const tensor_t *t = it->parts[i]->tensor;
+        if (!t) continue;
+        int64_t rows = tensor_rows(t);
+        bool folded = it->lora[i] && it->lora[i]->rank;
+        if (row0 + n <= rows) {
+            const void *p = it->parts[i]->pair_half || folded ? NULL : tensor_rows_of(t, row0, n, be->act);
+            if (p) rows_ahead(t, p, (size_t)n * (size_t)tensor_cols(t) * dtype_bytes(be->act));
+            return p;
+        }
+        if (row0 < rows) return NULL;
+        row0 -= rows;
+    }
+    return NULL;
+}
+
 static status_t vector_pack(backend_t *be, const item_t *it, const slab_t *s, char *dst) {
     float *scratch = s->wide + it->shape.n_in;
     status_t st = vector_read(it, s->wide, scratch);
@@ -313,8 +340,13 @@ static status_t item_pack(backend_t *be, const item_t *it, const slab_t *s, char
         int64_t n = i64_min(rows, it->shape.n_out - r);
         char *at = dst + (size_t)r * row_bytes; /* of a table; on the host its rows go straight into place */
         bool in_place = it->kind == ITEM_TABLE && be->host_memory;
-        status_t st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
-        if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, s->same);
+        const void *there = be->host_memory ? rows_in_map(be, it, r, n) : NULL;
+        status_t st = ST_OK;
+        if (!there)
+            st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
+        else if (in_place)
+            memcpy(at, there, (size_t)n * row_bytes);
+        if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, there ? there : s->same);
         if (!st && it->kind == ITEM_TABLE && !in_place) st = be->ops->copy_in(be, at, s->same, (size_t)n * row_bytes);
         if (st) return st;
     }

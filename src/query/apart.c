@@ -58,7 +58,7 @@ status_t apart_layer(attend_t *a, int layer, const void *q, void *o) {
     status_t st = base_attention(a, layer, q);
     if (!st && a->spec.want_entropy) st = be->ops->copy_out(be, a->total, a->sums.lse, (size_t)cells * sizeof(float));
     if (!st && a->spec.want_entropy) st = be->ops->copy_out(be, a->total_m, a->sums.m, (size_t)cells * sizeof(float));
-    if (!st && a->spec.want_entropy) sum_entropy(a);
+    if (!st && a->spec.want_entropy) sum_entropy(a, layer);
     if (!st && upper < 0) return be->ops->convert(be, (size_t)(cells * a->config->d_head), be->act, o, DT_F32, a->sums.o);
     if (!st) st = zero_attention(a, upper, q);
     if (!st) st = groups_attention(a, upper, q);

@@ -52,7 +52,7 @@ status_t base_attention(attend_t *a, int layer, const void *q);
 status_t groups_attention(attend_t *a, int layer, const void *q);
 status_t share_groups(attend_t *a);
 attn_args_t attention_args(const attend_t *a, int layer, const void *q);
-void sum_entropy(attend_t *a);
+void sum_entropy(attend_t *a, int layer);
 /* reweigh.c, before the last merge: structured prompting's ln P on the own rows (slot 1 of `sums`), APE's scale on all groups together. */
 status_t reweigh(attend_t *a);
 

@@ -23,7 +23,7 @@ enum { PIECE_BYTES = 1 << 20 };
 /* ---- making a file ------------------------------------------------------------------------------------------------ */
 
 status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, int writer) {
-    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1};
+    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1, .n_threads = 1};
     if (writer < 0 || writer > FOLDER_WRITER_MAX)
         return status_fail(ST_FAIL, "writer %d: a store takes ranks 0 to %d; use fewer ranks", writer, FOLDER_WRITER_MAX);
     return mem_alloc(&d->buffer, 1, PIECE_BYTES, "the store's write buffer");
@@ -84,6 +84,7 @@ typedef struct {
     data_out_t *d;
     hash_state_t *hash;
     int64_t at;
+    char *converted; /* PIECE_BYTES, where numbers change their type */
 } put_t;
 
 static status_t put(put_t *o, const void *data, size_t bytes) {
@@ -115,29 +116,53 @@ static status_t put_rows(put_t *o, const store_item_t *item, const void *rows, c
     if (to == item->type) st = put(o, rows, (size_t)size->kv);
     for (size_t i = 0; !st && to != item->type && i < n; i += piece) {
         size_t now = n - i < piece ? n - i : piece;
-        dtype_convert(to, o->d->buffer, item->type, (const char *)rows + i * dtype_bytes(item->type), now);
-        st = put(o, o->d->buffer, now * dtype_bytes(to));
+        dtype_convert(to, o->converted, item->type, (const char *)rows + i * dtype_bytes(item->type), now);
+        st = put(o, o->converted, now * dtype_bytes(to));
     }
     return st ? st : put(o, zeros, (size_t)size->pad);
 }
 
-static status_t segment_write(data_out_t *d, const store_item_t *item, const segment_size_t *size, hash_t *checksum) {
-    put_t o = {d, hash_create(), d->file.end};
+/* A segment's bytes to their place; not synced yet. */
+static status_t segment_write(data_out_t *d, const store_item_t *item, const segment_size_t *size, store_segment_t *s) {
+    put_t o = {.d = d, .hash = hash_create(), .at = s->tokens_offset};
     if (!o.hash) return status_fail(ST_FAIL, "out of memory for a checksum; use a machine with more memory");
-    status_t st = put_numbers(&o, item->tokens, item->n_token, size->token_rows);
+    status_t st = item->type == d->p->kv_type ? ST_OK : mem_alloc(&o.converted, 1, PIECE_BYTES, "the store's write buffer");
+    if (!st) st = put_numbers(&o, item->tokens, item->n_token, size->token_rows);
     if (!st && item->n_kept) st = put_numbers(&o, item->kept, item->n_kept, size->kept_rows);
     if (!st) st = put_rows(&o, item, item->k, size);
     if (!st) st = put_rows(&o, item, item->v, size);
-    *checksum = hash_finish(o.hash);
-    return st ? st : disk_sync(d->fd, d->path);
+    s->checksum = hash_finish(o.hash);
+    mem_free(o.converted);
+    return st;
 }
 
-static status_t segment_commit(data_out_t *d, const store_segment_t *s) {
-    char line[INDEX_LINE_MAX];
-    size_t n = index_segment_line(d->p, s, line);
-    status_t st = disk_write_at(d->index_fd, d->index_path, d->index_end, line, n);
+/* All of a group's bytes; threads take whole segments. */
+static status_t group_write(data_out_t *d, const store_item_t *items, const segment_size_t *sizes, store_segment_t *s, int64_t n) {
+    status_t worst = ST_OK;
+    char why[1024] = "";
+#pragma omp parallel for schedule(dynamic) num_threads(d->n_threads) if (d->n_threads > 1 && n > 1)
+    for (int64_t i = 0; i < n; i++) {
+        status_t st = segment_write(d, &items[i], &sizes[i], &s[i]);
+        if (!st) continue;
+#pragma omp critical(store_group)
+        if (!worst) {
+            worst = st;
+            snprintf(why, sizeof why, "%s", status_message()); /* messages are a thread's own */
+        }
+    }
+    return worst ? status_fail(worst, "%s", why) : ST_OK;
+}
+
+static status_t group_commit(data_out_t *d, const store_segment_t *s, int64_t n) {
+    char *lines = NULL;
+    size_t bytes = 0;
+    status_t st = disk_sync(d->fd, d->path);
+    if (!st) st = mem_alloc(&lines, (size_t)n, INDEX_LINE_MAX, "index lines");
+    for (int64_t i = 0; i < n && !st; i++) bytes += index_segment_line(d->p, &s[i], lines + bytes);
+    if (!st) st = disk_write_at(d->index_fd, d->index_path, d->index_end, lines, bytes);
     if (!st) st = disk_sync(d->index_fd, d->index_path);
-    if (!st) d->index_end += (int64_t)n;
+    if (!st) d->index_end += (int64_t)bytes;
+    mem_free(lines);
     return st;
 }
 
@@ -149,8 +174,9 @@ static void roll_back(data_out_t *d) {
     status_fail(ST_FAIL, "%s", why);
 }
 
-static bool file_full(const data_out_t *d, const segment_size_t *size) {
-    return d->file.n_segment == DATA_SEGMENTS_MAX || (d->file.n_segment && size->total > DATA_BYTES_MAX - d->file.end);
+/* Is there no place for one more segment behind n others that end at `end`? */
+static bool file_full(const segment_size_t *size, int64_t n, int64_t end) {
+    return n == DATA_SEGMENTS_MAX || (n && size->total > DATA_BYTES_MAX - end);
 }
 
 static status_t item_check(const data_out_t *d, const store_item_t *item, segment_size_t *size) {
@@ -163,27 +189,60 @@ static status_t item_check(const data_out_t *d, const store_item_t *item, segmen
     return ST_OK;
 }
 
-status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *out) {
-    segment_size_t size;
-    store_segment_t s = {
-        .address = item->address, .n_row = item->n_row, .n_token = item->n_token, .n_kept = item->n_kept, .first_pos = item->first_pos};
-    status_t st = item_check(d, item, &size);
-    if (!st && d->fd >= 0 && file_full(d, &size)) st = data_finish(d);
-    if (!st && !d->file.segments) st = mem_alloc(&d->file.segments, DATA_SEGMENTS_MAX, sizeof s, "the segments of a file");
+/* Of n items those that go into the open file, after a new one is begun where the first does not: sizes and places. */
+static status_t group_place(data_out_t *d, const store_item_t *items, int64_t n, segment_size_t *sizes, store_segment_t *s,
+                            int64_t *n_fit) {
+    *n_fit = 0;
+    status_t st = item_check(d, &items[0], &sizes[0]);
+    if (!st && d->fd >= 0 && file_full(&sizes[0], d->file.n_segment, d->file.end)) st = data_finish(d);
+    if (!st && !d->file.segments) st = mem_alloc(&d->file.segments, DATA_SEGMENTS_MAX, sizeof *s, "the segments of a file");
     if (!st && d->fd < 0) st = file_create(d);
-    if (st) return st;
-    s.tokens_offset = d->file.end;
-    segment_place(&size, &s);
-    st = segment_write(d, item, &size, &s.checksum);
-    if (!st) st = segment_commit(d, &s);
+    int64_t end = d->file.end;
+    for (int64_t i = 0; i < n && !st; i++) {
+        if ((st = item_check(d, &items[i], &sizes[i])) || file_full(&sizes[i], d->file.n_segment + i, end)) break;
+        s[i] = (store_segment_t){.address = items[i].address,
+                                 .n_row = items[i].n_row,
+                                 .n_token = items[i].n_token,
+                                 .n_kept = items[i].n_kept,
+                                 .first_pos = items[i].first_pos,
+                                 .tokens_offset = end};
+        segment_place(&sizes[i], &s[i]);
+        end += sizes[i].total;
+        ++*n_fit;
+    }
+    return st;
+}
+
+status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, int64_t *n_done, int64_t *bytes) {
+    segment_size_t *sizes = NULL;
+    store_segment_t *s = NULL;
+    int64_t fit = 0;
+    *n_done = 0;
+    status_t st = mem_alloc(&sizes, (size_t)n, sizeof *sizes, "a group of segments");
+    if (!st) st = mem_alloc(&s, (size_t)n, sizeof *s, "a group of segments");
+    if (!st) st = group_place(d, items, n, sizes, s, &fit);
+    if (st) goto out;
+    st = group_write(d, items, sizes, s, fit);
+    if (!st) st = group_commit(d, s, fit);
     if (st) {
         roll_back(d);
-        return st;
+        goto out;
     }
-    d->file.segments[d->file.n_segment++] = s;
-    d->file.end += size.total;
-    if (out) *out = s;
-    return ST_OK;
+    for (int64_t i = 0; i < fit; i++) {
+        d->file.segments[d->file.n_segment++] = s[i];
+        d->file.end += sizes[i].total;
+        *bytes += sizes[i].total;
+    }
+    *n_done = fit;
+out:
+    mem_free(sizes);
+    mem_free(s);
+    return st;
+}
+
+status_t data_append(data_out_t *d, const store_item_t *item) {
+    int64_t done, bytes = 0;
+    return data_append_some(d, item, 1, &done, &bytes);
 }
 
 /* ---- the end of a file -------------------------------------------------------------------------------------------- */

@@ -18,13 +18,17 @@ typedef struct {
     int64_t index_end; /* bytes of committed lines */
     char path[FOLDER_PATH], index_path[FOLDER_PATH];
     void *buffer;
+    int n_threads; /* that write a group's segments */
 } data_out_t;
 
 /* Nothing is created before the first segment. */
 status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, int writer);
 /* Writes and commits a segment; begins a new file when the present one is full. After a failure the files hold what was committed before.
  */
-status_t data_append(data_out_t *d, const store_item_t *item, store_segment_t *out);
+status_t data_append(data_out_t *d, const store_item_t *item);
+/* The same for the first of n segments, as many as go into one file, with one pair of syncs; *n_done of them are committed. *bytes is added
+ * to. */
+status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, int64_t *n_done, int64_t *bytes);
 /* Completes the open file, if any. */
 status_t data_finish(data_out_t *d);
 void data_end(data_out_t *d); /* frees; an open file stays as it is */

@@ -104,7 +104,7 @@ static status_t segment_copy(data_out_t *to, const file_map_t *map, const store_
         return ST_OK;
     }
     store_item_t item = item_of(to->p, map, s);
-    status_t st = data_append(to, &item, NULL);
+    status_t st = data_append(to, &item);
     if (!st) ++*n_kept;
     return st;
 }

@@ -1,12 +1,13 @@
-/* One thread that writes while the caller encodes. The two meet at one slot:
+/* One thread that writes while the caller encodes. The two meet at one slot, which holds a group of segments:
  *
  *     encoder:  append(a) ........ append(b) ........ wait
- *     thread:      [ a: convert, write, sync, line ] [ b .. ]
+ *     thread:      [ a: convert, write, sync, lines ] [ b .. ]
  *
  * append(b) waits until a is done, then hands b over. A failure stays in the writer and is the answer to every later call.
  */
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "store/data.h"
@@ -21,7 +22,8 @@ struct store_writer {
     pthread_cond_t changed;
     /* under lock */
     bool busy, stop;
-    store_item_t item;
+    store_item_t *items; /* [cap] the group at hand */
+    int64_t n, cap;
     int64_t bytes;
     status_t failed;
     char message[1024];
@@ -38,16 +40,13 @@ static void *thread_run(void *arg) {
     for (;;) {
         while (!w->busy && !w->stop) pthread_cond_wait(&w->changed, &w->lock);
         if (!w->busy) break;
-        store_item_t item = w->item;
-        pthread_mutex_unlock(&w->lock);
-        store_segment_t s;
-        segment_size_t size;
-        status_t st = data_append(&w->out, &item, &s);
+        pthread_mutex_unlock(&w->lock); /* the group is ours until busy is false again */
+        int64_t bytes = 0, done = 0;
+        status_t st = ST_OK;
+        for (int64_t at = 0; at < w->n && !st; at += done) st = data_append_some(&w->out, w->items + at, w->n - at, &done, &bytes);
         pthread_mutex_lock(&w->lock);
-        if (st)
-            failure_keep(w, st);
-        else if (segment_size(&w->profile, s.n_token, s.n_row, s.n_kept, &size))
-            w->bytes += size.total;
+        if (st) failure_keep(w, st);
+        w->bytes += bytes;
         w->busy = false;
         pthread_cond_broadcast(&w->changed);
     }
@@ -58,6 +57,7 @@ static void *thread_run(void *arg) {
 static void writer_free(store_writer_t *w) {
     data_end(&w->out);
     profile_free(&w->profile);
+    mem_free(w->items);
     mem_free(w->dir);
     pthread_cond_destroy(&w->changed);
     pthread_mutex_destroy(&w->lock);
@@ -92,17 +92,26 @@ static status_t idle_wait(store_writer_t *w) {
     return w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
 }
 
-status_t store_append(store_writer_t *w, const store_item_t *item) {
+status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) {
     pthread_mutex_lock(&w->lock);
     status_t st = idle_wait(w);
-    if (!st) {
-        w->item = *item;
+    if (!st && n > w->cap) {
+        st = mem_grow(&w->items, (size_t)n, sizeof *w->items, "a group of segments");
+        if (!st) w->cap = n;
+    }
+    if (!st && n) {
+        memcpy(w->items, items, (size_t)n * sizeof *items);
+        w->n = n;
         w->busy = true;
         pthread_cond_broadcast(&w->changed);
     }
     pthread_mutex_unlock(&w->lock);
     return st;
 }
+
+status_t store_append(store_writer_t *w, const store_item_t *item) { return store_append_group(w, item, 1); }
+
+void store_writer_threads(store_writer_t *w, int n) { w->out.n_threads = n; }
 
 status_t store_writer_wait(store_writer_t *w) {
     pthread_mutex_lock(&w->lock);

@@ -140,6 +140,31 @@ for cut in 0 3 8 100 2000; do
     expect 3 - 'cut.gguf' inspect "$work/cut.gguf"
 done
 
+# ---- a tokenizer alone, a model alone, neither -----------------------------------------------------------------------------------------------------------
+mkdir "$work/tok" "$work/none"
+cp tests/golden/tokens/llama3.json "$work/tok/tokenizer.json"
+echo '{"id":7,"text":"In 1984"}' >"$work/text.jsonl"
+expect 0 '^\{"id":7,"tokens":\[[0-9,]+\]\}$' - tokenize --model "$work/tok" --input "$work/text.jsonl"
+expect 0 '^tokenizer +byte-level BPE' - inspect "$work/tok"
+expect 3 - 'no config.json in it' logits --model "$work/tok" --tokens x --out "$work/l"
+expect 3 - 'no tokenizer.json in it' tokenize --model "$work/none" --input "$work/text.jsonl"
+expect 3 - 'no config.json in it' inspect "$work/none"
+expect 0 '^tokenizer +none' - inspect tests/golden/tiny-yarn
+
+# ---- rope scaling that depends on the length; a sliding window ---------------------------------------------------------------------------------------------
+mkdir "$work/far" && ln -s "$PWD/tests/golden/tiny-llama/model.safetensors" "$work/far/"
+sed 's/"max_position_embeddings": 128/"max_position_embeddings": 16/; s/"rope_scaling": null/"rope_scaling": {"type": "dynamic", "factor": 2.0}/' \
+    tests/golden/tiny-llama/config.json >"$work/far/config.json"
+seq 1 20 >"$work/ids"
+expect 0 '^rope_scaling +dynamic' - inspect "$work/far"
+expect 3 - 'position 16, but dynamic rope scaling was set for positions below 16.*--rope-length' logits --model "$work/far" --tokens "$work/ids" --out "$work/l"
+expect 0 - '*' logits --model "$work/far" --tokens "$work/ids" --out "$work/l" --rope-length 20
+expect 2 - '--rope-length: .*"none".*leave it out' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --rope-length 20
+expect 0 '^sliding_window +9$' - inspect tests/golden/tiny-window
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l"
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout pce --segment 12
+expect 3 - 'last 9 positions only.*layout blockgist does not do' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout blockgist --segment 12 --ratio 4
+
 # ---- the tools at work ------------------------------------------------------------------------------------------------------------------------------------
 expect 0 '^architecture +llama' - inspect "$tiny"
 expect 0 '"architecture":"llama"' - inspect --format json "$tiny"

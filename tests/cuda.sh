@@ -1,6 +1,6 @@
 #!/bin/bash
-# The CUDA backend on a GPU: operations against cpu_ref, golden models against their files, both backends on one shape; then memory errors and
-# races in small cases (compute-sanitizer).   usage: tests/cuda.sh BUILD
+# The CUDA backend on a GPU: operations against cpu_ref, golden models by both, encoding and decoding of a made-up model; then memory errors in
+# small cases (compute-sanitizer).   usage: tests/cuda.sh BUILD
 set -u
 cd "$(dirname "$0")/.." || exit 1
 build=$1 precis=$1/precis
@@ -53,8 +53,6 @@ if command -v compute-sanitizer >/dev/null; then
     say "compute-sanitizer memcheck, encoding" $?
     compute-sanitizer --error-exitcode 9 "$precis" bench query --backend cuda --shape tiny --context 900 --segment 300 --max-tokens 2 --repeats 1 --quiet >"$work/log" 2>&1
     say "compute-sanitizer memcheck, decoding" $?
-    compute-sanitizer --tool racecheck --error-exitcode 9 "$precis" bench query --backend cuda --shape tiny --context 300 --segment 300 --max-tokens 2 --repeats 1 --quiet >"$work/log" 2>&1
-    say "compute-sanitizer racecheck, decoding" $?
 else
     echo "compute-sanitizer: not here, memory errors not checked"
 fi

@@ -19,6 +19,7 @@ static const model_config_t shapes[] = {
      .d_rot = 64,
      .norm_eps = 1e-5,
      .rope_theta = 10000,
+     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "smollm2",
@@ -33,6 +34,7 @@ static const model_config_t shapes[] = {
      .d_rot = 64,
      .norm_eps = 1e-5,
      .rope_theta = 100000,
+     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "1b",
@@ -47,6 +49,7 @@ static const model_config_t shapes[] = {
      .d_rot = 64,
      .norm_eps = 1e-5,
      .rope_theta = 500000,
+     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "8b",
@@ -60,7 +63,8 @@ static const model_config_t shapes[] = {
      .n_ctx = 131072,
      .d_rot = 128,
      .norm_eps = 1e-5,
-     .rope_theta = 500000},
+     .rope_theta = 500000,
+     .rope_attention = 1},
 };
 
 const model_config_t *bench_shape(const char *name) {

@@ -17,7 +17,7 @@
 #include "encode/reader.h"
 #include "layout/assign.h"
 
-enum { WRITE_THREADS = 4, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
+enum { WRITE_THREADS = 8, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
 int64_t encode_round_tokens(int n_rank, int64_t segment) {
     int64_t want = (int64_t)n_rank * SEGMENTS_PER_RANK * i64_min(segment, ROUND_MAX / SEGMENTS_PER_RANK);

@@ -9,8 +9,8 @@
 #   make test-cuda  the GPU against the CPU, on a machine with a GPU
 #   make bench | fuzz-replay | unit | clean
 #
-# Wishes that must be met or the build stops:  MPI=1 CUDA=1 ONEDNN=1   (0: build without, even when it is there; empty: use it when found)
-# Also: V=1 (show commands), DEBUG=1 (assertions, -O1), SAN=address,undefined, CUDA_ARCH="80 90a", BUILD=dir, CC=
+# Wishes that must be met or the build stops:  MPI=1 CUDA=1 NCCL=1 ONEDNN=1   (0: build without, even when it is there; empty: use it when found)
+# Also: V=1 (show commands), DEBUG=1 (assertions, -O1), SAN=address,undefined, CUDA_ARCH="80 90a", NCCL_HOME= (holds include/nccl.h), BUILD=dir, CC=
 
 VERSION := 0.1.0
 CC      ?= cc
@@ -24,6 +24,7 @@ SANFLAG := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-r
 CPPFLAGS += -Isrc -I. -I$(BUILD)/gen
 PKGS    := libcjson libpcre2-8 libutf8proc libzstd zlib libxxhash
 Q       := $(if $(V),,@)
+comma_  := ,
 
 # ---- probes -----------------------------------------------------------------
 H := \#
@@ -52,16 +53,23 @@ ifeq ($(USE_CUDA),1)
 CUDA_HOME  ?= $(patsubst %/bin/,%,$(dir $(realpath $(shell command -v $(NVCC)))))
 CUDA_ARCH  ?= 80 90a
 CUDA_NAME  := $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')
-NCCL       := $(if $(wildcard mpi/comm_nccl.c),$(if $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h),1))
+NCCL_HOME  ?= $(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h)))
+FOUND_NCCL := $(if $(USE_MPI),$(if $(NCCL_HOME),$(if $(wildcard $(NCCL_HOME)/include/nccl.h),1)))
+USE_NCCL   := $(call wish,NCCL)
 GENCODE    := $(foreach a,$(CUDA_ARCH),-gencode arch=compute_$(a),code=sm_$(a)) -gencode arch=compute_$(firstword $(CUDA_ARCH)),code=compute_$(firstword $(CUDA_ARCH))
 NVCCFLAGS  := -std=c++17 -O3 -lineinfo $(GENCODE) -Xcompiler -Wall,-Wextra,-Wno-unused-parameter $(if $(DEBUG),,-DNDEBUG)
-CPPFLAGS   += $(if $(NCCL),-DHAVE_NCCL)
-CUDA_INC   := -I$(CUDA_HOME)/include
-CUDA_LIBS  := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt $(if $(NCCL),-lnccl) -lcudart -lstdc++
+CPPFLAGS   += $(if $(USE_NCCL),-DHAVE_NCCL)
+CUDA_INC   := -I$(CUDA_HOME)/include $(if $(USE_NCCL),-I$(NCCL_HOME)/include)
+NCCL_LIBS  := $(if $(USE_NCCL),$(if $(wildcard $(NCCL_HOME)/lib/libnccl.so*),-L$(NCCL_HOME)/lib -Wl$(comma_)-rpath$(comma_)$(NCCL_HOME)/lib) -l:libnccl.so.2)
+CUDA_LIBS  := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt $(NCCL_LIBS) -lcudart -lstdc++
+endif
+
+ifeq ($(NCCL)$(USE_CUDA),1)
+$(error NCCL=1 was asked for, but there is no CUDA build to use it. Make CUDA found, or leave NCCL=1 out)
 endif
 
 # ---- sources ----------------------------------------------------------------
-MPI_SRC := $(wildcard mpi/comm_mpi.c mpi/launch.c) $(if $(NCCL),$(wildcard mpi/comm_nccl.c))
+MPI_SRC := $(wildcard mpi/comm_mpi.c mpi/launch.c) $(if $(USE_NCCL),mpi/comm_nccl.c)
 SRC  := $(filter-out src/cli/main.c src/cli/spin.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
 OBJ  := $(SRC:%.c=$(BUILD)/%.o) $(if $(USE_CUDA),$(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu)))
 LIB  := $(BUILD)/libprecis.a
@@ -69,7 +77,7 @@ LINK  = $(LIB) $(LIBS) $(MPI_LIBS) $(CUDA_LIBS)
 
 .PHONY: all
 all: $(BUILD)/precis
-	@echo "$(BUILD)/precis: MPI $(if $(USE_MPI),yes,no), oneDNN $(if $(USE_ONEDNN),yes,no), CUDA $(or $(CUDA_NAME),no), OpenMP $(if $(OMP),yes,no), hwloc $(if $(FOUND_HWLOC),yes,no)"
+	@echo "$(BUILD)/precis: MPI $(if $(USE_MPI),yes,no), oneDNN $(if $(USE_ONEDNN),yes,no), CUDA $(or $(CUDA_NAME),no), NCCL $(if $(USE_NCCL),yes,no), OpenMP $(if $(OMP),yes,no), hwloc $(if $(FOUND_HWLOC),yes,no)"
 
 # What was compiled in: rewritten when it changes, so that objects made with other flags are made again.
 GEN := $(BUILD)/gen/version.h $(BUILD)/gen/flags
@@ -79,7 +87,7 @@ define VERSION_H
 #define PRECIS_VERSION "$(VERSION)"
 #define PRECIS_COMMIT "$(COMMIT)"
 #define PRECIS_MPI "$(MPI_NAME)"
-#define PRECIS_CUDA "$(CUDA_NAME), code for $(CUDA_ARCH)$(if $(NCCL),$(comma) NCCL)"
+#define PRECIS_CUDA "$(CUDA_NAME), code for $(CUDA_ARCH)$(if $(USE_NCCL),$(comma) NCCL)"
 endef
 comma := ,
 replace = $(if $(MISSING),$(error missing libraries: $(MISSING). Run make deps$(comma) or load their modules and set PKG_CONFIG_PATH))mkdir -p $(dir $(1)) && printf '%s\n' '$(subst $(newline),' ',$(2))' > $(1).new && { cmp -s $(1).new $(1) && rm $(1).new || mv $(1).new $(1); }

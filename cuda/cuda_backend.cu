@@ -243,6 +243,15 @@ static status_t setup(cuda_backend_t *b) {
     return ST_OK;
 }
 
+void *backend_cuda_stream(backend_t *be) { return cuda_of(be)->stream; }
+int backend_cuda_device(const backend_t *be) { return ((const cuda_backend_t *)be)->device; }
+status_t backend_cuda_identity(backend_t *be, unsigned char out[16]) {
+    cudaDeviceProp prop;
+    CUDA_TRY(cudaGetDeviceProperties(&prop, cuda_of(be)->device));
+    memcpy(out, prop.uuid.bytes, 16);
+    return ST_OK;
+}
+
 int backend_cuda_devices(void) {
     int n = 0;
     if (cudaGetDeviceCount(&n) == cudaSuccess) return n;

@@ -55,6 +55,7 @@ struct comm_exchange {
     comm_exchange_t *next, **link; /* among those under way */
     MPI_Request *requests;         /* [n]; the memory of finished exchanges is used again */
     int n, cap;
+    int64_t bytes; /* sent and received */
 };
 
 typedef struct {
@@ -194,7 +195,8 @@ static status_t mpi_sum_i64(comm_t *c, int64_t *v, int64_t n) { return reduce(c,
 
 /* ---- exchanges -------------------------------------------------------------------------------------------------- */
 
-static const double EXCHANGE_SPIN_S = 20e-3; /* bulk moves in this thread: sleeping early would slow it down */
+/* Bulk moves in this thread: a wait that sleeps early would slow it down, so it only yields for as long as the bytes may take. */
+static const double EXCHANGE_SPIN_S = 20e-3, EXCHANGE_SLOW = 1.0 / 0.25e9;
 
 static status_t requests_fit(comm_exchange_t *e) {
     if (e->n < e->cap) return ST_OK;
@@ -244,10 +246,15 @@ static status_t mpi_exchange_start(comm_t *c, const comm_part_t *send, int n_sen
     else if ((st = mem_zalloc(&e, 1, sizeof *e, "an exchange")))
         return st;
     e->n = 0;
-    for (int i = 0; i < n_recv && !st; i++) st = part_post(m, e, &recv[i], false);
+    e->bytes = 0;
+    for (int i = 0; i < n_recv && !st; i++) {
+        st = part_post(m, e, &recv[i], false);
+        e->bytes += recv[i].bytes * recv[i].count;
+    }
     for (int i = 0; i < n_send && !st; i++) {
         st = part_post(m, e, &send[i], true);
         c->sent_bytes += send[i].bytes * send[i].count;
+        e->bytes += send[i].bytes * send[i].count;
     }
     e->next = m->exchanges;
     e->link = &m->exchanges;
@@ -261,11 +268,12 @@ static status_t mpi_exchange_wait(comm_t *c, comm_exchange_t *e) {
     double begin = clock_s();
     int rc = MPI_SUCCESS, done = 0;
     if (!e) return ST_OK;
+    double patience = EXCHANGE_SPIN_S + (double)e->bytes * EXCHANGE_SLOW;
     while (rc == MPI_SUCCESS) {
         rc = MPI_Testall(e->n, e->requests, &done, MPI_STATUSES_IGNORE);
         if (rc != MPI_SUCCESS || done) break;
         double waited = clock_s() - begin;
-        pause_after(waited < EXCHANGE_SPIN_S ? 0 : waited - EXCHANGE_SPIN_S);
+        pause_after(waited < patience ? 0 : waited - patience);
     }
     *e->link = e->next;
     if (e->next) e->next->link = e->link;

@@ -52,6 +52,24 @@ typedef struct {
 } bench_encoded_t;
 status_t bench_encode(const model_config_t *c, backend_t *be, comm_t *comm, const bench_encode_t *b, bench_encoded_t *out);
 
+/* ---- one document over ranks ---------------------------------------------------------------------------------------------- */
+enum { SHARD_SIZES = 3 }; /* messages of 16, 64 and 256 MB */
+typedef struct {
+    gist_spec_t gist;        /* unigist; ratio 0: full attention in slices of `segment` tokens */
+    int64_t tokens, segment; /* of the document; of a slice */
+    int64_t n_sink, max_row;
+    int repeats;
+} bench_shard_t;
+typedef struct {
+    double seconds, compute_s, wire_s; /* medians, of the slowest rank: all of it, the computing alone, the messages alone */
+    int64_t sent, planned, ring;       /* K/V bytes of all ranks: measured, planned, and what ring attention would send */
+    int64_t most;                      /* sent by one rank */
+    double exchange_bytes_s[SHARD_SIZES], gather_bytes_s[SHARD_SIZES]; /* received per rank and second; 0: no all-gather to compare with */
+    char digest[33];                                                   /* of the kept K/V: the same at every number of ranks */
+} bench_sharded_t;
+/* Collective. One rank encodes as the job does, without sharding. */
+status_t bench_shard(const model_config_t *c, backend_t *be, comm_t *comm, const bench_shard_t *b, bench_sharded_t *out);
+
 /* ---- decoding ----------------------------------------------------------------------------------------------------------- */
 typedef struct {
     int64_t context, segment; /* rows of K/V that the query sees, in pools of `segment` rows */

@@ -18,6 +18,7 @@ static const model_config_t shapes[] = {
      .n_ctx = 8192,
      .d_rot = 64,
      .norm_eps = 1e-5,
+     .rope_attention = 1,
      .rope_theta = 10000,
      .rope_attention = 1,
      .tied = true},
@@ -33,6 +34,7 @@ static const model_config_t shapes[] = {
      .n_ctx = 8192,
      .d_rot = 64,
      .norm_eps = 1e-5,
+     .rope_attention = 1,
      .rope_theta = 100000,
      .rope_attention = 1,
      .tied = true},
@@ -48,6 +50,7 @@ static const model_config_t shapes[] = {
      .n_ctx = 131072,
      .d_rot = 64,
      .norm_eps = 1e-5,
+     .rope_attention = 1,
      .rope_theta = 500000,
      .rope_attention = 1,
      .tied = true},
@@ -63,8 +66,13 @@ static const model_config_t shapes[] = {
      .n_ctx = 131072,
      .d_rot = 128,
      .norm_eps = 1e-5,
+<<<<<<< HEAD
      .rope_theta = 500000,
      .rope_attention = 1},
+=======
+     .rope_attention = 1,
+     .rope_theta = 500000},
+>>>>>>> main
 };
 
 const model_config_t *bench_shape(const char *name) {

@@ -42,6 +42,7 @@ static void profile_fill(const options_t *o, const context_t *c, align_t align, 
                            .act = c->dtype};
     snprintf(p->model_name, sizeof p->model_name, "%s", m->name);
     hash_hex(model_file_fingerprint(c->file), p->model_fingerprint);
+    if (c->adapter) hash_hex(adapter_hash(c->adapter), p->adapter);
     snprintf(p->layout, sizeof p->layout, "%s", opt_text(o, "layout"));
     snprintf(p->align, sizeof p->align, "%s", job_align_name(align));
     snprintf(p->backend, sizeof p->backend, "%s", c->backend->ops->name);
@@ -119,6 +120,7 @@ static status_t run_encode(const options_t *o, context_t *c) {
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
+    if (!st) st = job_adapter(c, layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st && align == ALIGN_SEQUENTIAL)
         st = status_fail(ST_USAGE,
@@ -158,8 +160,9 @@ static status_t run_encode(const options_t *o, context_t *c) {
     profile_fill(o, c, align, layout_info(layout)->whole, &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
-    if (kept.gist.ratio && kept.keep != KEEP_RAW && c->comm->rank == 0)
-        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers",
+    if (kept.gist.ratio && kept.keep != KEEP_RAW && kept.init != GIST_ADAPTER && c->comm->rank == 0)
+        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
+                 "quality needs an --adapter",
                  opt_text(o, "gist-init"));
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
     if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
@@ -169,26 +172,25 @@ out:
 }
 
 const command_t cmd_encode = {
-    .spec =
-        {.name = "encode",
-         .summary = "encode a corpus into a store, over any number of ranks",
-         .usage = "precis encode --model M --store DIR [options] INPUT...",
-         .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
-                 "DIR. INPUT is a text file, JSON lines\n"
-                 "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
-                 "DIR holds already is not encoded again, so the\n"
-                 "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
-                 "segment with exit code 75.",
-         .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
-                     "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
-                     "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
-         .keys =
-             "model! store! layout segment ratio keep-by budget local gist-init keep sinks sink align positions split shard bos special "
-             "kv-dtype rope-length dtype "
-             "backend threads "
-             "batch verify format "
-             "progress quiet verbose config print-config",
-         .min_args = 1,
-         .max_args = -1},
+    .spec = {.name = "encode",
+             .summary = "encode a corpus into a store, over any number of ranks",
+             .usage = "precis encode --model M --store DIR [options] INPUT...",
+             .text = "Cuts each document into segments, encodes them in parallel behind a shared sink and keeps their keys and values in "
+                     "DIR. INPUT is a text file, JSON lines\n"
+                     "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
+                     "DIR holds already is not encoded again, so the\n"
+                     "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
+                     "segment with exit code 75.",
+             .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
+                         "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
+                         "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
+             .keys = "model! store! layout segment ratio keep-by budget local gist-init adapter keep sinks sink align positions split "
+                     "shard bos special "
+                     "kv-dtype rope-length dtype "
+                     "backend share-gpu threads "
+                     "batch verify format "
+                     "progress quiet verbose config print-config",
+             .min_args = 1,
+             .max_args = -1},
     .ranks = true,
     .run = run_encode};

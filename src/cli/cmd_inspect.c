@@ -7,7 +7,10 @@
 
 #include "base/mem.h"
 #include "cli/commands.h"
+#include "io/file.h"
 #include "io/json.h"
+#include "io/safetensors.h"
+#include "model/arch.h"
 #include "store/store.h"
 
 /* Facts as pairs, printed as lines or as one JSON object. */
@@ -121,6 +124,12 @@ static void put_tokenizer(facts_t *f, const tokenizer_t *t) {
     fact_text(f, "chat_template", chat ? chat : "none that is known");
 }
 
+static void put_tensor(const tensor_t *t) {
+    printf("%-40s %-6s [", t->name, t->enc_name);
+    for (int d = 0; d < t->n_dim; d++) printf("%s%" PRId64, d ? ", " : "", t->dims[d]);
+    printf("] %zu bytes\n", t->bytes);
+}
+
 /* --all: every metadata key and every tensor. */
 static void put_all(const model_file_t *file) {
     const gguf_t *g = model_file_gguf(file);
@@ -131,12 +140,7 @@ static void put_all(const model_file_t *file) {
         gguf_key_text(g, i, &key, &n, text, sizeof text);
         printf("%.*s = %s\n", (int)n, key, text);
     }
-    for (int64_t i = 0; i < model_file_n_tensors(file); i++) {
-        const tensor_t *t = model_file_tensor(file, i);
-        printf("%-40s %-6s [", t->name, t->enc_name);
-        for (int d = 0; d < t->n_dim; d++) printf("%s%" PRId64, d ? ", " : "", t->dims[d]);
-        printf("] %zu bytes\n", t->bytes);
-    }
+    for (int64_t i = 0; i < model_file_n_tensors(file); i++) put_tensor(model_file_tensor(file, i));
 }
 
 static status_t inspect_model(const options_t *o, context_t *c, const char *path) {
@@ -171,6 +175,8 @@ static status_t inspect_store(const options_t *o, const char *path) {
     fact_text(&f, "layout", p->layout);
     fact_int(&f, "segment", p->segment);
     fact_text(&f, "align", p->align);
+    if (*p->gists) fact_text(&f, "gists", p->gists);
+    if (*p->adapter) fact_text(&f, "adapter", p->adapter);
     fact_int(&f, "sink_tokens", p->n_sink);
     fact_text(&f, "computed_in", dtype_name(p->act));
     fact_text(&f, "kv_dtype", dtype_name(p->kv_type));
@@ -186,21 +192,96 @@ static status_t inspect_store(const options_t *o, const char *path) {
     return ST_OK;
 }
 
+/* A folder that has a tokenizer alone, which is enough for precis tokenize. */
+static status_t inspect_tokenizer(const options_t *o, const char *path) {
+    tokenizer_t *t;
+    facts_t f;
+    status_t st = model_tokenizer_open(path, &t);
+    if (st) return st;
+    facts_begin(&f, o);
+    fact_text(&f, "tokenizer_of", path);
+    fact_int(&f, "vocabulary", tokenizer_n_vocab(t));
+    put_tokenizer(&f, t);
+    facts_end(&f);
+    tokenizer_free(t);
+    return ST_OK;
+}
+
+/* An adapter's own words, and what there is of each kind; with --model, whether it fits. */
+static status_t inspect_adapter(const options_t *o, context_t *c, const char *path) {
+    static const char *const keys[] = {"format", "model", "layouts", "ratios", "gist_input"};
+    static const char *const kinds[] = {"gist_embedding", "sink_embedding", "zero_key", ".lora_a", ".gist_lora_a", ".gist_weight"};
+    static const char *const names[] = {"gist_rows", "sink_rows", "zero_keys", "lora_layers", "gist_lora_layers", "gist_weights"};
+    safetensors_t *s;
+    facts_t f;
+    int64_t count[6] = {0}, bytes = 0;
+    status_t st = safetensors_open(path, &s);
+    if (st) return st;
+    for (int64_t i = 0; i < safetensors_count(s); i++) {
+        const tensor_t *t = safetensors_at(s, i);
+        size_t n = strlen(t->name);
+        bytes += (int64_t)t->bytes;
+        for (int k = 0; k < 6; k++) {
+            size_t m = strlen(kinds[k]);
+            if (n >= m && !strcmp(t->name + n - m, kinds[k])) count[k] += k < 2 ? t->dims[0] : 1;
+        }
+    }
+    if (!safetensors_meta(s, "format"))
+        st = status_fail(ST_INPUT, "%s: is no adapter: its metadata names no format; a model is a .gguf file or a folder", path);
+    if (!st && opt_text(o, "model")) st = context_open_file(c);
+    if (!st && c->file) st = adapter_open(path, c->file, &c->adapter);
+    if (st) goto out;
+    facts_begin(&f, o);
+    fact_text(&f, "adapter", path);
+    for (int k = 0; k < 5; k++) {
+        const char *text = safetensors_meta(s, keys[k]);
+        char shown[512];
+        fact_text(&f, keys[k], text ? printable(text, strlen(text), shown, sizeof shown) : "");
+    }
+    for (int k = 0; k < 6; k++) fact_int(&f, names[k], count[k]);
+    fact_int(&f, "tensors", safetensors_count(s));
+    fact_int(&f, "weight_bytes", bytes);
+    if (c->adapter) {
+        char hex[HASH_HEX];
+        hash_hex(adapter_hash(c->adapter), hex);
+        fact_text(&f, "hash", hex);
+        fact_text(&f, "fits", opt_text(o, "model"));
+    }
+    facts_end(&f);
+    for (int64_t i = 0; i < safetensors_count(s) && opt_flag(o, "all") && !f.json; i++) put_tensor(safetensors_at(s, i));
+out:
+    safetensors_close(s);
+    return st;
+}
+
+static bool folder_has(const char *folder, const char *name) {
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && file_exists(path);
+}
+
+static bool is_adapter(const char *path) {
+    size_t n = strlen(path);
+    return n > 12 && !strcmp(path + n - 12, ".safetensors") && !file_is_dir(path);
+}
+
 static status_t inspect_run(const options_t *o, context_t *c) {
     const char *const *args;
-    char inside[4096];
     opt_args(o, &args);
-    bool fits = snprintf(inside, sizeof inside, "%s/store.json", args[0]) < (int)sizeof inside;
-    return fits && file_exists(inside) ? inspect_store(o, args[0]) : inspect_model(o, c, args[0]);
+    if (is_adapter(args[0])) return inspect_adapter(o, c, args[0]);
+    if (opt_given(o, "model")) return status_fail(ST_USAGE, "--model: only with an adapter, to see whether it fits; leave it out");
+    if (folder_has(args[0], "store.json")) return inspect_store(o, args[0]);
+    if (folder_has(args[0], "tokenizer.json") && !folder_has(args[0], "config.json")) return inspect_tokenizer(o, args[0]);
+    return inspect_model(o, c, args[0]);
 }
 
 const command_t cmd_inspect = {
     .spec = {.name = "inspect",
-             .summary = "what a model file or a store is",
-             .usage = "precis inspect MODEL|STORE [--format text|json] [--all]",
+             .summary = "what a model file, a store or an adapter is",
+             .usage = "precis inspect MODEL|STORE|ADAPTER [--format text|json] [--all] [--model M]",
              .text = "Prints a model's architecture, sizes, number types, rotation, tokenizer, chat template, parameters and fingerprint "
                      "(what ties a store to\n"
-                     "its model), or a store's settings and contents. Weights are mapped, not loaded, so a large model takes no longer. A "
+                     "its model), a store's settings and contents, or an adapter's settings (with --model: checked against it). Weights "
+                     "are mapped, not loaded, so a large model takes no longer. A "
                      "damaged file is refused\n"
                      "with the byte and the reason, exit 3.",
              .examples =
@@ -208,7 +289,7 @@ const command_t cmd_inspect = {
                  "  precis inspect --format json model.gguf | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"parameters\"])'\n"
                  "  precis inspect --all model.gguf     every metadata key and tensor too\n"
                  "  precis inspect book.store",
-             .keys = "format=text all",
+             .keys = "format=text all model",
              .min_args = 1,
              .max_args = 1},
     .run = inspect_run,

@@ -113,6 +113,7 @@ static status_t sequence_options(const options_t *o, const context_t *c, int64_t
     status_t st = sunk ? job_tokenizer(c, &tokenizer) : ST_OK;
     if (!st && sunk) st = job_sink(o, tokenizer, job_bos(o), sink);
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
+    if (!st) st = job_adapter(c, out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);
     if (!st) st = job_window(model_file_config(c->file), out->layout, n + sink->n);
     if (layout && (out->layout != LAYOUT_FULL || opt_given(o, "segment"))) out->segment = opt_int(o, "segment");
@@ -191,8 +192,9 @@ const command_t cmd_logits = {
              "  precis logits --model m.gguf --dtype f32 --tokens ids.txt --out unigist.safetensors --layout unigist --ratio 4 --sinks 8\n"
              "  mpirun -n 4 precis logits --model m.gguf --tokens long.txt --out long.safetensors --layout unigist --ratio 8 --local 128\n"
              "  python3 -c 'from safetensors.numpy import load_file; print(load_file(\"logits.safetensors\")[\"logits\"].argmax(1))'",
-         .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init all-rows rope-length dtype=f32 "
-                 "backend threads "
+         .keys = "model! tokens! out! layout segment ratio local sinks sink bos align positions gist-init adapter all-rows rope-length "
+                 "dtype=f32 "
+                 "backend share-gpu threads "
                  "batch",
          .min_args = 0,
          .max_args = 0},

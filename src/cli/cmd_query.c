@@ -96,11 +96,21 @@ static status_t prompts_share(query_job_t *j) {
 }
 
 /* ---- the context -------------------------------------------------------------------------------------------------------- */
+static status_t adapter_matches(const query_job_t *j, const char *dir) {
+    const char *made = store_profile(j->store)->adapter;
+    char mine[HASH_HEX] = "";
+    if (j->c->adapter) hash_hex(adapter_hash(j->c->adapter), mine);
+    if (!strcmp(mine, made)) return ST_OK;
+    return status_fail(ST_INPUT,
+                       "%s: was encoded with %s%s, but %s%s is given; use the same --adapter, or encode again into another folder", dir,
+                       *made ? "the adapter of hash " : "no adapter", made, *mine ? "one of hash " : "none", mine);
+}
+
 static status_t store_matches(const query_job_t *j, const char *dir) {
     char mine[HASH_HEX];
     const store_profile_t *p = store_profile(j->store);
     hash_hex(model_file_fingerprint(j->c->file), mine);
-    if (!strcmp(mine, p->model_fingerprint)) return ST_OK;
+    if (!strcmp(mine, p->model_fingerprint)) return adapter_matches(j, dir);
     return status_fail(
         ST_INPUT,
         "%s: was encoded by model %s (fingerprint %s), but %s has fingerprint %s; use that model%s, or encode again into another folder",
@@ -118,14 +128,15 @@ static status_t joined_option(query_job_t *j, const store_profile_t *p) {
     return status_fail(ST_USAGE, "--positions %s: not with a store of --layout %s, --align %s; leave it out", name, info->name, p->align);
 }
 
-/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts with gists all lie inside it (check_positions). */
+/* Where the segments' rows stand, for a model with a sliding window. Rows of layouts that do not have it all lie inside (check_positions).
+ */
 static status_t places_fill(query_job_t *j, int64_t n_sink) {
     const store_profile_t *p = store_profile(j->store);
     const sources_t *s = &j->sources;
     layout_method_t layout;
     place_t *places = NULL;
     align_t align = ALIGN_LEFT;
-    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || layout_info(layout)->gists) return ST_OK;
+    if (!model_config(j->c->model)->window || !layout_find(p->layout, &layout) || !layout_windows(layout)) return ST_OK;
     if (layout_info(layout)->chained || j->joined)
         align = ALIGN_SEQUENTIAL;
     else if (!job_align_find(p->align, &align))
@@ -429,21 +440,23 @@ out:
 }
 
 const command_t cmd_query = {
-    .spec = {.name = "query",
-             .summary = "answer prompts over an encoded context",
-             .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
-             .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
-                     "its share and partial results are merged, so any\n"
-                     "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the "
-                     "segments that carried its attention mass.",
-             .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
-                         "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
-                         "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
-             .keys = "model! store docs prompt prompts select aggregate select-by fetch positions ape-temperature ape-scale chat system "
-                     "bos special max-tokens temperature top-p "
-                     "seed slots stats rope-length dtype backend threads batch verify format quiet "
-                     "verbose progress config print-config",
-             .min_args = 0,
-             .max_args = 0},
+    .spec =
+        {.name = "query",
+         .summary = "answer prompts over an encoded context",
+         .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
+         .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
+                 "its share and partial results are merged, so any\n"
+                 "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the "
+                 "segments that carried its attention mass.",
+         .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
+                     "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
+                     "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
+         .keys =
+             "model! store docs prompt prompts select aggregate select-by fetch positions adapter ape-temperature ape-scale chat system "
+             "bos special max-tokens temperature top-p "
+             "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
+             "verbose progress config print-config",
+         .min_args = 0,
+         .max_args = 0},
     .ranks = true,
     .run = run_query};

@@ -70,11 +70,10 @@ static status_t tokenize_run(const options_t *o, context_t *c) {
     corpus_t *corpus = NULL;
     ids_t ids = {0};
     document_t doc;
-    status_t st = context_open_file(c);
+    tokenizer_t *t;
+    (void)c;
+    status_t st = model_tokenizer_open(opt_text(o, "model"), &t);
     if (st) return st;
-    const tokenizer_t *t = model_file_tokenizer(c->file);
-    if (!t)
-        return status_fail(ST_INPUT, "%s: the model has no tokenizer; put its tokenizer.json into the folder", model_file_path(c->file));
     if ((st = corpus_open(&path, 1, decode ? "tokens" : "text", &corpus))) goto out;
     for (int64_t i = 0; i < limit; i++) {
         if ((st = corpus_next(corpus, &doc, &got)) || !got) break;
@@ -83,6 +82,7 @@ static status_t tokenize_run(const options_t *o, context_t *c) {
     }
 out:
     corpus_close(corpus);
+    tokenizer_free(t);
     ids_free(&ids);
     return st;
 }
@@ -93,9 +93,10 @@ const command_t cmd_tokenize = {
              .usage = "precis tokenize [--decode] --model M --input F.jsonl",
              .text = "Reads records {\"id\",\"text\"} and prints {\"id\",\"tokens\":[..]} for each, in the same order: exactly the ids "
                      "that the model was trained\n"
-                     "with. Special tokens written in the text (<|im_start|>) become their ids unless --no-special is given; no BOS or EOS "
+                     "with. A folder needs no more than tokenizer.json (and tokenizer_config.json). Special tokens written in the text "
+                     "(<|im_start|>) become their ids unless --no-special is given; no BOS or EOS "
                      "is added. A text file\n"
-                     "is one record. With --decode it reads ids and prints text, special tokens shown. The weights are not read.",
+                     "is one record. With --decode it reads ids and prints text, special tokens shown.",
              .examples = "  echo '{\"id\":1,\"text\":\"In 1984\"}' | precis tokenize --model m.gguf --input -\n"
                          "  {\"id\":1,\"tokens\":[788,216,33,41,40,36]}\n"
                          "  precis tokenize --model m.gguf --input corpus.jsonl.zst > ids.jsonl\n"

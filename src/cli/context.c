@@ -40,7 +40,8 @@ status_t context_open_file(context_t *c) {
     if (c->file) return ST_OK;
     status_t st = model_file_open(opt_text(c->options, "model"), &c->file);
     int64_t length = opt_int(c->options, "rope-length"); /* 0: not given, or no option of this command */
-    return st || !length ? st : model_file_rope_length(c->file, length);
+    if (!st && length) st = model_file_rope_length(c->file, length);
+    return st ? st : adapter_open(opt_text(c->options, "adapter"), c->file, &c->adapter);
 }
 
 status_t context_open_backend(context_t *c) {
@@ -52,19 +53,26 @@ status_t context_open_backend(context_t *c) {
     return st;
 }
 
+static bool share_gpu(const options_t *o) { return strstr(options_command(o)->keys, "share-gpu") && opt_flag(o, "share-gpu"); }
+
 status_t context_load_model(context_t *c) {
     if (c->model) return ST_OK;
     status_t st = context_open_file(c);
     if (!st) st = context_open_backend(c);
     if ((st = comm_agree(c->comm, st))) return st;
-    if ((st = model_load(c->file, c->backend, c->comm, &c->model))) return st;
+    if ((st = registry_device_open(c->comm, c->backend, share_gpu(c->options)))) return st;
+    if (c->comm->size > 1 && !c->backend->host_memory)
+        log_info("between GPUs: %s", c->comm->device ? c->comm->device->ops->name : "through pinned host memory");
+    if ((st = model_load_adapted(c->file, c->adapter, c->backend, c->comm, &c->model))) return st;
     log_info("%s: loaded in %.2f s", model_file_path(c->file), model_load_s(c->model));
     return ST_OK;
 }
 
 void context_close(context_t *c) {
     model_free(c->model);
+    adapter_free(c->adapter);
     model_file_close(c->file);
+    if (c->comm) registry_device_close(c->comm);
     if (c->backend) c->backend->ops->destroy(c->backend);
     registry_comm_close(c->comm);
     *c = (context_t){0};

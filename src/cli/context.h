@@ -1,7 +1,7 @@
 /* What a command runs in: its ranks, threads, number type, backend and model, opened from the options in that order and closed together.
  *
  *     main:     context_open(o, ranks, &c)                 ranks, log level, threads, dtype
- *     command:  context_open_file(&c)                      --model: mapped and checked; cheap
+ *     command:  context_open_file(&c)                      --model, --adapter: mapped and checked; cheap
  *               context_open_backend(&c)                   --backend, --dtype, --threads
  *               context_load_model(&c)                     does what is missing of the two above, then packs the weights; collective
  *     main:     context_close(&c)
@@ -12,6 +12,7 @@
 #include "backend/backend.h"
 #include "cli/options.h"
 #include "comm/comm.h"
+#include "model/adapter.h"
 #include "model/model.h"
 
 typedef struct {
@@ -21,6 +22,7 @@ typedef struct {
     dtype_t dtype;      /* DT_F32 or DT_BF16, the same on all ranks; DT_F32 for commands without --dtype */
     backend_t *backend; /* the rest is NULL until asked for */
     model_file_t *file;
+    adapter_t *adapter; /* --adapter, opened with the file; NULL: none */
     model_t *model;
 } context_t;
 

@@ -169,6 +169,23 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     return ST_OK;
 }
 
+status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept) {
+    const options_t *o = c->options;
+    const adapter_t *ad = c->adapter;
+    if (!ad) return ST_OK;
+    status_t st = adapter_check(ad, layout_info(layout)->name, kept->gist.ratio);
+    if (!st && adapter_n_gist(ad) && opt_given(o, "gist-init"))
+        st = status_fail(ST_USAGE, "--gist-init: %s has gist rows of its own; leave it out", adapter_path(ad));
+    if (st) return st;
+    if (adapter_n_gist(ad)) kept->init = GIST_ADAPTER;
+    if (!adapter_n_sink(ad) || layout_info(layout)->streams) return ST_OK;
+    if (opt_given(o, "sinks") && opt_int(o, "sinks") != adapter_n_sink(ad))
+        return status_fail(ST_USAGE, "--sinks %lld: %s has %lld sink rows; leave it out", (long long)opt_int(o, "sinks"), adapter_path(ad),
+                           (long long)adapter_n_sink(ad));
+    kept->n_blank = adapter_n_sink(ad);
+    return ST_OK;
+}
+
 status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept) {
     const char *name = opt_text(o, "positions");
     const layout_info_t *info = layout_info(layout);
@@ -208,7 +225,7 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
 
 status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows) {
     const layout_info_t *info = layout_info(layout);
-    if (c->window <= 0 || rows <= c->window || !(info->gists || info->selects)) return ST_OK;
+    if (c->window <= 0 || rows <= c->window || layout_windows(layout)) return ST_OK;
     return status_fail(
         ST_INPUT,
         "the model attends to the last %lld positions only (sliding window), which layout %s does not do; use layout pce or full, "

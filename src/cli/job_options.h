@@ -26,6 +26,9 @@ status_t job_tokenizer(const context_t *c, const tokenizer_t **out);
 
 /* --layout with --ratio, --local, --gist-init, --sinks and --keep. ST_USAGE when they do not fit together. */
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out);
+/* What --adapter says of these: its gists and sink rows take the place of --gist-init and of a --sinks that is not given. ST_INPUT when it
+ * is for other layouts or ratios. */
+status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept);
 /* *align becomes the layout's own where it has one; --positions, where given: *align becomes sequential for `global`, kept->compact is set
  * for `compact`. ST_USAGE when the layout has no such positions. */
 status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept);
@@ -33,8 +36,7 @@ status_t job_positions(const options_t *o, layout_method_t layout, align_t *alig
 /* --select and its kin, and what the layout does to a query's weights. ST_USAGE when they do not fit together. */
 status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fallback, attend_spec_t *out);
 
-/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is one whose rows (gists, chosen rows) the window
- * would not cut. */
+/* ST_INPUT when `rows` positions are more than the model's sliding window and the layout is not one that has it (layout_windows). */
 status_t job_window(const model_config_t *c, layout_method_t layout, int64_t rows);
 
 #endif

@@ -53,6 +53,8 @@ static const option_t table[] = {
      "where they were, or (compact) one after another"},
     {"gist-init", OPT_TEXT, "mean", 0, 0, NULL, "",
      "what a gist's input is without an adapter: mean (of all embeddings), unit (of its tokens'), or a token's id"},
+    {"adapter", OPT_TEXT, NULL, 0, 0, NULL, "",
+     "safetensors file of trained gist and sink rows and of changes to the model (src/model/ADAPTER.md)"},
     {"keep", OPT_CHOICE, "gist", 0, 0, "gist|raw|both", "",
      "rows of a gist layout that go to the store; blockselect: the rows it selects, or all "
      "with a list of those"},
@@ -86,6 +88,9 @@ static const option_t table[] = {
     {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored; a word: --keep-by"},
     {"pieces", OPT_INT_LIST, "1,2,4,8", 1, 65536, NULL, "pieces",
      "cut the context of a window into this many; a list makes a row for each"},
+    {"agree", OPT_FLAG, "no", 0, 0, NULL, "", "compare the scored rows with full attention over the window: KL and equal likeliest tokens"},
+    {"by-position", OPT_FLAG, "no", 0, 0, NULL, "", "the loss by place inside a piece (boundary probe) and inside the scored rows, too"},
+    {"entropy", OPT_CHOICE, "mean", 0, 0, "mean|per-layer", "", "per-layer: the attention entropy of every layer and head, too"},
     {"limit", OPT_SIZE, NULL, 1, T, NULL, "items", "stop after this many documents, windows or prompts"},
     /* tokens and logits */
     {"tokens", OPT_TEXT, NULL, 0, 0, NULL, "", "file of token ids separated by white space, or -"},
@@ -98,6 +103,7 @@ static const option_t table[] = {
     {"dtype", OPT_CHOICE, "auto", 0, 0, "auto|f32|bf16", "", "numbers to compute in; auto: bf16 where the CPU is fast at it"},
     {"kv-dtype", OPT_CHOICE, "bf16", 0, 0, "bf16|f16|f32", "", "numbers to keep keys and values in"},
     {"backend", OPT_CHOICE, "auto", 0, 0, "auto|cpu|cpu_ref|cuda", "", "cpu_ref: the plain reference, slow"},
+    {"share-gpu", OPT_FLAG, "no", 0, 0, NULL, "", "several ranks may use one GPU; what they send each other goes through the host"},
     {"threads", OPT_INT, NULL, 1, 4096, NULL, "threads",
      "of each rank; not given: OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or its share of the CPUs it may use"},
     {"batch", OPT_SIZE, NULL, 1, M, NULL, "rows", "rows that go through the model at once; not given: chosen from segment and memory"},

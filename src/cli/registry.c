@@ -21,7 +21,11 @@
 #ifdef HAVE_CUDA
 #include "cuda/cuda_backend.h"
 #endif
+#ifdef HAVE_NCCL
+#include "mpi/comm_nccl.h"
+#endif
 
+#include "base/mem.h"
 #include "version.h"
 
 /* The number in the first of these variables that is set, or fallback. */
@@ -103,6 +107,57 @@ status_t registry_backend_create(const char *name, dtype_t act, int n_threads, c
     return backend_create_cpu(act, n_threads, out);
 }
 
+#ifdef HAVE_CUDA
+/* Two ranks whose GPU is the same; -1: none. ids: [size][16], zeros for ranks without one. */
+static int twin(const unsigned char *ids, int size, int rank) {
+    static const unsigned char none[16];
+    for (int r = 0; r < size; r++)
+        if (r != rank && memcmp(ids + 16 * rank, none, 16) && !memcmp(ids + 16 * rank, ids + 16 * r, 16)) return r;
+    return -1;
+}
+
+static status_t device_open(comm_t *comm, backend_t *be, bool share) {
+    unsigned char mine[16] = {0}, *all = NULL;
+    int64_t *each = NULL, on_cpu = strcmp(be->ops->name, "cuda") != 0;
+    int first = -1;
+    status_t st = on_cpu ? ST_OK : backend_cuda_identity(be, mine);
+    if (!st) st = mem_alloc(&all, (size_t)comm->size, sizeof mine, "GPUs of all ranks");
+    if (!st) st = mem_alloc(&each, (size_t)comm->size, sizeof *each, "GPUs of all ranks");
+    if ((st = comm_agree(comm, st))) goto out;
+    for (int r = 0; r < comm->size; r++) each[r] = sizeof mine;
+    if ((st = comm->ops->all_gather(comm, mine, all, each))) goto out;
+    if ((st = comm->ops->max_i64(comm, &on_cpu, 1))) goto out;
+    for (int r = comm->size - 1; r >= 0; r--)
+        if (twin(all, comm->size, r) >= 0) first = r;
+    if (first >= 0 && !share)
+        st = status_fail(ST_USAGE,
+                         "ranks %d and %d have the same GPU: start as many ranks per node as it has GPUs, or allow it with --share-gpu",
+                         first, twin(all, comm->size, first));
+    if (st || first >= 0 || on_cpu) goto out;
+#ifdef HAVE_NCCL
+    st = comm_nccl_create(comm, backend_cuda_device(be), backend_cuda_stream(be), &comm->device);
+#endif
+out:
+    mem_free(all);
+    mem_free(each);
+    return st;
+}
+#endif
+
+status_t registry_device_open(comm_t *comm, backend_t *be, bool share) {
+#ifdef HAVE_CUDA
+    if (comm->size > 1 && !comm->device) return device_open(comm, be, share);
+#else
+    (void)comm, (void)be, (void)share;
+#endif
+    return ST_OK;
+}
+
+void registry_device_close(comm_t *comm) {
+    if (comm->device) comm->device->ops->close(comm->device);
+    comm->device = NULL;
+}
+
 const char *registry_backends(void) {
 #ifdef HAVE_CUDA
     return "cpu, cpu_ref, cuda";
@@ -149,6 +204,11 @@ void registry_describe(FILE *f) {
 #endif
 #ifdef HAVE_CUDA
     fprintf(f, "CUDA: %s\n", PRECIS_CUDA);
+#ifdef HAVE_NCCL
+    fprintf(f, "NCCL: yes\n");
+#else
+    fprintf(f, "NCCL: no; memory of GPUs goes through the host\n");
+#endif
 #else
     fprintf(f, "CUDA: no\n");
 #endif

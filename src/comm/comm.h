@@ -25,13 +25,13 @@ typedef struct {
 /* One direction of a message between two ranks: `count` blocks of `bytes` bytes, one every `stride` bytes from p on. */
 typedef struct {
     int peer;
-    void *p; /* host memory; [B] of a device where comm->device_memory says so */
+    void *p; /* host memory; [B] for a comm_device_t */
     int64_t bytes, stride, count;
 } comm_part_t;
 typedef struct comm_exchange comm_exchange_t;
 
 typedef struct {
-    const char *name; /* "self", "mpi", "nccl" */
+    const char *name; /* "self", "mpi" */
     status_t (*bcast)(comm_t *, int root, void *p, int64_t bytes);
     /* Each rank gives bytes_each[rank] bytes; recv gets all, rank after rank. In place is not allowed. */
     status_t (*all_gather)(comm_t *, const void *send, void *recv, const int64_t *bytes_each);
@@ -63,8 +63,24 @@ struct comm {
     int rank, size;
     int node_rank, node_size; /* among the ranks that share memory */
     int n_node;
-    bool device_memory; /* exchanges take memory of the backend's device, in the order of its work */
-    int64_t sent_bytes; /* bytes this rank put on the wire through collectives, for the plan's figure */
+    struct comm_device *device; /* carries device memory between ranks, or NULL: then it goes through the host. Closed before the comm */
+    int64_t sent_bytes;         /* bytes this rank put on the wire through collectives, for the plan's figure */
+};
+
+/* What moves device memory itself (NCCL): exchanges as above, in the order of the backend's operations: a start waits, on the device, for
+ * what was issued before it, and what is issued after a wait comes after the messages. The host does not wait. */
+typedef struct comm_device comm_device_t;
+typedef struct {
+    const char *name;
+    status_t (*exchange_start)(comm_device_t *, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv,
+                               comm_exchange_t **out);
+    status_t (*exchange_wait)(comm_device_t *, comm_exchange_t *);
+    status_t (*all_gather)(comm_device_t *, const void *send, void *recv, int64_t bytes_each); /* the same from all: what to compare with */
+    void (*close)(comm_device_t *);
+} comm_device_ops_t;
+struct comm_device {
+    const comm_device_ops_t *ops;
+    comm_t *comm;
 };
 
 status_t comm_self_create(comm_t **out);

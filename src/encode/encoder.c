@@ -14,7 +14,7 @@ size_t encoder_bytes(const model_config_t *c, dtype_t act, const encoder_spec_t 
 /* Sink rows at .. at+n-1 join the pass: blank ones first. */
 static status_t sink_rows(encoder_t *e, int64_t at, int64_t n) {
     int64_t blank = i64_max(0, i64_min(n, e->spec.n_blank - at));
-    status_t st = blank ? inputs_blank(e, 0, blank) : ST_OK;
+    status_t st = blank ? inputs_blank(e, 0, at, blank) : ST_OK;
     for (int64_t i = 0; i < n; i++) {
         if (i >= blank) e->tokens[i] = e->sink[at + i - e->spec.n_blank];
         e->positions[i] = (double)(at + i);
@@ -120,6 +120,7 @@ void encoder_free(encoder_t *e) {
     mem_free(e->unit);
     mem_free(e->input);
     mem_free(e->given);
+    mem_free(e->gists);
     mem_free(e->shared);
     mem_free(e->shared_rows);
     mem_free(e->memory);

@@ -17,9 +17,9 @@
 
 typedef struct encoder encoder_t;
 
-/* What a gist row's input is without an adapter: the mean of all embeddings; that of its unit's raw tokens'; a token's. Sink rows without
- * text begin as the token, else as the mean of all. */
-typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN } gist_init_t;
+/* What a gist row's input is without an adapter: the mean of all embeddings; that of its unit's raw tokens'; a token's. With one: the
+ * adapter's. Sink rows without text begin as the adapter's, as the token, else as the mean of all. */
+typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN, GIST_ADAPTER } gist_init_t;
 
 /* Takes the logits [n][n_vocab] of rows `at` .. at+n-1 of the whole sequence. Rows come in no particular order. */
 typedef status_t (*rows_fn)(void *ctx, int64_t at, int64_t n, const float *logits);

@@ -33,6 +33,8 @@ struct encoder {
     float *input;       /* [max_row][d_model] inputs of the pass's gist rows */
     given_t *given;     /* [max_row] stretches of them */
     int n_given;
+    gist_rows_t *gists; /* [max_row] stretches of gist rows of the pass */
+    int n_gist;
     /* the gists' hidden states, by gist of the piece; those of the pass at hand are rows hidden_rows[0..n_hidden) */
     float *memory;
     int64_t cap_memory, first_hidden, n_hidden;
@@ -60,7 +62,7 @@ status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *
 
 /* inputs.c */
 status_t inputs_setup(encoder_t *e);
-status_t inputs_blank(encoder_t *e, int64_t row, int64_t n);
+status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n); /* sink rows at .. of those without text */
 /* Inputs of gists from .. from+n-1 of a piece, whose rows in the pass begin at `row`. */
 status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n);
 

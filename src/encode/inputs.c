@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "encode/encoder_impl.h"
+#include "model/adapter.h"
 #include "model/embedding.h"
 
 status_t inputs_setup(encoder_t *e) {
@@ -11,7 +12,8 @@ status_t inputs_setup(encoder_t *e) {
     if (!st) st = mem_alloc(&e->unit, d, sizeof *e->unit, "an embedding");
     if (!st) st = mem_alloc(&e->input, rows * d, sizeof *e->input, "gist inputs");
     if (!st) st = mem_alloc(&e->given, rows, sizeof *e->given, "gist inputs");
-    bool mean = e->spec.gist_init == GIST_MEAN || (e->spec.gist_init == GIST_UNIT && e->spec.n_blank);
+    if (!st) st = mem_alloc(&e->gists, rows, sizeof *e->gists, "gist rows");
+    bool mean = e->spec.gist_init == GIST_MEAN || (e->spec.gist_init != GIST_TOKEN && e->spec.n_blank);
     return st || !mean ? st : model_mean_embedding(e->model, e->mean);
 }
 
@@ -19,12 +21,16 @@ static void give(encoder_t *e, int64_t row, int64_t n) {
     e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->input + row * e->config->d_model};
 }
 
-status_t inputs_blank(encoder_t *e, int64_t row, int64_t n) {
+status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n) {
+    const adapter_t *ad = model_adapter(e->model);
     int64_t d = e->config->d_model;
-    bool token = e->spec.gist_init == GIST_TOKEN;
+    bool own = adapter_n_sink(ad) > 0, token = !own && e->spec.gist_init == GIST_TOKEN;
+    if (own && at + n > adapter_n_sink(ad))
+        return status_fail(ST_INPUT, "%s: has %lld sink rows, but %lld are wanted; use --sinks %lld", adapter_path(ad),
+                           (long long)adapter_n_sink(ad), (long long)e->spec.n_blank, (long long)adapter_n_sink(ad));
     for (int64_t i = 0; i < n; i++) {
         e->tokens[row + i] = token ? e->spec.gist_token : 0;
-        if (!token) memcpy(e->input + (row + i) * d, e->mean, (size_t)d * sizeof(float));
+        if (!token) memcpy(e->input + (row + i) * d, own ? adapter_sink(ad, at + i) : e->mean, (size_t)d * sizeof(float));
     }
     if (n && !token) give(e, row, n);
     return ST_OK;
@@ -45,14 +51,19 @@ status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, 
     int64_t d = e->config->d_model, r = e->spec.gist.ratio;
     for (int64_t i = 0; i < n; i++) e->tokens[row + i] = e->spec.gist_init == GIST_TOKEN ? e->spec.gist_token : 0;
     if (e->spec.gist_init == GIST_TOKEN) return ST_OK; /* its token is its input */
+    const adapter_t *ad = e->spec.gist_init == GIST_ADAPTER ? model_adapter(e->model) : NULL;
     for (int64_t g = 0; g < n; g++) {
         float *to = e->input + (row + g) * d;
         if (e->spec.gist_init == GIST_MEAN) {
             memcpy(to, e->mean, (size_t)d * sizeof *to);
             continue;
         }
-        status_t st = unit_mean(e, p->tokens + (from + g) * r, to);
+        bool unit = !ad || adapter_adds_unit(ad);
+        memset(to, 0, (size_t)d * sizeof *to);
+        status_t st = unit ? unit_mean(e, p->tokens + (from + g) * r, to) : ST_OK;
         if (st) return st;
+        const float *vector = ad ? adapter_gist(ad, (from + g) % adapter_n_gist(ad)) : NULL;
+        for (int64_t c = 0; ad && c < d; c++) to[c] += vector[c];
     }
     give(e, row, n);
     return ST_OK;

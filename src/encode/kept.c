@@ -37,7 +37,7 @@ static void init_text(const kept_t *k, char *out, size_t cap) {
     if (k->init == GIST_TOKEN)
         snprintf(out, cap, "%d", k->token);
     else
-        snprintf(out, cap, "%s", k->init == GIST_UNIT ? "unit" : "mean");
+        snprintf(out, cap, "%s", k->init == GIST_UNIT ? "unit" : k->init == GIST_ADAPTER ? "adapter" : "mean");
 }
 
 void kept_text(const kept_t *k, char *out, size_t cap) {
@@ -67,7 +67,10 @@ static bool number_parse(const char *text, int64_t least, int64_t *out) {
 
 static bool init_parse(const char *text, kept_t *out) {
     int64_t token = 0;
-    out->init = !strcmp(text, "mean") ? GIST_MEAN : !strcmp(text, "unit") ? GIST_UNIT : GIST_TOKEN;
+    out->init = !strcmp(text, "mean")      ? GIST_MEAN
+                : !strcmp(text, "unit")    ? GIST_UNIT
+                : !strcmp(text, "adapter") ? GIST_ADAPTER
+                                           : GIST_TOKEN;
     if (out->init == GIST_TOKEN && !number_parse(text, 0, &token)) return false;
     out->token = (int32_t)token;
     return true;

@@ -5,7 +5,7 @@
 void pass_begin(encoder_t *e) {
     layout_clear(&e->layout);
     e->n_pool = FIRST_POOL;
-    e->n_given = 0;
+    e->n_given = e->n_gist = 0;
     e->n_out = e->n_hidden = 0;
     e->pools[SINK_POOL] = e->sink_pool;
 }
@@ -25,6 +25,8 @@ status_t pass_run(encoder_t *e) {
                  .positions = e->positions,
                  .n_given = e->n_given,
                  .given = e->given,
+                 .n_gist = e->n_gist,
+                 .gists = e->gists,
                  .n_pool = e->n_pool,
                  .n_run = e->layout.n_run,
                  .n_span = e->layout.n_span,
@@ -206,6 +208,7 @@ status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, i
     if (!st && !e->spec.evict) e->places[raw_pool].place = (place_t){e->spec.align, e->n_sink, p->n, e->spec.reserve, p->before};
     if (!st && g->ratio) st = pass_pool(e, &p->gist_pool, number, order, 0, &gist_pool);
     if (!st && gist_n) st = inputs_gist(e, p, row + raw_n, gist, gist_n);
+    if (!st && gist_n) e->gists[e->n_gist++] = (gist_rows_t){.row = row + raw_n, .n = gist_n};
     if (!st && gist_n && e->spec.recurrent) st = want_hidden(e, row + raw_n, gist, gist_n);
     if (st) return st;
     if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, encoder_window(e));

@@ -7,7 +7,8 @@
 #include "encode/expect.h"
 #include "model/embedding.h"
 
-enum { LAST_ROWS = 64, NEIGHBOURS = 5, KEY_BLOCK = 64, SINK_POOL = 0, SEGMENT_POOL = 1, OWN_POOL = 2, N_POOL = 3 };
+enum { SINK_POOL, SEGMENT_POOL, OWN_POOL, N_POOL };
+enum { LAST_ROWS = 64, NEIGHBOURS = 5, KEY_BLOCK = 256, LOGITS = 1 << 22 /* of a product at a time */ };
 
 struct scorer {
     model_t *model;
@@ -21,11 +22,20 @@ struct scorer {
     int32_t *tokens;
     double *positions;
     float *lse_dev; /* [B] [max_row][n_head] */
-    float *lse, *q; /* host: [max_row][n_head], and [..][d_head] */
-    void *raw;      /* host: q, or keys of a head, in the backend's type */
+    float *lse;     /* host [max_row][n_head] */
+    void *queries;  /* host [max_row][n_head][d_head], in the backend's type */
+    void *raw;      /* host: rows of a head, in the backend's type */
     float *keys;    /* host [n][d_head] of one head */
+    /* logits by the backend's matrix products: lines are rows times heads of a group */
+    int64_t max_line;
+    void *packed; /* [B] keys of a head */
+    size_t packed_bytes;
+    char *line;       /* host [max_line][d_head], in the backend's type */
+    void *line_dev;   /* [B] */
+    float *y, *y_dev; /* host and [B] [max_line][n] */
     /* SCORE_EXPECTED */
     expect_t *expect;
+    float *q;       /* host [max_row][n_head][d_head] */
     float *turns;   /* [max_row or EXPECT_POSITIONS][d_rot] */
     float *lengths; /* [n] of one head's values */
     /* the segment at hand */
@@ -47,9 +57,24 @@ bool score_find(const char *name, score_method_t *out) {
     return false;
 }
 
+static bool attends(score_method_t m) { return m == SCORE_SNAPKV || m == SCORE_OBSERVED || m == SCORE_RECONSTRUCT; }
+
+static status_t lines_setup(scorer_t *s) {
+    const model_config_t *c = s->config;
+    const backend_ops_t *ops = s->be->ops;
+    int64_t n = s->spec.max_tokens, all = s->spec.max_row * (c->n_head / c->n_kv_head);
+    s->max_line = i64_min(all, i64_max(64, LOGITS / i64_max(n, 1)));
+    size_t lines = (size_t)s->max_line, line = (size_t)c->d_head * dtype_bytes(s->be->act);
+    status_t st = ops->alloc(s->be, lines * line, "queries of a head", &s->line_dev);
+    if (!st) st = ops->alloc(s->be, lines * (size_t)n * sizeof *s->y, "logits", &s->y_dev);
+    if (!st) st = mem_alloc(&s->line, lines, line, "queries of a head");
+    return st ? st : mem_alloc(&s->y, lines * (size_t)n, sizeof *s->y, "logits");
+}
+
 static status_t expect_setup(scorer_t *s, size_t rows) {
     size_t turns = rows > EXPECT_POSITIONS ? rows : EXPECT_POSITIONS;
     status_t st = expect_create(s->config, &s->expect);
+    if (!st) st = mem_alloc(&s->q, rows, (size_t)(s->config->n_head * s->config->d_head) * sizeof *s->q, "queries of a pass");
     if (!st) st = mem_alloc(&s->turns, turns, (size_t)s->config->d_rot * sizeof *s->turns, "rope angles");
     return st ? st : mem_alloc(&s->lengths, (size_t)s->spec.max_tokens, sizeof *s->lengths, "lengths of values");
 }
@@ -61,7 +86,6 @@ status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, cons
     if (st) return st;
     const model_config_t *c = s->config = model_config(m);
     size_t rows = (size_t)spec->max_row, cells = rows * (size_t)c->n_head, d = (size_t)c->d_head;
-    size_t most = (size_t)i64_max((int64_t)(cells * d), spec->max_tokens * c->d_head);
     s->model = m;
     s->be = model_backend(m);
     s->spec = *spec;
@@ -76,8 +100,9 @@ status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, cons
     if (!st) st = mem_alloc(&s->positions, rows, sizeof *s->positions, "positions of a pass");
     if (!st) st = s->be->ops->alloc(s->be, cells * sizeof(float), "row totals", &s->lse_dev);
     if (!st) st = mem_alloc(&s->lse, cells, sizeof *s->lse, "row totals");
-    if (!st) st = mem_alloc(&s->q, cells * d, sizeof *s->q, "queries of a pass");
-    if (!st) st = mem_alloc(&s->raw, most, sizeof(float), "queries and keys");
+    if (!st) st = mem_alloc(&s->queries, cells * d, dtype_bytes(s->be->act), "queries of a pass");
+    if (!st) st = mem_alloc(&s->raw, (size_t)spec->max_tokens * d, sizeof(float), "rows of a head");
+    if (!st && attends(spec->method)) st = lines_setup(s);
     if (!st) st = mem_alloc(&s->keys, (size_t)spec->max_tokens * d, sizeof *s->keys, "keys of a head");
     if (st)
         scorer_free(s);
@@ -95,8 +120,14 @@ void scorer_free(scorer_t *s) {
     mem_free(s->tokens);
     mem_free(s->positions);
     mem_free(s->lse);
+    mem_free(s->queries);
     mem_free(s->q);
     mem_free(s->raw);
+    mem_free(s->line);
+    mem_free(s->y);
+    s->be->ops->free(s->be, s->packed);
+    s->be->ops->free(s->be, s->line_dev);
+    s->be->ops->free(s->be, s->y_dev);
     mem_free(s->keys);
     mem_free(s->turns);
     mem_free(s->lengths);
@@ -129,32 +160,64 @@ static void queries_add(scorer_t *s, int64_t layer) {
     expect_add(s->expect, layer, s->n_row - skip, s->q + skip * c->n_head * c->d_head, s->turns + skip * c->d_rot);
 }
 
-/* What the pass's rows and the query heads of K/V head `head` give to keys j .. j+n-1. */
-static void block_score(const scorer_t *s, int64_t layer, int64_t head, int64_t j, int64_t n) {
+/* The head's keys as a matrix for the backend's products. */
+static status_t keys_pack(scorer_t *s, int64_t layer, int64_t head, linear_t **out) {
     const model_config_t *c = s->config;
-    int64_t d = c->d_head, group = c->n_head / c->n_kv_head;
-    float kt[MAX_HEAD_DIM][KEY_BLOCK], acc[KEY_BLOCK], scale = 1.0f / sqrtf((float)d),
-                                                       *out = s->score + (layer * c->n_kv_head + head) * s->n + j;
-    memset(kt, 0, (size_t)d * sizeof *kt);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t e = 0; e < d; e++) kt[e][i] = s->keys[(j + i) * d + e];
-    for (int64_t t = 0; t < s->n_row; t++) {
-        int64_t seen = s->spec.method == SCORE_RECONSTRUCT ? n : i64_min(n, s->from + t - j + 1);
-        for (int64_t h = head * group; h < (head + 1) * group && seen > 0; h++) {
-            const float *q = s->q + (t * c->n_head + h) * d;
-            float lse = s->lse[t * c->n_head + h];
-            memset(acc, 0, sizeof acc);
-            for (int64_t e = 0; e < d; e++)
-                for (int i = 0; i < KEY_BLOCK; i++) acc[i] += q[e] * kt[e][i];
-            for (int64_t i = 0; i < seen; i++) {
-                float l = acc[i] * scale - lse;
-                if (s->spec.method == SCORE_RECONSTRUCT)
-                    out[i] = fmaxf(out[i], l); /* the logarithm of the probability */
-                else
-                    out[i] += expf(l);
-            }
-        }
+    linear_shape_t shape = {.n_out = s->n, .n_in = c->d_head};
+    size_t bytes = s->be->ops->linear_bytes(s->be, shape);
+    status_t st = keys_read(s, layer, head);
+    if (!st && bytes > s->packed_bytes) {
+        s->be->ops->free(s->be, s->packed);
+        s->packed = NULL;
+        st = s->be->ops->alloc(s->be, bytes, "keys of a head", &s->packed);
+        s->packed_bytes = st ? 0 : bytes;
     }
+    if (!st) st = s->be->ops->linear_pack(s->be, shape, s->packed, 0, s->n, DT_F32, s->keys);
+    return st ? st : s->be->ops->linear_open(s->be, shape, s->packed, out);
+}
+
+/* Lines are the pass's rows times the query heads of a K/V head. Logits y [n][keys] of lines from `first` on: what they give to each row.
+ */
+static void lines_score(const scorer_t *s, int64_t layer, int64_t head, int64_t first, int64_t n) {
+    const model_config_t *c = s->config;
+    int64_t group = c->n_head / c->n_kv_head;
+    float scale = 1.0f / sqrtf((float)c->d_head), *out = s->score + (layer * c->n_kv_head + head) * s->n;
+    bool all = s->spec.method == SCORE_RECONSTRUCT;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t j = 0; j < s->n; j += KEY_BLOCK)
+        for (int64_t l = 0; l < n; l++) {
+            int64_t t = (first + l) / group, upto = i64_min(s->n, j + KEY_BLOCK);
+            const float *y = s->y + l * s->n;
+            float lse = s->lse[t * c->n_head + head * group + (first + l) % group];
+            if (!all) upto = i64_min(upto, s->from + t + 1);
+            if (all)
+                for (int64_t i = j; i < upto; i++) out[i] = fmaxf(out[i], y[i] * scale - lse); /* the probability's logarithm */
+            else
+                for (int64_t i = j; i < upto; i++) out[i] += expf(y[i] * scale - lse);
+        }
+}
+
+/* What the pass's queries, on the host in s->raw, give to the segment's rows of a K/V head. */
+static status_t head_score(scorer_t *s, int64_t layer, int64_t head) {
+    const model_config_t *c = s->config;
+    const backend_ops_t *ops = s->be->ops;
+    int64_t group = c->n_head / c->n_kv_head, lines = s->n_row * group, d = c->d_head;
+    size_t cell = dtype_bytes(s->be->act), line = (size_t)d * cell;
+    linear_t *keys = NULL;
+    status_t st = keys_pack(s, layer, head, &keys);
+    for (int64_t at = 0, n; at < lines && !st; at += n) {
+        n = i64_min(s->max_line, lines - at);
+        for (int64_t l = 0; l < n; l++) {
+            int64_t t = (at + l) / group, h = head * group + (at + l) % group;
+            memcpy(s->line + (size_t)l * line, (const char *)s->queries + (size_t)((t * c->n_head + h) * d) * cell, line);
+        }
+        st = ops->copy_in(s->be, s->line_dev, s->line, (size_t)n * line);
+        if (!st) st = ops->linear(s->be, keys, n, s->line_dev, s->y_dev, false);
+        if (!st) st = ops->copy_out(s->be, s->y, s->y_dev, (size_t)(n * s->n) * sizeof *s->y);
+        if (!st) lines_score(s, layer, head, at, n);
+    }
+    if (keys) ops->linear_close(s->be, keys);
+    return st;
 }
 
 /* The pass's attention in a layer, and what its queries give to the segment's rows. */
@@ -181,14 +244,12 @@ static status_t score_layer(void *self, int layer, const void *q, void *o) {
                      .lse = s->lse_dev};
     status_t st = s->be->ops->attention(s->be, &a);
     if (!st) st = s->be->ops->copy_out(s->be, s->lse, s->lse_dev, cells * sizeof *s->lse);
-    if (!st) st = s->be->ops->copy_out(s->be, s->raw, q, cells * (size_t)c->d_head * dtype_bytes(s->be->act));
-    if (!st) dtype_convert(DT_F32, s->q, s->be->act, s->raw, cells * (size_t)c->d_head);
-    if (!st && s->expect) queries_add(s, layer);
-    for (int64_t head = 0; head < c->n_kv_head && !st && !s->expect; head++) {
-        if ((st = keys_read(s, layer, head))) break;
-#pragma omp parallel for schedule(dynamic)
-        for (int64_t j = 0; j < s->n; j += KEY_BLOCK) block_score(s, layer, head, j, i64_min(KEY_BLOCK, s->n - j));
+    if (!st) st = s->be->ops->copy_out(s->be, s->queries, q, cells * (size_t)c->d_head * dtype_bytes(s->be->act));
+    if (!st && s->expect) {
+        dtype_convert(DT_F32, s->q, s->be->act, s->queries, cells * (size_t)c->d_head);
+        queries_add(s, layer);
     }
+    for (int64_t head = 0; head < c->n_kv_head && !st && attends(s->spec.method); head++) st = head_score(s, layer, head);
     return st;
 }
 

@@ -91,7 +91,7 @@ static status_t sharded_run(sequence_t *q, comm_t *comm, const int32_t *tokens, 
         at[i] = row;
         row += segment[i + 1] - segment[i] + (s->all_rows ? gist_count(q->gist, segment[i + 1] - segment[i]) : 0);
     }
-    if (!st) st = encoder_shard(q->encoder, segment, q->n_segment, comm->size, &plan);
+    if (!st) st = encoder_shard(q->encoder, segment, q->n_segment, false, comm->size, &plan);
     st = comm_agree(comm, st);
     sharded_t d = {.tokens = tokens, .at = at};
     if (!st) st = encoder_run_sharded(q->encoder, comm, &plan, &d);

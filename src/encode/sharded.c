@@ -23,6 +23,7 @@ typedef struct {
     kv_pool_t *pools; /* [n_pool] */
     int64_t *out;     /* [2][n_out] rows whose logits are wanted, and their numbers */
     forward_ws_t *ws;
+    gist_rows_t gists; /* one piece's, so one stretch */
     batch_t batch;
 } step_t;
 
@@ -32,7 +33,7 @@ typedef struct {
     const model_config_t *config;
     comm_t *comm;
     const shard_t *plan;
-    const sharded_t *doc;
+    sharded_t *doc;
     void *memory;           /* [B] of the pools */
     kv_pool_t sink;         /* pools of two layers */
     kv_pool_t *raw, *gists; /* [n_segment] */
@@ -45,9 +46,10 @@ typedef struct {
     int n_part, cap_part;
 } flow_t;
 
-status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, int size, shard_t *out) {
+status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out) {
     shard_spec_t s = {.gist = e->spec.gist,
                       .raw_chain = !e->spec.gist.ratio,
+                      .raw_kept = raw_kept,
                       .segment = segment,
                       .n_segment = n_segment,
                       .size = size,
@@ -165,6 +167,7 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
     out->pools[SINK_POOL] = f->sink;
     memcpy(out->out, e->out_rows, (size_t)e->n_out * sizeof *out->out);
     memcpy(out->out + e->n_out, e->out_at, (size_t)e->n_out * sizeof *out->out);
+    if (e->n_gist) out->gists = e->gists[0];
     out->layout = e->layout;
     e->layout = (layout_t){0};
     out->batch = (batch_t){.n_row = out->layout.n_row,
@@ -172,6 +175,8 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
                            .positions = e->positions,
                            .n_given = e->n_given,
                            .given = e->given,
+                           .n_gist = e->n_gist,
+                           .gists = &out->gists,
                            .n_pool = e->n_pool,
                            .n_run = out->layout.n_run,
                            .n_span = out->layout.n_span,
@@ -209,7 +214,7 @@ static void flow_free(flow_t *f) {
         }
         mem_free(f->steps[back]);
         for (int odd = 0; odd < 2; odd++) {
-            for (int64_t i = 0; f->wires[odd][back] && i < f->plan->most[back]; i++) wire_free(&f->wires[odd][back][i]);
+            for (int64_t i = 0; f->wires[odd][back] && i < f->plan->most[back]; i++) wire_free(&f->wires[odd][back][i], f->be);
             mem_free(f->wires[odd][back]);
         }
     }
@@ -261,12 +266,17 @@ static status_t exchange(flow_t *f, int layer, int back, int64_t i) {
     int rank = f->comm->rank;
     status_t st = ST_OK;
     f->n_part = 0;
+    if (f->doc->part == SHARD_COMPUTE) return ST_OK;
     for (int r = 0; r < f->comm->size && !st; r++)
         if (r != rank) st = parts_of(f, shard_step(f->plan, rank, back, i), r, r, layer);
     int n_send = f->n_part;
     for (int r = 0; r < f->comm->size && !st; r++)
         if (r != rank) st = parts_of(f, shard_step(f->plan, r, back, i), rank, r, layer);
-    return st ? st : wire_start(&f->wires[layer % 2][back][i], f->be, f->comm, f->parts, n_send, f->parts + n_send, f->n_part - n_send);
+    int64_t before = f->comm->sent_bytes;
+    wire_t *w = &f->wires[layer % 2][back][i];
+    if (!st) st = wire_start(w, f->be, f->comm, f->parts, n_send, f->parts + n_send, f->n_part - n_send);
+    f->doc->sent += f->comm->sent_bytes - before;
+    return st;
 }
 
 static status_t arrivals(flow_t *f, int layer, int back) {
@@ -296,7 +306,7 @@ static status_t keep(flow_t *f, int layer) {
 }
 
 static status_t keys(flow_t *f, int layer, int back, int64_t i) {
-    step_t *s = i < f->n_step[back] ? &f->steps[back][i] : NULL;
+    step_t *s = i < f->n_step[back] && f->doc->part != SHARD_WIRE ? &f->steps[back][i] : NULL;
     status_t st = s ? forward_keys(s->ws, &s->batch, layer) : ST_OK;
     return st ? st : exchange(f, layer, back, i);
 }
@@ -307,7 +317,7 @@ static status_t layer_run(flow_t *f, int layer) {
         st = arrivals(f, layer, back);
         if (!st && back) st = keep(f, layer);
         for (int64_t i = 0; i < f->plan->most[back] && !st; i++) {
-            step_t *s = i < f->n_step[back] ? &f->steps[back][i] : NULL;
+            step_t *s = i < f->n_step[back] && f->doc->part != SHARD_WIRE ? &f->steps[back][i] : NULL;
             if (s) st = forward_rest(s->ws, &s->batch, layer);
             f->comm->ops->exchange_poke(f->comm);
             if (!st && layer + 1 < f->config->n_layer) st = keys(f, layer + 1, back, i);
@@ -361,7 +371,7 @@ static status_t logits_out(flow_t *f) {
     return st;
 }
 
-status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, const sharded_t *d) {
+status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d) {
     flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan, .doc = d};
     status_t st = pools_setup(&f);
     if (!st) st = steps_setup(&f);

@@ -89,7 +89,7 @@ static status_t document_write(job_t *j, const round_t *r, int64_t first, const 
 }
 
 status_t share_document(job_t *j, const round_t *r, int64_t first) {
-    int64_t n = slices_of(r, first), *segment = NULL, sent = j->comm->sent_bytes;
+    int64_t n = slices_of(r, first), *segment = NULL;
     const round_item_t *items = r->items + first;
     kv_pool_t *pools = NULL; /* [3][n] */
     shard_t plan = {0};
@@ -97,13 +97,13 @@ status_t share_document(job_t *j, const round_t *r, int64_t first) {
     if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
     if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
-    if (!st) st = encoder_shard(j->encoder, segment, n, j->comm->size, &plan);
+    keep_t keep = j->spec->kept.keep;
+    if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, &plan);
     if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n);
     if ((st = comm_agree(j->comm, st))) goto out;
     sharded_t d = {.tokens = r->tokens.ids + items[0].begin, .raw = pools + n, .gists = pools + 2 * n};
-    sent = j->comm->sent_bytes;
     st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
-    j->kv_sent += j->comm->sent_bytes - sent;
+    j->kv_sent += d.sent;
     j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank);
     if (!st) st = document_write(j, r, first, &plan, pools);
     st = comm_agree(j->comm, st);

@@ -4,10 +4,10 @@
 
 #include "base/mem.h"
 
-void wire_free(wire_t *w) {
+void wire_free(wire_t *w, backend_t *be) {
     mem_free(w->host);
     mem_free(w->recv);
-    mem_free(w->memory);
+    be->ops->host_free(be, w->memory);
     *w = (wire_t){0};
 }
 
@@ -16,7 +16,7 @@ static comm_part_t packed(const comm_part_t *p, char *at) {
     return (comm_part_t){.peer = p->peer, .p = at, .bytes = p->bytes, .stride = p->bytes, .count = p->count};
 }
 
-static status_t staging_fit(wire_t *w, int n, size_t bytes) {
+static status_t staging_fit(wire_t *w, backend_t *be, int n, size_t bytes) {
     status_t st = ST_OK;
     if (n > w->cap) {
         st = mem_grow(&w->host, 2 * (size_t)n, sizeof *w->host, "messages of an exchange");
@@ -25,10 +25,10 @@ static status_t staging_fit(wire_t *w, int n, size_t bytes) {
         w->cap = 2 * n;
     }
     if (bytes <= w->bytes) return ST_OK;
-    mem_free(w->memory);
+    be->ops->host_free(be, w->memory);
     w->memory = NULL;
     w->bytes = 0;
-    st = mem_alloc(&w->memory, bytes, 1, "an exchange on the host");
+    st = be->ops->host_alloc(be, bytes, "an exchange on the host", &w->memory);
     if (!st) w->bytes = bytes;
     return st;
 }
@@ -38,14 +38,16 @@ static status_t staged_start(wire_t *w, backend_t *be, comm_t *comm, const comm_
     size_t bytes = 0;
     for (int i = 0; i < n_send; i++) bytes += (size_t)(send[i].bytes * send[i].count);
     for (int i = 0; i < n_recv; i++) bytes += (size_t)(recv[i].bytes * recv[i].count);
-    status_t st = staging_fit(w, n_send + n_recv, bytes);
+    status_t st = staging_fit(w, be, n_send + n_recv, bytes);
     if (st) return st;
     char *at = w->memory;
+    int64_t ticket = 0;
     for (int i = 0; i < n_send && !st; i++) {
         w->host[i] = packed(&send[i], at);
         for (int64_t b = 0; b < send[i].count && !st; b++, at += send[i].bytes)
-            st = be->ops->copy_out(be, at, (char *)send[i].p + b * send[i].stride, (size_t)send[i].bytes);
+            st = be->ops->copy_out_start(be, at, (char *)send[i].p + b * send[i].stride, (size_t)send[i].bytes, &ticket);
     }
+    if (n_send && !st) st = be->ops->copy_out_wait(be, ticket);
     for (int i = 0; i < n_recv; i++) {
         w->host[n_send + i] = packed(&recv[i], at);
         at += recv[i].bytes * recv[i].count;
@@ -59,12 +61,14 @@ static status_t staged_start(wire_t *w, backend_t *be, comm_t *comm, const comm_
 status_t wire_start(wire_t *w, backend_t *be, comm_t *comm, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv) {
     w->exchange = NULL;
     w->n_recv = 0;
-    if (be->host_memory || comm->device_memory) return comm->ops->exchange_start(comm, send, n_send, recv, n_recv, &w->exchange);
+    if (be->host_memory) return comm->ops->exchange_start(comm, send, n_send, recv, n_recv, &w->exchange);
+    if (comm->device) return comm->device->ops->exchange_start(comm->device, send, n_send, recv, n_recv, &w->exchange);
     return staged_start(w, be, comm, send, n_send, recv, n_recv);
 }
 
 status_t wire_wait(wire_t *w, backend_t *be, comm_t *comm) {
-    status_t st = comm->ops->exchange_wait(comm, w->exchange);
+    bool device = !be->host_memory && comm->device;
+    status_t st = device ? comm->device->ops->exchange_wait(comm->device, w->exchange) : comm->ops->exchange_wait(comm, w->exchange);
     w->exchange = NULL;
     for (int i = 0; i < w->n_recv && !st; i++) {
         const comm_part_t *to = &w->recv[i], *from = &w->host[w->n_send + i];

@@ -1,4 +1,5 @@
-/* Exchanges of backend memory: as they are where the communicator can take that memory, else through copies on the host. */
+/* Exchanges of backend memory: as they are where that is host memory or the communicator carries a device's, else through pinned copies on
+ * the host. */
 #ifndef ENCODE_WIRE_H
 #define ENCODE_WIRE_H
 
@@ -18,6 +19,6 @@ typedef struct {
 /* The parts are [B]. As comm's exchange_start and exchange_wait; the parts may be forgotten when wire_start returns. */
 status_t wire_start(wire_t *w, backend_t *be, comm_t *comm, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv);
 status_t wire_wait(wire_t *w, backend_t *be, comm_t *comm);
-void wire_free(wire_t *w);
+void wire_free(wire_t *w, backend_t *be);
 
 #endif

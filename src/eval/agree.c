@@ -28,34 +28,40 @@ static double log_sum(const float *x, int64_t n, int64_t *best) {
     return (double)x[*best] + log(sum);
 }
 
-static agree_sum_t row_compare(const compare_t *c, int64_t at, const float *y) {
-    const float *x = c->full + at * c->n_vocab;
+agree_sum_t agree_row(const float *x, const float *y, int64_t n_vocab, int32_t next) {
     int64_t a, b;
-    double lx = log_sum(x, c->n_vocab, &a), ly = log_sum(y, c->n_vocab, &b);
-    agree_sum_t s = {.n = 1, .same = a == b, .n_next = at + 1 < c->n};
-    for (int64_t i = 0; i < c->n_vocab; i++) {
+    double lx = log_sum(x, n_vocab, &a), ly = log_sum(y, n_vocab, &b);
+    agree_sum_t s = {.n = 1, .same = a == b, .n_next = next >= 0};
+    for (int64_t i = 0; i < n_vocab; i++) {
         double p = (double)x[i] - lx;
         s.kl += exp(p) * (p - ((double)y[i] - ly));
     }
-    if (s.n_next) s.nll_full = lx - (double)x[c->tokens[at + 1]];
-    if (s.n_next) s.nll = ly - (double)y[c->tokens[at + 1]];
+    if (s.n_next) s.nll_full = lx - (double)x[next];
+    if (s.n_next) s.nll = ly - (double)y[next];
     return s;
 }
 
 static status_t compare_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
     compare_t *c = ctx;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++) c->row[at + i] = row_compare(c, at + i, logits + i * c->n_vocab);
+    for (int64_t i = 0; i < n; i++)
+        c->row[at + i] =
+            agree_row(c->full + (at + i) * c->n_vocab, logits + i * c->n_vocab, c->n_vocab, at + i + 1 < c->n ? c->tokens[at + i + 1] : -1);
     return ST_OK;
 }
 
-static void add(agree_sum_t *to, const agree_sum_t *s) {
+void agree_add(agree_sum_t *to, const agree_sum_t *s) {
     to->n += s->n;
     to->kl += s->kl;
     to->same += s->same;
     to->nll += s->nll;
     to->nll_full += s->nll_full;
     to->n_next += s->n_next;
+}
+
+void agree_sum(agree_t *to, const agree_t *a) {
+    agree_add(&to->all, &a->all);
+    for (int b = 0; b < AGREE_BINS; b++) agree_add(&to->bin[b], &a->bin[b]);
 }
 
 status_t agree_window(model_t *m, comm_t *comm, const sequence_spec_t *layout, const int32_t *tokens, int64_t n, agree_t *out) {
@@ -69,8 +75,8 @@ status_t agree_window(model_t *m, comm_t *comm, const sequence_spec_t *layout, c
     if (!st) st = sequence_logits(m, comm, &full, tokens, n, keep_rows, &c);
     if (!st) st = sequence_logits(m, comm, &other, tokens, n, compare_rows, &c);
     for (int64_t i = 0; i < n && !st; i++) { /* in the order of the text, so sums do not depend on passes */
-        add(&out->all, &c.row[i]);
-        add(&out->bin[i % segment * AGREE_BINS / segment], &c.row[i]);
+        agree_add(&out->all, &c.row[i]);
+        agree_add(&out->bin[i % segment * AGREE_BINS / segment], &c.row[i]);
     }
     mem_free(c.full);
     mem_free(c.row);

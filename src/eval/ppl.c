@@ -1,6 +1,7 @@
 #include "eval/ppl.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -10,9 +11,19 @@
 #include "encode/picker.h"
 #include "encode/sequence.h"
 
-typedef struct {
-    double nll, entropy;
-} window_result_t;
+/* What a window adds, as numbers one after another, so that it travels as they are: SUM_.., then by_head. */
+enum {
+    SUM_NLL,
+    SUM_ENTROPY,
+    SUM_KL,
+    SUM_SAME,
+    SUM_NLL_FULL,
+    SUM_CONTEXT,
+    SUM_CONTEXT_N = SUM_CONTEXT + PPL_BINS,
+    SUM_SCORED = SUM_CONTEXT_N + PPL_BINS,
+    SUM_SCORED_N = SUM_SCORED + PPL_BINS,
+    SUM_HEADS = SUM_SCORED_N + PPL_BINS
+};
 
 /* What one number of pieces needs, made once. */
 typedef struct {
@@ -33,7 +44,10 @@ typedef struct {
     int32_t *tokens;
     double *positions;
     int64_t *out_rows;
-    float *logits; /* [max_row][n_vocab] */
+    float *logits;     /* [max_row][n_vocab] */
+    float *full;       /* [score][n_vocab] of the scored rows under full attention; NULL: not wanted */
+    agree_sum_t *rows; /* [score] what each scored row adds */
+    double *loss;      /* [window] by_position: of context rows, in the order of the text */
 } ppl_job_t;
 
 static double log_softmax_at(const float *logits, int64_t n, int32_t id) {
@@ -44,10 +58,36 @@ static double log_softmax_at(const float *logits, int64_t n, int32_t id) {
     return (double)logits[id] - (double)max - log(sum);
 }
 
-static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t *out) {
+/* ---- scored rows ---- */
+/* Logits of scored rows at .. at+n-1: each row's loss, and how it agrees with full attention. */
+static void rows_score(ppl_job_t *j, const int32_t *window, int64_t at, int64_t n, const float *logits) {
+    int64_t first = j->spec->window - j->spec->score - 1, v = j->config->n_vocab;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        const float *y = logits + i * v;
+        int32_t next = window[first + at + i + 1];
+        j->rows[at + i] =
+            j->full ? agree_row(j->full + (at + i) * v, y, v, next) : (agree_sum_t){.n = 1, .nll = -log_softmax_at(y, v, next)};
+    }
+}
+
+/* In the order of the text, so that sums do not depend on passes. */
+static void rows_sum(const ppl_job_t *j, double *out) {
+    for (int64_t i = 0; i < j->spec->score; i++) {
+        const agree_sum_t *r = &j->rows[i];
+        int64_t bin = i * PPL_BINS / j->spec->score;
+        out[SUM_NLL] += r->nll;
+        out[SUM_KL] += r->kl;
+        out[SUM_SAME] += r->same;
+        out[SUM_NLL_FULL] += r->nll_full;
+        out[SUM_SCORED + bin] += r->nll;
+        out[SUM_SCORED_N + bin] += 1;
+    }
+}
+
+static status_t query_pass(ppl_job_t *j, const int32_t *window, double *out) {
     const ppl_spec_t *s = j->spec;
     int64_t n_query = s->score + 1, first = s->window - n_query;
-    *out = (window_result_t){0, 0};
     for (int64_t at = 0; at < n_query;) {
         int64_t n = i64_min(n_query - at, s->max_row),
                 scored = i64_min(n, s->score - at); /* the last row predicts what is outside the window */
@@ -56,59 +96,100 @@ static status_t query_pass(ppl_job_t *j, const int32_t *window, window_result_t 
             j->positions[i] = (double)(j->ctx.query_position + at + i);
             j->out_rows[i] = i;
         }
-        attend_query_t q = {.n = n, .own = j->own, .index = at};
+        attend_query_t q = {.n = n, .own = j->own, .index = at, .by_head = s->by_head ? out + SUM_HEADS : NULL};
         status_t st =
             attend_forward(j->attend, encoder_workspace(j->encoder), &q, 1, j->tokens, j->positions, scored, j->out_rows, j->logits);
         if (!st && s->rows) st = s->rows(s->rows_ctx, at, scored, j->logits);
         if (st) return st;
-        double nll = 0;
-#pragma omp parallel for schedule(static) ordered
-        for (int64_t i = 0; i < scored; i++) {
-            double lp = log_softmax_at(j->logits + i * j->config->n_vocab, j->config->n_vocab, window[first + at + i + 1]);
-#pragma omp ordered
-            nll -= lp;
-        }
-        out->nll += nll;
-        out->entropy += q.entropy * (double)n / (double)n_query;
+        rows_score(j, window, at, scored, j->logits);
+        out[SUM_ENTROPY] += q.entropy * (double)n / (double)n_query;
         at += n;
     }
     return ST_OK;
 }
 
-/* Streaming has no context and query: the window is one stream, and its last rows are scored. */
+/* ---- the window as one sequence: full attention, the context's own loss, streaming ---- */
 typedef struct {
-    const ppl_spec_t *spec;
+    ppl_job_t *job;
     const int32_t *window;
-    int64_t n_vocab;
-    double *loss; /* [score] */
 } stream_t;
 
-static status_t stream_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
-    stream_t *s = ctx;
-    int64_t first = s->spec->window - s->spec->score - 1, from = i64_max(at, first), upto = i64_min(at + n, first + s->spec->score);
-    if (from >= upto) return ST_OK;
-    logits += (from - at) * s->n_vocab;
-#pragma omp parallel for schedule(static)
-    for (int64_t t = from; t < upto; t++)
-        s->loss[t - first] = -log_softmax_at(logits + (t - from) * s->n_vocab, s->n_vocab, s->window[t + 1]);
-    return s->spec->rows ? s->spec->rows(s->spec->rows_ctx, from - first, upto - from, logits) : ST_OK;
+/* Of rows at .. at+n-1 of the window those that are scored. */
+static int64_t scored_part(const ppl_spec_t *s, int64_t *at, int64_t n) {
+    int64_t first = s->window - s->score - 1, from = i64_max(*at, first), upto = i64_min(*at + n, first + s->score);
+    *at = from;
+    return upto - from;
 }
 
-static status_t stream_run(ppl_job_t *j, const int32_t *window, window_result_t *out) {
+static status_t full_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
+    stream_t *s = ctx;
+    int64_t from = at, v = s->job->config->n_vocab, part = scored_part(s->job->spec, &from, n);
+    if (part > 0)
+        memcpy(s->job->full + (from - (s->job->spec->window - s->job->spec->score - 1)) * v, logits + (from - at) * v,
+               (size_t)(part * v) * sizeof *logits);
+    return ST_OK;
+}
+
+static status_t full_run(ppl_job_t *j, const int32_t *window) {
+    stream_t s = {j, window};
+    sequence_spec_t full = {.layout = LAYOUT_FULL,
+                            .kept = {.gist = {.window = -1}},
+                            .segment = j->spec->window,
+                            .max_row = j->spec->max_row};
+    return sequence_logits(j->model, j->alone, &full, window, j->spec->window - 1, full_rows, &s);
+}
+
+static status_t context_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
+    stream_t *s = ctx;
+    int64_t v = s->job->config->n_vocab;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) s->job->loss[at + i] = -log_softmax_at(logits + i * v, v, s->window[at + i + 1]);
+    return ST_OK;
+}
+
+/* The boundary probe: rows of the context predict their next token out of what their layout shows them. */
+static status_t context_run(ppl_job_t *j, const int32_t *window, double *out) {
     const ppl_spec_t *s = j->spec;
-    stream_t stream = {.spec = s, .window = window, .n_vocab = j->config->n_vocab};
-    sequence_spec_t sequence = {.layout = s->layout, .kept = s->kept, .segment = s->window, .max_row = s->max_row};
-    status_t st = mem_zalloc(&stream.loss, (size_t)s->score, sizeof *stream.loss, "losses");
-    if (!st) st = sequence_logits(j->model, j->alone, &sequence, window, s->window, stream_rows, &stream);
-    *out = (window_result_t){0, (double)NAN};
-    for (int64_t i = 0; i < s->score && !st; i++) out->nll += stream.loss[i];
-    mem_free(stream.loss);
+    stream_t ctx = {j, window};
+    const layout_info_t *info = layout_info(s->layout);
+    int64_t n = s->window - s->score - 1, segment = info->whole || !j->n_piece ? n : j->pieces[0].n;
+    sequence_spec_t q = {.layout = s->layout,
+                         .kept = s->kept,
+                         .sink = s->sink,
+                         .n_sink = s->n_sink,
+                         .align = s->align,
+                         .segment = segment,
+                         .max_row = s->max_row};
+    status_t st = sequence_logits(j->model, j->alone, &q, window, n, context_rows, &ctx);
+    for (int64_t i = 0; i < n && !st; i++) {
+        int64_t bin = i % segment * PPL_BINS / segment;
+        out[SUM_CONTEXT + bin] += j->loss[i];
+        out[SUM_CONTEXT_N + bin] += 1;
+    }
     return st;
 }
 
-static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t *out) {
+/* Streaming has no context and query: the window is one stream, and its last rows are scored. */
+static status_t stream_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
+    stream_t *s = ctx;
+    const ppl_spec_t *spec = s->job->spec;
+    int64_t from = at, part = scored_part(spec, &from, n), first = spec->window - spec->score - 1;
+    if (part <= 0) return ST_OK;
+    logits += (from - at) * s->job->config->n_vocab;
+    rows_score(s->job, s->window, from - first, part, logits);
+    return spec->rows ? spec->rows(spec->rows_ctx, from - first, part, logits) : ST_OK;
+}
+
+static status_t stream_run(ppl_job_t *j, const int32_t *window, double *out) {
+    const ppl_spec_t *s = j->spec;
+    stream_t stream = {j, window};
+    sequence_spec_t sequence = {.layout = s->layout, .kept = s->kept, .segment = s->window, .max_row = s->max_row};
+    out[SUM_ENTROPY] = (double)NAN;
+    return sequence_logits(j->model, j->alone, &sequence, window, s->window, stream_rows, &stream);
+}
+
+static status_t pieces_run(ppl_job_t *j, const int32_t *window) {
     const kept_t *kept = &j->spec->kept;
-    if (layout_info(j->spec->layout)->streams) return stream_run(j, window, out);
     int64_t at = 0;
     status_t st = ST_OK;
     for (int p = 0; p < j->n_piece; p++) {
@@ -124,7 +205,18 @@ static status_t window_run(ppl_job_t *j, const int32_t *window, window_result_t 
         st = keys_move_all(j->model, &j->ctx.pools[p], j->pieces[p].before);
     for (int p = 0; p < j->n_piece && !st && j->picker; p++)
         st = picker_run(j->picker, &j->pieces[p], &j->ctx.pools[p], j->ctx.counts[p], NULL);
-    return st ? st : query_pass(j, window, out);
+    return st;
+}
+
+static status_t window_run(ppl_job_t *j, const int32_t *window, double *out) {
+    bool streams = layout_info(j->spec->layout)->streams;
+    status_t st = j->full ? full_run(j, window) : ST_OK;
+    if (!st && j->spec->by_position) st = context_run(j, window, out);
+    if (!st && streams) st = stream_run(j, window, out);
+    if (!st && !streams) st = pieces_run(j, window);
+    if (!st && !streams) st = query_pass(j, window, out);
+    if (!st) rows_sum(j, out);
+    return st;
 }
 
 /* Pools of piece p: what the query sees of it, and room for rows that it does not. */
@@ -218,7 +310,7 @@ static status_t job_setup(ppl_job_t *j, int64_t pieces) {
         j->ctx.sink = *encoder_sink(j->encoder);
         j->ctx.query_position = s->n_sink + s->kept.n_blank + context_positions(j, reserve);
     }
-    if (!st && !s->kept.gist.ratio && !layout_info(s->layout)->selects) {
+    if (!st && layout_windows(s->layout)) {
         st = mem_alloc(&places, (size_t)i64_max(1, j->n_piece), sizeof *places, "places of pieces");
         for (int p = 0; !st && p < j->n_piece; p++)
             places[p] = (place_t){e.align, s->n_sink + s->kept.n_blank, j->pieces[p].n, reserve, j->pieces[p].before};
@@ -251,29 +343,82 @@ static void job_teardown(ppl_job_t *j) {
     mem_free(j->positions);
     mem_free(j->out_rows);
     mem_free(j->logits);
+    mem_free(j->full);
+    mem_free(j->rows);
+    mem_free(j->loss);
     if (j->alone) j->alone->ops->close(j->alone);
 }
 
+/* What scoring takes, under any layout. */
+static status_t rows_setup(ppl_job_t *j) {
+    const ppl_spec_t *s = j->spec;
+    status_t st = mem_zalloc(&j->rows, (size_t)s->score, sizeof *j->rows, "scored rows");
+    if (!st && s->by_position) st = mem_zalloc(&j->loss, (size_t)s->window, sizeof *j->loss, "losses");
+    if (!st && s->agree)
+        st = mem_alloc(&j->full, (size_t)s->score, (size_t)j->config->n_vocab * sizeof *j->full,
+                       "logits of the scored rows; use a smaller --score");
+    return st;
+}
+
+/* K/V that a query sees, and that pieces see of each other. */
+static void bytes_count(const ppl_job_t *j, ppl_row_t *row) {
+    const ppl_spec_t *s = j->spec;
+    const layout_info_t *info = layout_info(s->layout);
+    int64_t each = (int64_t)(2 * kv_bytes(j->config, j->be->act, 1)), seen = 0;
+    row->kv_bytes = row->move_bytes = 0;
+    if (info->streams) {
+        row->kv_bytes = each * i64_min(s->window, s->kept.n_blank + s->kept.gist.window);
+        return;
+    }
+    for (int p = 0; p < j->n_piece; p++) {
+        row->kv_bytes += each * j->ctx.pools[p].n_row;
+        for (int i = 0; i < (int)layout_continues(info, p); i++) seen += j->chain[i].n_row;
+    }
+    row->kv_bytes += each * (s->n_sink + s->kept.n_blank);
+    row->move_bytes = each * seen;
+}
+
 /* Window w was run by rank w % size as its w / size-th: brings all to rank 0 and adds them up in window order. */
-static status_t sum_up(comm_t *comm, const ppl_spec_t *spec, const window_result_t *mine, int64_t n_window, ppl_row_t *row) {
-    window_result_t *all = NULL;
+static status_t sum_up(comm_t *comm, const double *mine, int64_t width, int64_t n_window, double *sum) {
+    double *all = NULL;
     int64_t *bytes = NULL;
-    status_t st = mem_alloc(&all, (size_t)n_window, sizeof *all, "results");
+    status_t st = mem_alloc(&all, (size_t)(n_window * width), sizeof *all, "results");
     if (!st) st = mem_alloc(&bytes, (size_t)comm->size, sizeof *bytes, "results");
     st = comm_agree(comm, st);
-    for (int r = 0; !st && r < comm->size; r++) bytes[r] = (n_window - r + comm->size - 1) / comm->size * (int64_t)sizeof *all;
+    for (int r = 0; !st && r < comm->size; r++) bytes[r] = (n_window - r + comm->size - 1) / comm->size * width * (int64_t)sizeof *all;
     if (!st) st = comm->ops->gather(comm, 0, mine, all, bytes);
     for (int64_t w = 0; !st && comm->rank == 0 && w < n_window; w++) {
-        int64_t r = w % comm->size, at = 0;
+        int64_t r = w % comm->size, at = w / comm->size * width;
         for (int64_t i = 0; i < r; i++) at += bytes[i] / (int64_t)sizeof *all;
-        row->nll += all[at + w / comm->size].nll;
-        row->entropy += all[at + w / comm->size].entropy / (double)n_window;
+        for (int64_t i = 0; i < width; i++) sum[i] += all[at + i];
     }
-    row->n_window = n_window;
-    row->n_token = n_window * spec->score;
-    row->ppl = exp(row->nll / (double)i64_max(1, row->n_token));
     mem_free(all);
     mem_free(bytes);
+    return st;
+}
+
+static status_t row_fill(const ppl_spec_t *spec, const model_config_t *c, const double *sum, int64_t n_window, ppl_row_t *row) {
+    int64_t heads = c->n_layer * c->n_head;
+    row->n_window = n_window;
+    row->n_token = n_window * spec->score;
+    row->nll = sum[SUM_NLL];
+    row->ppl = exp(row->nll / (double)i64_max(1, row->n_token));
+    row->entropy = sum[SUM_ENTROPY] / (double)n_window;
+    row->agree = (agree_sum_t){.n = row->n_token,
+                               .n_next = row->n_token,
+                               .kl = sum[SUM_KL],
+                               .same = sum[SUM_SAME],
+                               .nll = row->nll,
+                               .nll_full = sum[SUM_NLL_FULL]};
+    for (int b = 0; b < PPL_BINS; b++) {
+        row->context[b].n = (int64_t)sum[SUM_CONTEXT_N + b];
+        row->context[b].nll = sum[SUM_CONTEXT + b];
+        row->scored[b].n = (int64_t)sum[SUM_SCORED_N + b];
+        row->scored[b].nll = sum[SUM_SCORED + b];
+    }
+    if (!spec->by_head) return ST_OK;
+    status_t st = mem_alloc(&row->by_head, (size_t)heads, sizeof *row->by_head, "entropy by head");
+    for (int64_t x = 0; x < heads && !st; x++) row->by_head[x] = sum[SUM_HEADS + x] / (double)(n_window * (spec->score + 1));
     return st;
 }
 
@@ -281,23 +426,28 @@ status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t
                  ppl_row_t *row) {
     ppl_job_t j = {.model = m, .config = model_config(m), .be = model_backend(m), .spec = spec};
     int64_t n_mine = (n_window - comm->rank + comm->size - 1) / comm->size;
-    window_result_t *mine = NULL;
-    double begin_s = clock_s();
+    int64_t width = SUM_HEADS + (spec->by_head ? j.config->n_layer * j.config->n_head : 0);
+    double *mine = NULL, *sum = NULL, begin_s = clock_s();
     progress_t progress;
     *row = (ppl_row_t){.pieces = pieces};
     progress_begin(&progress, "ppl", "windows", n_mine, spec->progress && comm->rank == 0);
     status_t st = comm_self_create(&j.alone);
-    if (!st) st = mem_alloc(&mine, (size_t)i64_max(1, n_mine), sizeof *mine, "results");
+    if (!st) st = mem_zalloc(&mine, (size_t)(i64_max(1, n_mine) * width), sizeof *mine, "results");
+    if (!st) st = mem_zalloc(&sum, (size_t)width, sizeof *sum, "results");
+    if (!st) st = rows_setup(&j);
     if (!st && n_mine > 0 && !layout_info(spec->layout)->streams) st = job_setup(&j, pieces);
+    if (!st) bytes_count(&j, row);
     for (int64_t i = 0; !st && i < n_mine; i++) {
-        st = window_run(&j, tokens + (i * comm->size + comm->rank) * spec->window, &mine[i]);
+        st = window_run(&j, tokens + (i * comm->size + comm->rank) * spec->window, mine + i * width);
         progress_update(&progress, i + 1);
     }
     progress_end(&progress);
     job_teardown(&j);
     st = comm_agree(comm, st);
-    if (!st) st = sum_up(comm, spec, mine, n_window, row);
+    if (!st) st = sum_up(comm, mine, width, n_window, sum);
+    if (!st && comm->rank == 0) st = row_fill(spec, j.config, sum, n_window, row);
     mem_free(mine);
+    mem_free(sum);
     row->seconds = clock_s() - begin_s;
     return comm_agree(comm, st);
 }

@@ -11,9 +11,12 @@
 
 #include "comm/comm.h"
 #include "encode/kept.h"
+#include "eval/agree.h"
 #include "layout/layout.h"
 #include "model/model.h"
 #include "query/attend.h"
+
+enum { PPL_BINS = 16 };
 
 typedef struct {
     layout_method_t layout;
@@ -28,7 +31,10 @@ typedef struct {
     attend_spec_t attend;
     int64_t max_row; /* rows per forward pass */
     bool progress;
-    rows_fn rows; /* takes the logits of the scored rows, counted from the first of a window; NULL: none */
+    bool agree;       /* the scored rows against full attention over the whole window, without a sink */
+    bool by_position; /* the loss by place inside a piece, and inside the scored rows */
+    bool by_head;     /* the entropy of each layer and head */
+    rows_fn rows;     /* takes the logits of the scored rows, counted from the first of a window; NULL: none */
     void *rows_ctx;
 } ppl_spec_t;
 
@@ -38,6 +44,15 @@ typedef struct {
     double ppl;                        /* exp(nll / n_token) */
     double entropy;                    /* nats, mean over query rows and heads, layers, windows; NaN under streaming */
     double seconds;
+    int64_t kv_bytes;   /* K/V that a query sees of a window's context, the sink included */
+    int64_t move_bytes; /* K/V of other pieces that pieces see while they are encoded: what would cross the wire, were each on a rank of its
+                           own */
+    agree_sum_t agree;  /* with spec.agree */
+    struct {
+        int64_t n;
+        double nll;
+    } context[PPL_BINS], scored[PPL_BINS]; /* with spec.by_position */
+    double *by_head;                       /* with spec.by_head, on rank 0: [n_layer][n_head]; mem_free */
 } ppl_row_t;
 
 /* tokens: window after window, n_window * window ids, the same on all ranks. Collective; the row is right on rank 0. */

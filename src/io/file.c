@@ -183,3 +183,8 @@ bool file_is_dir(const char *path) {
     struct stat s;
     return stat(path, &s) == 0 && S_ISDIR(s.st_mode);
 }
+
+void file_ahead(const void *p, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (uintptr_t)p % page;
+    madvise((char *)(uintptr_t)p - skip, bytes + skip, MADV_WILLNEED); /* a wish: what comes of it does not matter */
+}

@@ -25,5 +25,7 @@ status_t file_write_all(int fd, const char *path, const void *data, size_t bytes
 status_t file_make_dirs(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+/* Bytes of a map that will be read soon: the system may fetch them meanwhile. */
+void file_ahead(const void *p, size_t bytes);
 
 #endif

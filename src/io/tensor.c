@@ -137,6 +137,14 @@ size_t enc_row_bytes(enc_t enc, int64_t cols) {
 
 const char *enc_name(enc_t enc) { return enc >= 0 && enc < ENC_COUNT ? encs[enc].name : "?"; }
 
+const void *tensor_rows_of(const tensor_t *t, int64_t row0, int64_t n, dtype_t type) {
+    enc_t same = type == DT_F32 ? ENC_F32 : type == DT_BF16 ? ENC_BF16 : type == DT_F16 ? ENC_F16 : ENC_OTHER;
+    int64_t rows = tensor_rows(t);
+    if (t->enc != same || same == ENC_OTHER || row0 < 0 || n < 0 || row0 > rows || n > rows - row0) return NULL;
+    const uint8_t *p = t->data + (size_t)row0 * enc_row_bytes(t->enc, tensor_cols(t));
+    return (uintptr_t)p % dtype_bytes(type) ? NULL : p;
+}
+
 status_t tensor_read_rows(const tensor_t *t, int64_t row0, int64_t n, float *out) {
     int64_t rows = tensor_rows(t), cols = tensor_cols(t);
     if (t->enc == ENC_OTHER)

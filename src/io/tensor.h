@@ -40,6 +40,8 @@ int64_t tensor_cols(const tensor_t *t); /* the last dim (1 for a scalar) */
 /* Bytes of a row of `cols` elements; 0 when the encoding is unknown or cols is no multiple of its block. */
 size_t enc_row_bytes(enc_t enc, int64_t cols);
 const char *enc_name(enc_t enc);
+/* The rows as they lie in the map, when they are numbers of this type and of its alignment; else NULL. */
+const void *tensor_rows_of(const tensor_t *t, int64_t row0, int64_t n, dtype_t type);
 /* Rows row0 .. row0+n-1 dequantised to f32, bit for bit as the gguf Python package does. ST_INPUT for ENC_OTHER. */
 status_t tensor_read_rows(const tensor_t *t, int64_t row0, int64_t n, float *out);
 

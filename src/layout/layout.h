@@ -53,6 +53,8 @@ const layout_info_t *layout_info(layout_method_t m);
 static inline int64_t layout_continues(const layout_info_t *l, int64_t before) {
     return !l->chained ? 0 : l->anchored && before > 1 ? 1 : before;
 }
+/* Is a model's sliding window done in this layout (layout/window.h)? */
+static inline bool layout_windows(layout_method_t m) { return m == LAYOUT_FULL || m == LAYOUT_PCE; }
 /* May several ranks encode a document together (layout/shard.h)? Of a model with this sliding window (0: none). */
 static inline bool layout_shards(const layout_info_t *l, bool compact, int64_t window) {
     return (l->chained || l->whole) && !l->recurrent && !l->anchored && !l->streams && !compact && window <= 0;

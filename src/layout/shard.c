@@ -114,6 +114,7 @@ bool shard_need(const shard_t *s, const shard_step_t *step, int to, int64_t *raw
     }
     if (later < 0 || shard_owner(s, step->chunk) == to) return false;
     oldest = shard_oldest(s, s->chunk[later]);
+    if (s->spec.raw_kept && shard_writer(s, step->segment) == to) oldest = i64_min(oldest, begin);
     *raw = i64_max(step->raw, oldest - begin);
     *raw_n = i64_max(0, step->raw + step->raw_n - *raw);
     *gist = step->gist;

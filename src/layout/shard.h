@@ -19,6 +19,7 @@
 typedef struct {
     gist_spec_t gist;
     bool raw_chain;         /* rows see the raw rows of earlier segments (full attention), else their gists */
+    bool raw_kept;          /* who writes a segment needs all its raw rows, also those that its own rows do not see */
     const int64_t *segment; /* [n_segment + 1] first raw rows of the segments, then the document's end; copied */
     int64_t n_segment;
     int size;        /* ranks */

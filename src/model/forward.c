@@ -29,6 +29,9 @@ struct forward_ws {
     void *gated;    /* [B] act [max_row][d_ff] silu(gate) * up */
     float *cos_sin; /* [B] [max_row][d_rot] */
     float *logits;  /* [B] [LOGIT_ROWS][n_vocab] */
+    float *low;     /* [B] [max_row][low_rank] between an adapter's factors, NULL: there are none */
+    void *low_act;  /* [B] act, the same as activations */
+    bool borrows;   /* all but x, q and cos_sin is another's */
 };
 
 /* ---- work space ----------------------------------------------------------------------------------------------- */
@@ -59,6 +62,18 @@ static ws_plan_t ws_plan(const model_config_t *c, dtype_t act, int64_t n) {
 
 size_t forward_ws_bytes(const model_config_t *c, dtype_t act, int64_t max_row) { return ws_plan(c, act, max_row).total; }
 
+/* Room between an adapter's factors. In f32 the two are one. */
+static status_t low_create(forward_ws_t *ws) {
+    backend_t *be = ws->m->be;
+    size_t n = (size_t)(ws->max_row * ws->m->low_rank);
+    if (!n) return ST_OK;
+    status_t st = be->ops->alloc(be, n * sizeof(float), "low-rank rows", &ws->low);
+    ws->low_act = ws->low;
+    if (st || be->act == DT_F32) return st;
+    ws->low_act = NULL;
+    return be->ops->alloc(be, n * dtype_bytes(be->act), "low-rank rows", &ws->low_act);
+}
+
 status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     forward_ws_t *ws = NULL;
     ws_plan_t p = ws_plan(&m->config, m->be->act, max_row);
@@ -76,6 +91,7 @@ status_t forward_ws_create(model_t *m, int64_t max_row, forward_ws_t **out) {
     ws->gated = at + p.gated;
     ws->cos_sin = (void *)(at + p.cos_sin);
     ws->logits = (void *)(at + p.logits);
+    if ((st = low_create(ws))) goto out;
     *out = ws;
 out:
     if (st) forward_ws_free(ws);
@@ -100,6 +116,7 @@ status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out) {
     status_t st = mem_zalloc(&ws, 1, sizeof *ws, "rows under way");
     if (st) return st;
     *ws = *of;
+    ws->borrows = true;
     ws->max_row = n_row;
     if ((st = be->ops->alloc(be, forward_ws_rows_bytes(c, be->act, n_row), "rows under way", &ws->memory))) {
         mem_free(ws);
@@ -115,6 +132,10 @@ status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out) {
 void forward_ws_free(forward_ws_t *ws) {
     if (!ws) return;
     ws->m->be->ops->free(ws->m->be, ws->memory);
+    if (!ws->borrows) {
+        if (ws->low_act != ws->low) ws->m->be->ops->free(ws->m->be, ws->low_act);
+        ws->m->be->ops->free(ws->m->be, ws->low);
+    }
     mem_free(ws);
 }
 
@@ -149,6 +170,29 @@ static status_t rows_in(forward_ws_t *ws, const batch_t *b) {
     return st;
 }
 
+/* What gist rows have of their own in one of the layer's matrices: x, which the matrix took, adds to y, which it gave, or takes its place.
+ */
+static status_t gists_own(forward_ws_t *ws, const batch_t *b, int layer, group_t g, const void *x, float *y) {
+    backend_t *be = ws->m->be;
+    const backend_ops_t *op = be->ops;
+    const layer_t *w = &ws->m->layers[layer];
+    const linear_t *own = g == GROUP_QKV ? w->gist_qkv : NULL, *low = w->low[g].a;
+    status_t st = ST_OK;
+    for (int i = 0; i < b->n_gist && !st && (own || low); i++) {
+        const gist_rows_t *s = &b->gists[i];
+        linear_shape_t in = linear_shape(own ? own : low), out = linear_shape(own ? own : w->low[g].b);
+        const char *from = (const char *)x + (size_t)(s->row * in.n_in) * dtype_bytes(be->act);
+        float *to = y + s->row * out.n_out;
+        if (own) st = op->linear(be, own, s->n, from, to, false);
+        if (!low) continue;
+        if (!st) st = op->linear(be, low, s->n, from, ws->low, false);
+        if (!st && ws->low_act != ws->low)
+            st = op->convert(be, (size_t)(s->n * linear_shape(low).n_out), be->act, ws->low_act, DT_F32, ws->low);
+        if (!st) st = op->linear(be, w->low[g].b, s->n, ws->low_act, to, true);
+    }
+    return st;
+}
+
 /* h -> q, and K/V into the pools */
 static status_t project(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
@@ -170,7 +214,11 @@ static status_t project(forward_ws_t *ws, const batch_t *b, int layer) {
                     .n_run = b->n_run,
                     .pools = b->pools,
                     .runs = b->runs};
-    return m->be->ops->linear_qkv(m->be, y->qkv, ws->h, ws->wide, &a);
+    if (!y->gist_qkv && !y->low[GROUP_QKV].a) return m->be->ops->linear_qkv(m->be, y->qkv, ws->h, ws->wide, &a);
+    status_t st = m->be->ops->linear(m->be, y->qkv, b->n_row, ws->h, ws->wide, false);
+    if (!st) st = gists_own(ws, b, layer, GROUP_QKV, ws->h, ws->wide);
+    a.qkv = ws->wide;
+    return st ? st : m->be->ops->qkv(m->be, &a);
 }
 
 /* q -> h */
@@ -206,6 +254,16 @@ status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {
     return project(ws, b, layer);
 }
 
+/* h -> gated */
+static status_t feed(forward_ws_t *ws, const batch_t *b, int layer) {
+    backend_t *be = ws->m->be;
+    const layer_t *y = &ws->m->layers[layer];
+    if (!y->low[GROUP_GATE_UP].a) return be->ops->linear_glu(be, y->gate_up, b->n_row, ws->h, ws->wide, ws->gated);
+    status_t st = be->ops->linear(be, y->gate_up, b->n_row, ws->h, ws->wide, false);
+    if (!st) st = gists_own(ws, b, layer, GROUP_GATE_UP, ws->h, ws->wide);
+    return st ? st : be->ops->silu_mul(be, b->n_row, ws->m->config.d_ff, ws->wide, ws->gated);
+}
+
 status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     const model_t *m = ws->m;
     backend_t *be = m->be;
@@ -219,10 +277,12 @@ status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer) {
     if (layer == m->config.n_layer - 1 && b->n_out == 0 && b->n_hidden == 0 && !b->attend) return ST_OK;
     if ((st = attend(ws, b, layer))) return st;
     if ((st = op->linear(be, y->o, n, ws->h, ws->x, true))) return st;
+    if ((st = gists_own(ws, b, layer, GROUP_O, ws->h, ws->x))) return st;
 
     if ((st = op->rmsnorm(be, n, d, ws->x, y->ffn_norm, eps, ws->h))) return st;
-    if ((st = op->linear_glu(be, y->gate_up, n, ws->h, ws->wide, ws->gated))) return st;
-    return op->linear(be, y->down, n, ws->gated, ws->x, true);
+    if ((st = feed(ws, b, layer))) return st;
+    if ((st = op->linear(be, y->down, n, ws->gated, ws->x, true))) return st;
+    return gists_own(ws, b, layer, GROUP_DOWN, ws->gated, ws->x);
 }
 
 static status_t logits_out(forward_ws_t *ws, const batch_t *b) {

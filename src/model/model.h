@@ -30,6 +30,9 @@ const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
 int64_t model_file_n_tensors(const model_file_t *f);
 const tensor_t *model_file_tensor(const model_file_t *f, int64_t i);
+/* The tokenizer alone, of a folder with tokenizer.json or of a .gguf file: neither dimensions nor weights need be there, or be any that we
+ * can run. The caller frees it. */
+status_t model_tokenizer_open(const char *path, tokenizer_t **out);
 /* Identity of the weights: a hash over config, tensor names, types, shapes and 16 pages spread over each tensor's bytes (reading all of a
  * 16 GB file at every start would cost seconds; a changed or re-quantised model differs in nearly every page). */
 hash_t model_file_fingerprint(const model_file_t *f);
@@ -41,7 +44,11 @@ typedef struct model model_t;
 
 /* Collective over comm (all ranks of a node share one packed copy). The file must stay open as long as the model. */
 status_t model_load(const model_file_t *f, backend_t *be, comm_t *comm, model_t **out);
-void model_free(model_t *m); /* collective; NULL ok */
+/* The same with what an adapter (adapter.h) changes; it must stay open as long as the model. NULL: nothing. */
+typedef struct adapter adapter_t;
+status_t model_load_adapted(const model_file_t *f, const adapter_t *adapter, backend_t *be, comm_t *comm, model_t **out);
+const adapter_t *model_adapter(const model_t *m); /* NULL: none */
+void model_free(model_t *m);                      /* collective; NULL ok */
 const model_config_t *model_config(const model_t *m);
 backend_t *model_backend(const model_t *m);
 double model_load_s(const model_t *m);
@@ -67,12 +74,19 @@ typedef struct {
     const float *input; /* host [n][d_model] */
 } given_t;
 
+/* Rows of gists: an adapter may have linear layers of their own for these. */
+typedef struct {
+    int64_t row, n;
+} gist_rows_t;
+
 typedef struct {
     int64_t n_row;           /* <= max_row of the work space */
     const int32_t *tokens;   /* [n_row] */
     const double *positions; /* [n_row] RoPE positions (whole numbers, but linear scaling may make fractions) */
     int n_given;
     const given_t *given;
+    int n_gist; /* stretches of gist rows; they need not be told when there is no adapter */
+    const gist_rows_t *gists;
     int n_pool, n_run, n_span;
     const kv_pool_t *pools;
     int layer_ring;      /* 0: pools hold all layers; k: only the k at work, layer l's rows where layer l % k would be */

@@ -95,7 +95,13 @@ out:
 static status_t folder_open(model_file_t *f) {
     char path[MAX_PATH_BYTES];
     status_t st;
-    if ((st = path_join(f->path, "config.json", path)) || (st = config_from_json(path, &f->config))) return st;
+    if ((st = path_join(f->path, "config.json", path))) return st;
+    if (!file_exists(path))
+        return status_fail(ST_INPUT,
+                           "%s: no config.json in it, so no model; name a folder as it comes from the hub (config.json, *.safetensors, "
+                           "tokenizer.json) or a .gguf file",
+                           f->path);
+    if ((st = config_from_json(path, &f->config))) return st;
     if ((st = path_join(f->path, "model.safetensors", path))) return st;
     if (file_exists(path)) {
         if ((st = shard_open(f, "model.safetensors"))) return st;
@@ -141,6 +147,23 @@ static status_t fill(model_file_t *f) {
     if ((st = mem_zalloc(&f->weights, (size_t)bind_count(&f->config), sizeof *f->weights, "the table of weights"))) return st;
     if ((st = bind_weights(&source, &f->config, f->weights))) return st;
     return tokenizer_of(f);
+}
+
+status_t model_tokenizer_open(const char *path, tokenizer_t **out) {
+    char inside[MAX_PATH_BYTES];
+    gguf_t *g = NULL;
+    status_t st;
+    *out = NULL;
+    if (file_is_dir(path)) {
+        if ((st = path_join(path, "tokenizer.json", inside))) return st;
+        if (!file_exists(inside))
+            return status_fail(ST_INPUT, "%s: no tokenizer.json in it; put the model's there, or name a .gguf file", path);
+        return tokenizer_from_json(inside, out);
+    }
+    if ((st = gguf_open(path, &g))) return st;
+    st = tokenizer_from_gguf(g, path, out);
+    gguf_close(g);
+    return st;
 }
 
 status_t model_file_open(const char *path, model_file_t **out) {

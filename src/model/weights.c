@@ -15,22 +15,27 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "io/file.h"
 #include "model/model_impl.h"
 #include "model/rope.h"
 
 typedef enum { ITEM_LINEAR, ITEM_TABLE, ITEM_VECTOR } item_kind_t;
-enum { MAX_PARTS = 3, PER_LAYER = 9, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
+enum { MAX_PARTS = 3, PER_LAYER = 9 + 1 + 2 * GROUP_COUNT, PER_MODEL = 3, ITEM_ALIGN = 4096, BLOCK_ALIGN = 256, SLAB_ROWS = 64 };
 static const int64_t RANDOM_SLAB = 1 << 24;                          /* elements */
 static const size_t SLAB_BYTES = 1 << 20, MAX_SLAB_BYTES = 64 << 20; /* of f32: for each thread, and in all */
+static const size_t AHEAD_BYTES = 8 << 20;
 static const double SAY_EVERY_S = 5;
 
 typedef struct {
     item_kind_t kind;
     const weight_t *parts[MAX_PARTS]; /* rows one after the other */
+    const lora_t *lora[MAX_PARTS];    /* factors whose product is added to a part's rows; NULL: none */
     int n_part;
-    linear_shape_t shape; /* all rows, columns; a vector: 1 x length */
-    size_t offset, bytes; /* in the block */
-    void *target;         /* the pointer in model_t to set */
+    int64_t rank[MAX_PARTS]; /* of a diagonal item's parts: their columns; 0: a part of zeros */
+    bool diagonal;           /* a part's columns stand behind those of the parts before it, zeros elsewhere */
+    linear_shape_t shape;    /* all rows, columns; a vector: 1 x length. May be larger than the parts: then zeros fill it up */
+    size_t offset, bytes;    /* in the block */
+    void *target;            /* the pointer in model_t to set */
 } item_t;
 
 typedef struct {
@@ -38,6 +43,7 @@ typedef struct {
     int64_t n, cap;
     size_t bytes;
     backend_t *be;
+    weight_t *own; /* [n_layer][OWN_WEIGHTS] what an adapter's items point to; NULL without one */
 } plan_t;
 
 /* ---- what is where ------------------------------------------------------------------------------------------ */
@@ -61,21 +67,96 @@ static void plan_add(plan_t *p, item_kind_t kind, int n_part, const weight_t *co
     p->items[p->n++] = it;
 }
 
+/* ---- what an adapter adds ---------------------------------------------------------------------------------------- */
+enum { LOW_ALIGN = 32 }; /* ranks are filled up to a multiple, as backends like it */
+
+/* Factors of all rows, folded into the item added last. */
+static void fold(plan_t *p, const adapter_layer_t *ad, proj_t first) {
+    if (!ad) return;
+    item_t *it = &p->items[p->n - 1];
+    for (int i = 0; i < it->n_part; i++) it->lora[i] = &ad->all[first + (proj_t)i];
+}
+
+static item_t *item_add(plan_t *p, linear_shape_t shape, linear_t **target) {
+    item_t *it = &p->items[p->n++];
+    *it = (item_t){.kind = ITEM_LINEAR, .target = target, .shape = shape, .offset = p->bytes};
+    it->bytes = p->be->ops->linear_bytes(p->be, shape);
+    p->bytes += size_round_up(it->bytes, ITEM_ALIGN);
+    return it;
+}
+
+/* q, k and v of gist rows: the adapter's, or the model's where it has none. */
+static void plan_gist_qkv(plan_t *p, const adapter_layer_t *ad, weight_t (*own)[3], const weight_t *const *base, layer_t *y) {
+    linear_shape_t shape = {.n_in = tensor_cols(base[0]->tensor)};
+    for (int i = 0; i < 3; i++) shape.n_out += tensor_rows(base[i]->tensor);
+    item_t *it = item_add(p, shape, &y->gist_qkv);
+    it->n_part = 3;
+    for (int i = 0; i < 3; i++) {
+        (*own)[i] = (weight_t){.tensor = ad->gist_weight[i]};
+        it->parts[i] = ad->gist_weight[i] ? &(*own)[i] : base[i];
+        it->lora[i] = ad->gist_weight[i] ? NULL : &ad->all[i];
+    }
+}
+
+/* The factors of gist rows, of the n projections that one matrix holds: a's stacked, b's along the diagonal. */
+static void plan_low(plan_t *p, const adapter_layer_t *ad, weight_t *own, proj_t first, int n, const weight_t *const *base, layer_t *y,
+                     group_t g, int64_t *low_rank) {
+    int64_t rank = 0, out = 0;
+    for (int i = 0; i < n; i++) {
+        rank += ad->gist[first + (proj_t)i].rank;
+        out += tensor_rows(base[i]->tensor);
+    }
+    if (!rank) return;
+    rank = (int64_t)size_round_up((size_t)rank, LOW_ALIGN);
+    *low_rank = i64_max(*low_rank, rank);
+    item_t *a = item_add(p, (linear_shape_t){.n_out = rank, .n_in = tensor_cols(base[0]->tensor)}, &y->low[g].a),
+           *b = item_add(p, (linear_shape_t){.n_out = out, .n_in = rank}, &y->low[g].b);
+    b->diagonal = true;
+    a->n_part = b->n_part = n;
+    for (int i = 0; i < n; i++) {
+        const lora_t *l = &ad->gist[first + (proj_t)i];
+        own[2 * i] = (weight_t){.tensor = l->a};
+        own[2 * i + 1] = (weight_t){.tensor = l->b};
+        a->parts[i] = &own[2 * i];
+        b->rank[i] = l->rank;
+        b->parts[i] = l->rank ? &own[2 * i + 1] : base[i]; /* for its rows, which are zeros then */
+    }
+}
+
 #define PARTS(...)                                                                                                                         \
     (int)(sizeof((const weight_t *[]){__VA_ARGS__}) / sizeof(weight_t *)), (const weight_t *[]) { __VA_ARGS__ }
 
-static void plan_layer(plan_t *p, const model_file_t *f, int64_t l, layer_t *y) {
+enum { OWN_WEIGHTS = 3 + 2 * PROJ_COUNT }; /* of a layer, in a plan */
+
+static void plan_adapter(plan_t *p, const model_file_t *f, int64_t l, const adapter_layer_t *ad, layer_t *y, int64_t *low_rank) {
+    weight_t *own = p->own + l * OWN_WEIGHTS, *low = own + 3;
+    const weight_t *qkv[] = {file_weight(f, W_Q, l), file_weight(f, W_K, l), file_weight(f, W_V, l)};
+    const weight_t *o[] = {file_weight(f, W_O, l)}, *down[] = {file_weight(f, W_DOWN, l)};
+    const weight_t *gate_up[] = {file_weight(f, W_GATE, l), file_weight(f, W_UP, l)};
+    if (ad->gist_weight[0] || ad->gist_weight[1] || ad->gist_weight[2]) plan_gist_qkv(p, ad, (weight_t(*)[3])own, qkv, y);
+    plan_low(p, ad, low, PROJ_Q, 3, qkv, y, GROUP_QKV, low_rank);
+    plan_low(p, ad, low + 2 * PROJ_O, PROJ_O, 1, o, y, GROUP_O, low_rank);
+    plan_low(p, ad, low + 2 * PROJ_GATE, PROJ_GATE, 2, gate_up, y, GROUP_GATE_UP, low_rank);
+    plan_low(p, ad, low + 2 * PROJ_DOWN, PROJ_DOWN, 1, down, y, GROUP_DOWN, low_rank);
+}
+
+static void plan_layer(plan_t *p, const model_file_t *f, int64_t l, const adapter_layer_t *ad, layer_t *y) {
 #define W(id) file_weight(f, id, l)
     plan_add(p, ITEM_VECTOR, PARTS(W(W_ATTN_NORM)), &y->attn_norm);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_Q), W(W_K), W(W_V)), &y->qkv);
+    fold(p, ad, PROJ_Q);
     plan_add(p, ITEM_VECTOR, PARTS(W(W_Q_BIAS), W(W_K_BIAS), W(W_V_BIAS)), &y->qkv_bias);
     plan_add(p, ITEM_VECTOR, PARTS(W(W_Q_NORM)), &y->q_norm);
     plan_add(p, ITEM_VECTOR, PARTS(W(W_K_NORM)), &y->k_norm);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_O)), &y->o);
+    fold(p, ad, PROJ_O);
     plan_add(p, ITEM_VECTOR, PARTS(W(W_FFN_NORM)), &y->ffn_norm);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_GATE), W(W_UP)), &y->gate_up);
-    p->items[p->n - 1].shape.glu = true;
+    p->items[p->n - 1].shape.glu =
+        !ad || (!ad->gist[PROJ_GATE].rank && !ad->gist[PROJ_UP].rank); /* else gist rows add to what is between */
+    fold(p, ad, PROJ_GATE);
     plan_add(p, ITEM_LINEAR, PARTS(W(W_DOWN)), &y->down);
+    fold(p, ad, PROJ_DOWN);
 #undef W
 }
 
@@ -88,8 +169,11 @@ static status_t plan_make(const model_file_t *f, backend_t *be, model_t *m, plan
     plan_add(p, ITEM_TABLE, PARTS(embed), &m->embed);
     plan_add(p, ITEM_LINEAR, PARTS(f->config.tied ? embed : file_weight(f, W_HEAD, 0)), &m->head);
     plan_add(p, ITEM_VECTOR, PARTS(file_weight(f, W_OUT_NORM, 0)), &m->out_norm);
-    for (int64_t l = 0; l < f->config.n_layer; l++) plan_layer(p, f, l, &m->layers[l]);
-    return ST_OK;
+    for (int64_t l = 0; l < f->config.n_layer; l++) plan_layer(p, f, l, adapter_layer(m->adapter, l), &m->layers[l]);
+    if (m->adapter) st = mem_zalloc(&p->own, (size_t)(OWN_WEIGHTS * f->config.n_layer), sizeof *p->own, "the list of weights");
+    for (int64_t l = 0; m->adapter && l < f->config.n_layer && !st; l++)
+        plan_adapter(p, f, l, adapter_layer(m->adapter, l), &m->layers[l], &m->low_rank);
+    return st;
 }
 
 size_t model_file_packed_bytes(const model_file_t *f, backend_t *be) {
@@ -98,6 +182,7 @@ size_t model_file_packed_bytes(const model_file_t *f, backend_t *be) {
     status_t st = mem_zalloc(&scratch.layers, (size_t)f->config.n_layer, sizeof *scratch.layers, "the list of layers");
     if (!st) st = plan_make(f, be, &scratch, &p);
     mem_free(p.items);
+    mem_free(p.own);
     mem_free(scratch.layers);
     return st ? 0 : p.bytes;
 }
@@ -115,19 +200,40 @@ static status_t weight_read(const weight_t *w, int64_t row0, int64_t n, float *o
     return ST_OK;
 }
 
-/* Rows row0.. of an item, over its parts. */
+/* Adds rows row0.. of b a, in f32 and one order, so that a row's bits do not depend on which rows are read together. */
+static void lora_add(const lora_t *l, int64_t row0, int64_t n, int64_t n_in, float *out) {
+    for (int64_t r = 0; l && r < n; r++)
+        for (int64_t k = 0; k < l->rank; k++)
+            for (int64_t c = 0; c < n_in; c++) out[r * n_in + c] += l->fb[(row0 + r) * l->rank + k] * l->fa[k * n_in + c];
+}
+
+/* Rows row0.. of a part whose columns begin at `column`; a part without values (parts[i] is another's, for its rows) leaves zeros. */
+static status_t diagonal_read(const item_t *it, int i, int64_t column, int64_t row0, int64_t n, float *out) {
+    const tensor_t *t = it->parts[i]->tensor;
+    memset(out, 0, (size_t)(n * it->shape.n_in) * sizeof *out);
+    status_t st = ST_OK;
+    for (int64_t r = 0; r < n && !st && column >= 0; r++) st = tensor_read_rows(t, row0 + r, 1, out + r * it->shape.n_in + column);
+    return st;
+}
+
+/* Rows row0.. of an item, over its parts; rows behind them are zeros. */
 static status_t item_read(const item_t *it, int64_t row0, int64_t n, float *out) {
     status_t st = ST_OK;
+    int64_t column = 0;
     for (int i = 0; i < it->n_part && n > 0 && !st; i++) {
-        int64_t rows = tensor_rows(it->parts[i]->tensor), take = i64_min(n, rows - row0);
+        if (!it->parts[i]->tensor) continue;
+        int64_t rows = tensor_rows(it->parts[i]->tensor), take = i64_min(n, rows - row0), rank = it->diagonal ? it->rank[i] : 0;
         if (take > 0) {
-            st = weight_read(it->parts[i], row0, take, out);
+            st = it->diagonal ? diagonal_read(it, i, rank ? column : -1, row0, take, out) : weight_read(it->parts[i], row0, take, out);
+            if (!st) lora_add(it->lora[i], row0, take, it->shape.n_in, out);
             out += take * it->shape.n_in;
             n -= take;
             row0 += take;
         }
         row0 -= rows;
+        column += rank;
     }
+    if (n > 0 && !st) memset(out, 0, (size_t)(n * it->shape.n_in) * sizeof *out);
     return st;
 }
 
@@ -195,6 +301,31 @@ static status_t rows_read(const backend_t *be, const item_t *it, int64_t row0, i
     return failed ? item_read(it, row0, n, wide) : ST_OK; /* once more for the message, which was left with another thread */
 }
 
+/* Packing jumps from row to row, which no read-ahead follows: what comes next in the tensor is asked for. */
+static void rows_ahead(const tensor_t *t, const char *rows, size_t bytes) {
+    size_t done = (size_t)(rows - (const char *)t->data), from = done ? done + AHEAD_BYTES : 0, upto = done + AHEAD_BYTES + bytes;
+    if (upto > t->bytes) upto = t->bytes;
+    if (from < upto) file_ahead(t->data + from, upto - from);
+}
+
+/* Rows row0.. of an item where they lie in the file, when they need no change. */
+static const void *rows_in_map(const backend_t *be, const item_t *it, int64_t row0, int64_t n) {
+    for (int i = 0; i < it->n_part; i++) {
+        const tensor_t *t = it->parts[i]->tensor;
+        if (it->diagonal || it->lora[i]) return NULL; /* an adapter changes them */
+        if (!t) continue;
+        int64_t rows = tensor_rows(t);
+        if (row0 + n <= rows) {
+            const void *p = it->parts[i]->pair_half ? NULL : tensor_rows_of(t, row0, n, be->act);
+            if (p) rows_ahead(t, p, (size_t)n * (size_t)tensor_cols(t) * dtype_bytes(be->act));
+            return p;
+        }
+        if (row0 < rows) return NULL;
+        row0 -= rows;
+    }
+    return NULL;
+}
+
 static status_t vector_pack(backend_t *be, const item_t *it, const slab_t *s, char *dst) {
     float *scratch = s->wide + it->shape.n_in;
     status_t st = vector_read(it, s->wide, scratch);
@@ -209,8 +340,13 @@ static status_t item_pack(backend_t *be, const item_t *it, const slab_t *s, char
         int64_t n = i64_min(rows, it->shape.n_out - r);
         char *at = dst + (size_t)r * row_bytes; /* of a table; on the host its rows go straight into place */
         bool in_place = it->kind == ITEM_TABLE && be->host_memory;
-        status_t st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
-        if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, s->same);
+        const void *there = be->host_memory ? rows_in_map(be, it, r, n) : NULL;
+        status_t st = ST_OK;
+        if (!there)
+            st = rows_read(be, it, r, n, s->wide, in_place ? at : s->same);
+        else if (in_place)
+            memcpy(at, there, (size_t)n * row_bytes);
+        if (!st && it->kind == ITEM_LINEAR) st = be->ops->linear_pack(be, it->shape, dst, r, n, be->act, there ? there : s->same);
         if (!st && it->kind == ITEM_TABLE && !in_place) st = be->ops->copy_in(be, at, s->same, (size_t)n * row_bytes);
         if (st) return st;
     }
@@ -329,11 +465,15 @@ static status_t rope_load(model_t *m) {
 /* All ranks must run the same weights: compared by fingerprint, which also catches a file that differs on one node. */
 static status_t check_same(model_t *m) {
     if (m->comm->size == 1) return ST_OK;
-    hash_t h = model_file_fingerprint(m->file);
+    hash_t h = model_file_fingerprint(m->file), ad = m->adapter ? adapter_hash(m->adapter) : (hash_t){0, 0};
+    h.lo ^= ad.lo;
+    h.hi ^= ad.hi;
     int64_t v[4] = {(int64_t)h.lo, (int64_t)h.hi, ~(int64_t)h.lo, ~(int64_t)h.hi}; /* the largest, and the smallest complemented */
     status_t st = m->comm->ops->max_i64(m->comm, v, 4);
     if (!st && (v[0] != ~v[2] || v[1] != ~v[3]))
-        st = status_fail(ST_INPUT, "%s: the ranks see different weights under this name; put the same file on every node", m->file->path);
+        st = status_fail(ST_INPUT,
+                         "%s: the ranks see different weights under this name; put the same file, and the same adapter, on every node",
+                         m->file->path);
     return st;
 }
 
@@ -360,10 +500,15 @@ static status_t load(model_t *m) {
     st = comm_agree(comm, open_items(&p, m));
 out:
     mem_free(p.items);
+    mem_free(p.own);
     return st;
 }
 
 status_t model_load(const model_file_t *f, backend_t *be, comm_t *comm, model_t **out) {
+    return model_load_adapted(f, NULL, be, comm, out);
+}
+
+status_t model_load_adapted(const model_file_t *f, const adapter_t *adapter, backend_t *be, comm_t *comm, model_t **out) {
     model_t *m = NULL;
     double begin = clock_s();
     *out = NULL;
@@ -372,7 +517,7 @@ status_t model_load(const model_file_t *f, backend_t *be, comm_t *comm, model_t 
         mem_free(m);
         return st;
     }
-    *m = (model_t){.file = f, .config = f->config, .be = be, .comm = comm};
+    *m = (model_t){.file = f, .adapter = adapter, .config = f->config, .be = be, .comm = comm};
     if ((st = load(m))) {
         model_free(m);
         return st;
@@ -387,9 +532,14 @@ void model_free(model_t *m) {
     if (!m) return;
     const backend_ops_t *ops = m->be->ops;
     for (int64_t l = 0; m->layers && l < m->config.n_layer; l++) {
-        linear_t *each[] = {m->layers[l].qkv, m->layers[l].o, m->layers[l].gate_up, m->layers[l].down};
-        for (int i = 0; i < 4; i++)
+        const layer_t *y = &m->layers[l];
+        linear_t *each[] = {y->qkv, y->o, y->gate_up, y->down, y->gist_qkv};
+        for (int i = 0; i < 5; i++)
             if (each[i]) ops->linear_close(m->be, each[i]);
+        for (int g = 0; g < GROUP_COUNT; g++) {
+            if (y->low[g].a) ops->linear_close(m->be, y->low[g].a);
+            if (y->low[g].b) ops->linear_close(m->be, y->low[g].b);
+        }
     }
     if (m->head) ops->linear_close(m->be, m->head);
     if (!m->be->host_memory)
@@ -401,6 +551,7 @@ void model_free(model_t *m) {
     mem_free(m);
 }
 
+const adapter_t *model_adapter(const model_t *m) { return m->adapter; }
 const model_config_t *model_config(const model_t *m) { return &m->config; }
 backend_t *model_backend(const model_t *m) { return m->be; }
 double model_load_s(const model_t *m) { return m->load_s; }

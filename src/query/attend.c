@@ -234,7 +234,7 @@ static status_t joined_layout(attend_t *a) {
         st = layout_add_run(&a->segments, run->pool, run->index, run->n);
         for (int s = run->span; s < run->span + run->n_span && !st; s++) st = layout_add_span(&a->segments, a->base.spans[s]);
         for (int64_t i = 0; i < a->ctx->n_local && !st; i++)
-            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(1 + i), a->pools[first + i].n_row));
+            st = layout_add_span(&a->segments, span_all((int32_t)(first + i), (int32_t)(a->n_base + i), a->pools[first + i].n_row));
     }
     return st;
 }
@@ -248,13 +248,14 @@ static status_t joined_attention(attend_t *a, int layer, const void *q) {
     args.spans = a->segments.spans;
     args.n_run = a->segments.n_run;
     args.n_span = a->segments.n_span;
-    args.n_block = (int)(1 + a->ctx->n_local);
+    args.n_block = (int)(a->n_base + a->ctx->n_local);
     args.o = a->sums.o;
     args.lse = a->sums.lse;
     args.m = a->spec.want_entropy ? a->sums.m : NULL;
     if (!st) st = a->be->ops->attention(a->be, &args);
     if (!st && a->spec.want_mass)
-        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + plane(a), (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
+        st = a->be->ops->copy_out(a->be, a->lse_local, a->sums.lse + a->n_base * plane(a),
+                                  (size_t)(a->ctx->n_local * plane(a)) * sizeof(float));
     return st;
 }
 
@@ -365,6 +366,36 @@ out:
     return st;
 }
 
+/* Group results of every rank to every rank from device to device, each to its place. */
+static status_t share_groups_device(attend_t *a) {
+    const context_kv_t *ctx = a->ctx;
+    comm_device_t *dev = a->comm->device;
+    float *const sums[3] = {a->sums.o, a->sums.lse, a->sums.m};
+    const size_t width[3] = {(size_t)a->config->d_head, 1, 1};
+    comm_part_t *parts = NULL; /* [2][size][3] */
+    comm_exchange_t *exchange;
+    int size = a->comm->size, rank = a->comm->rank, n_send = 0, n_recv = 0;
+    status_t st = mem_alloc(&parts, 6 * (size_t)size, sizeof *parts, "messages of a query");
+    for (int r = 0; r < size && !st; r++)
+        for (int i = 0; i < 3 && r != rank; i++) {
+            size_t each = (size_t)plane(a) * width[i];
+            int64_t mine = ctx->first_group[rank + 1] - ctx->first_group[rank], theirs = ctx->first_group[r + 1] - ctx->first_group[r];
+            float *from = sums[i] + (size_t)(a->n_base + ctx->first_group[rank]) * each,
+                  *to = sums[i] + (size_t)(a->n_base + ctx->first_group[r]) * each;
+            comm_part_t part = {.peer = r, .count = 1};
+            part.bytes = part.stride = mine * (int64_t)(each * sizeof(float));
+            part.p = from;
+            if (mine) parts[n_send++] = part;
+            part.bytes = part.stride = theirs * (int64_t)(each * sizeof(float));
+            part.p = to;
+            if (theirs) parts[3 * size + n_recv++] = part;
+        }
+    if (!st) st = dev->ops->exchange_start(dev, parts, n_send, parts + 3 * size, n_recv, &exchange);
+    if (!st) st = dev->ops->exchange_wait(dev, exchange);
+    mem_free(parts);
+    return st;
+}
+
 /* Group results of every rank to every rank: [o of its groups][lse][m], rank after rank. */
 static status_t share_groups(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
@@ -373,6 +404,7 @@ static status_t share_groups(attend_t *a) {
     size_t cell_bytes = (size_t)plane(a) * sizeof(float), each = cell_bytes * (size_t)(d + 2);
     int64_t first = ctx->first_group[rank], mine = ctx->first_group[rank + 1] - first;
     backend_t *be = a->be;
+    if (!be->host_memory && a->comm->device) return share_groups_device(a);
     int64_t own = a->n_base + first;
     const float *part[3] = {a->sums.o + own * plane(a) * d, a->sums.lse + own * plane(a), a->sums.m + own * plane(a)};
     const size_t size[3] = {cell_bytes * (size_t)d, cell_bytes, cell_bytes};
@@ -397,13 +429,15 @@ static status_t share_groups(attend_t *a) {
     return st ? st : be->ops->sync(be);
 }
 
-static void sum_entropy(attend_t *a) {
+static void sum_entropy(attend_t *a, int layer) {
     int64_t heads = a->config->n_head;
     for (int q = 0; q < a->n_query; q++) {
         attend_query_t *query = &a->queries[q];
         double sum = 0;
         for (int64_t x = query->row * heads; x < (query->row + query->n) * heads; x++) sum += (double)a->total[x] - (double)a->total_m[x];
         query->entropy += sum / (double)(query->n * heads * a->config->n_layer);
+        for (int64_t x = query->row * heads; query->by_head && x < (query->row + query->n) * heads; x++)
+            query->by_head[layer * heads + x % heads] += (double)a->total[x] - (double)a->total_m[x];
     }
 }
 
@@ -459,7 +493,7 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     st = a->be->ops->merge(a->be, &args);
     if (!st && stats) st = a->be->ops->copy_out(a->be, a->total, a->total_dev, cell_bytes);
     if (!st && a->spec.want_entropy) st = a->be->ops->copy_out(a->be, a->total_m, a->total_m_dev, cell_bytes);
-    if (!st && a->spec.want_entropy) sum_entropy(a);
+    if (!st && a->spec.want_entropy) sum_entropy(a, layer);
     if (!st && a->spec.want_mass) sum_mass(a);
     return st;
 }

@@ -28,11 +28,12 @@ typedef struct {
 
 /* The rows of one query inside a forward pass, and what is summed up for it. */
 typedef struct {
-    int64_t row, n; /* its rows in the pass */
-    kv_pool_t own;  /* its own K/V rows */
-    int64_t index;  /* index of its first row in own */
-    double *mass;   /* [n_local], added to: attention mass of each local segment, summed over layers, heads and rows; NULL: not wanted */
-    double entropy; /* out: mean over layers, heads and rows of this pass */
+    int64_t row, n;  /* its rows in the pass */
+    kv_pool_t own;   /* its own K/V rows */
+    int64_t index;   /* index of its first row in own */
+    double *mass;    /* [n_local], added to: attention mass of each local segment, summed over layers, heads and rows; NULL: not wanted */
+    double entropy;  /* out: mean over layers, heads and rows of this pass */
+    double *by_head; /* [n_layer][n_head], added to: entropy summed over rows (with want_entropy); NULL: not wanted */
 } attend_query_t;
 
 typedef struct attend attend_t;

@@ -11,7 +11,7 @@ static status_t slots_shift(attend_t *a, int64_t first, int64_t n, const float *
     size_t bytes = (size_t)(n * cells) * sizeof(float);
     float *at[2] = {a->sums.lse + first * cells, a->sums.m + first * cells};
     status_t st = ST_OK;
-    for (int i = 0; i < 2 && !st && n; i++) {
+    for (int i = 0; i < 1 + a->spec.want_entropy && !st && n; i++) { /* m counts for entropy alone */
         st = be->ops->copy_out(be, a->slots, at[i], bytes);
         for (int64_t x = 0; !st && x < n * cells; x++) a->slots[x] += shift[x % cells]; /* a block without keys stays at -inf */
         if (!st) st = be->ops->copy_in(be, at[i], a->slots, bytes);

@@ -27,6 +27,7 @@ hash_t profile_hash(const store_profile_t *p) {
                      p->model_fingerprint, p->n_layer, p->n_kv_head, p->d_head, p->n_vocab, p->layout, p->segment, p->align,
                      dtype_name(p->kv_type), dtype_name(p->act), p->n_sink);
     if (*p->gists) n += snprintf(text + n, sizeof text - (size_t)n, "gists %s\n", p->gists);
+    if (*p->adapter) n += snprintf(text + n, sizeof text - (size_t)n, "adapter %s\n", p->adapter);
     hash_t half[2] = {hash_bytes(text, (size_t)n), hash_bytes(p->sink, p->n_sink ? (size_t)p->n_sink * sizeof *p->sink : 0)};
     return hash_bytes(half, sizeof half);
 }
@@ -125,6 +126,7 @@ status_t profile_compare(const char *dir, const store_profile_t *have, const sto
         (st = int_compare(dir, "--segment", have->segment, want->segment)) ||
         (st = text_compare(dir, "--align", have->align, want->align)) ||
         (st = text_compare(dir, "gists:", *have->gists ? have->gists : "none", *want->gists ? want->gists : "none")) ||
+        (st = text_compare(dir, "--adapter", *have->adapter ? have->adapter : "none", *want->adapter ? want->adapter : "none")) ||
         (st = text_compare(dir, "K/V type", dtype_name(have->kv_type), dtype_name(want->kv_type))) ||
         (st = text_compare(dir, "--dtype", dtype_name(have->act), dtype_name(want->act))))
         return st;
@@ -169,6 +171,8 @@ static status_t sink_get(const char *path, const cJSON *o, store_profile_t *out)
 static status_t fields_get(const char *path, const cJSON *o, store_profile_t *out) {
     if (json_get(o, "gists") && !text_get(o, "gists", out->gists, sizeof out->gists))
         return status_fail(ST_INPUT, "%s: gists is no text, or a longer one than this program knows", path);
+    if (json_get(o, "adapter") && !text_get(o, "adapter", out->adapter, sizeof out->adapter))
+        return status_fail(ST_INPUT, "%s: adapter is no hash", path);
     if (text_get(o, "model", out->model_name, sizeof out->model_name) &&
         text_get(o, "fingerprint", out->model_fingerprint, sizeof out->model_fingerprint) &&
         text_get(o, "layout", out->layout, sizeof out->layout) && text_get(o, "align", out->align, sizeof out->align) &&
@@ -249,6 +253,7 @@ status_t profile_write(const char *dir, const store_profile_t *p) {
     json_int(&j, "segment", p->segment);
     json_str(&j, "align", p->align);
     if (*p->gists) json_str(&j, "gists", p->gists);
+    if (*p->adapter) json_str(&j, "adapter", p->adapter);
     json_str(&j, "kv_type", dtype_name(p->kv_type));
     json_str(&j, "act", dtype_name(p->act));
     json_str(&j, "backend", p->backend);

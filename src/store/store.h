@@ -28,7 +28,8 @@ typedef struct {
     char layout[32]; /* "full", "pce", .. */
     int64_t segment; /* rows at most */
     char align[16];
-    char gists[96]; /* how segments are summarised and what is kept (gist_text of encode/kept.h); "": no gists, raw rows */
+    char gists[96];         /* how segments are summarised and what is kept (gist_text of encode/kept.h); "": no gists, raw rows */
+    char adapter[HASH_HEX]; /* XXH3 of the adapter's bytes; "": none */
     int64_t n_sink;
     const int32_t *sink; /* [n_sink] token ids; owned by the store once opened */
     dtype_t kv_type;     /* of the stored K/V */

@@ -134,6 +134,7 @@ const added_token_t *added_next(const added_t *a, added_walk_t *w, size_t *from,
         if (t->single_word && !stands_alone(w->text, w->n, start, stop)) continue;
         if (t->lstrip) start = space_before(w->text, start, w->done);
         if (t->rstrip) stop = space_after(w->text, w->n, stop);
+        if (start >= stop) continue; /* white space that the token before it has taken: HF drops empty pieces */
         *begin = start;
         w->done = stop;
         return t;

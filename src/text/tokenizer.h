@@ -27,8 +27,9 @@ status_t tokenizer_from_gguf(const gguf_t *g, const char *name, tokenizer_t **ou
 status_t tokenizer_from_json(const char *path, tokenizer_t **out); /* tokenizer.json; tokenizer_config.json beside it is read when there */
 void tokenizer_free(tokenizer_t *t);
 
-/* Appends the ids of text (n bytes; invalid UTF-8 is repaired first) to out. parse_special: special tokens written in the text become their
- * ids (as HF does); without it they are ordinary text. Adds no BOS or EOS. */
+/* Appends the ids of text (n bytes) to out. Invalid UTF-8 is repaired first, as Python's bytes.decode("utf-8", "replace") does: each
+ * maximal part of a sequence that could still have become one, else each single byte, becomes one U+FFFD. parse_special: special tokens
+ * written in the text become their ids (as HF does); without it they are ordinary text. Adds no BOS or EOS. */
 status_t tokenizer_encode(const tokenizer_t *t, const char *text, size_t n, bool parse_special, ids_t *out);
 
 /* Decodes to bytes, UTF-8-repaired as HF does (U+FFFD), without the blank that SentencePiece's families put before a text. show_special:

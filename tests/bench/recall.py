@@ -4,17 +4,17 @@
     python3 tests/bench/recall.py --precis build/precis --model M.gguf --text DEV.jsonl[.zst] [--seeds 1] [--setting "NAME: encode options" ...] > recall.csv
 
 Each setting is a store (`precis encode`, with --keep both where rows are selected) that is asked twice (`precis query`): through what it keeps, and with
-`--select 2 --fetch raw` (the two segments that matter most, whole). CSV: share of right digits, keys that are right in full, K/V bytes of what is attended
+`--select 2 --fetch raw` (the two segments that matter most, whole). CSV: share of digits that are right when those before them are given, keys that are right in full, K/V bytes of what is attended
 without fetching, seconds. Without --setting: every score and budget at r = 1, 2, 4, 8. Everything goes through the command line; Python's standard library
 and zstd are enough.
 """
 import argparse, json, os, random, re, shutil, subprocess, sys, tempfile, time
 
-NAMES = ["garden", "tower", "library", "harbour", "kitchen", "chapel", "cellar", "stable", "bridge", "museum", "orchard", "theatre", "station", "bakery", "school", "lighthouse"]
+NAMES = ["Alice Brown", "Robert Stone", "Charles Miller", "Diana Young", "Edward Baker", "Frank Clark", "Grace Evans", "Henry Field", "Isabel Green", "James Hill",
+         "Kate King", "Laura Lane", "Martin Moss", "Nina North", "Oscar Owens", "Peter Pratt"]
 SEGMENTS, TOKENS, DIGITS = 8, 1024, 5
 SINK = "Given the following partial context, predicting the next sequence of words:\n\n"
-NEEDLE = " The pass key of the {} is {}. Remember it: {} is the pass key of the {}. "
-ASK = "\n\nWhat is the pass key of the {}? The pass key of the {} is"
+NEEDLE, ASK = "\n\n{}: {}\n\n", "\n\n{}:"
 
 
 def run(args, **kw):
@@ -48,7 +48,7 @@ def haystack(a, tokens, seed):
         for k, where in ((1, 0.7), (0, 0.3)):                     # the later one first, so that places stay
             spot = min(ends, key=lambda e: abs(e - len(filler) * (where + rng.uniform(-0.15, 0.15))))
             n = names[2 * s + k]
-            filler = filler[:spot] + NEEDLE.format(n, keys[n], keys[n], n).rstrip() + filler[spot:]
+            filler = filler[:spot] + NEEDLE.format(n, keys[n]) + filler[spot:].lstrip()
         texts.append(filler)
     for ids in tokens.ids(texts): assert len(ids) <= TOKENS, len(ids)
     return texts, keys
@@ -56,7 +56,7 @@ def haystack(a, tokens, seed):
 
 def settings(a):
     if a.setting: return [tuple(x.strip() for x in s.split(":", 1)) for s in a.setting]
-    out = [("pce", "--layout pce")]
+    out = [("full (one text)", "--layout full"), ("pce", "--layout pce")]
     for r in (1, 2, 4, 8):
         for score in ("knorm", "snapkv", "observed", "expected", "reconstruct"):
             for budget in ("uniform", "head"):
@@ -67,16 +67,16 @@ def settings(a):
 
 def ask(a, store, questions, work, *more):
     path = os.path.join(work, "q.jsonl")
-    with open(path, "w") as f:
-        for n in NAMES: f.write(json.dumps({"id": n, "prompt": ASK.format(n, n)}) + "\n")
+    def answers(prompts, n):
+        with open(path, "w") as f:
+            for key, text in prompts.items(): f.write(json.dumps({"id": key, "prompt": text}) + "\n")
+        return {r["id"]: r["text"] for r in map(json.loads, run([a.precis, "query", "--quiet", "--model", a.model, "--store", store, "--prompts", path, "--max-tokens",
+                                                               str(n), "--format", "jsonl", "--slots", "16", *a.extra, *more]).splitlines())}
     begin = time.time()
-    got = {r["id"]: r["text"] for r in map(json.loads, run([a.precis, "query", "--quiet", "--model", a.model, "--store", store, "--prompts", path, "--max-tokens",
-                                                          "8", "--format", "jsonl", "--slots", "16", *a.extra, *more]).splitlines())}
-    right = exact = 0
-    for n, key in questions.items():
-        said = (re.findall(r"\d+", got[n]) or [""])[0][:DIGITS]
-        right += sum(x == y for x, y in zip(said, key))
-        exact += said == key
+    free = answers({n: ASK.format(n) for n in questions}, DIGITS + 3)
+    exact = sum((re.findall(r"\d+", free[n]) or [""])[0][:DIGITS] == key for n, key in questions.items())
+    led = answers({f"{n} {i}": ASK.format(n) + " " + key[:i] for n, key in questions.items() for i in range(DIGITS)}, 1)
+    right = sum(led[f"{n} {i}"].strip() == key[i] for n, key in questions.items() for i in range(DIGITS))
     return right, exact, time.time() - begin
 
 
@@ -98,7 +98,7 @@ def main():
             for texts, keys in stacks:
                 shutil.rmtree(store, ignore_errors=True)
                 with open(os.path.join(work, "docs.jsonl"), "w") as f:
-                    for i, t in enumerate(texts): f.write(json.dumps({"id": str(i), "text": t}) + "\n")
+                    for i, t in enumerate(["\n\n".join(texts)] if "--layout full" in options else texts): f.write(json.dumps({"id": str(i), "text": t}) + "\n")
                 begin = time.time()
                 run([a.precis, "encode", "--quiet", "--model", a.model, "--store", store, "--segment", str(TOKENS), "--sink", SINK, *options.split(), *a.extra,
                      os.path.join(work, "docs.jsonl")])

@@ -136,6 +136,31 @@ for cut in 0 3 8 100 2000; do
     expect 3 - 'cut.gguf' inspect "$work/cut.gguf"
 done
 
+# ---- a tokenizer alone, a model alone, neither -----------------------------------------------------------------------------------------------------------
+mkdir "$work/tok" "$work/none"
+cp tests/golden/tokens/llama3.json "$work/tok/tokenizer.json"
+echo '{"id":7,"text":"In 1984"}' >"$work/text.jsonl"
+expect 0 '^\{"id":7,"tokens":\[[0-9,]+\]\}$' - tokenize --model "$work/tok" --input "$work/text.jsonl"
+expect 0 '^tokenizer +byte-level BPE' - inspect "$work/tok"
+expect 3 - 'no config.json in it' logits --model "$work/tok" --tokens x --out "$work/l"
+expect 3 - 'no tokenizer.json in it' tokenize --model "$work/none" --input "$work/text.jsonl"
+expect 3 - 'no config.json in it' inspect "$work/none"
+expect 0 '^tokenizer +none' - inspect tests/golden/tiny-yarn
+
+# ---- rope scaling that depends on the length; a sliding window ---------------------------------------------------------------------------------------------
+mkdir "$work/far" && ln -s "$PWD/tests/golden/tiny-llama/model.safetensors" "$work/far/"
+sed 's/"max_position_embeddings": 128/"max_position_embeddings": 16/; s/"rope_scaling": null/"rope_scaling": {"type": "dynamic", "factor": 2.0}/' \
+    tests/golden/tiny-llama/config.json >"$work/far/config.json"
+seq 1 20 >"$work/ids"
+expect 0 '^rope_scaling +dynamic' - inspect "$work/far"
+expect 3 - 'position 16, but dynamic rope scaling was set for positions below 16.*--rope-length' logits --model "$work/far" --tokens "$work/ids" --out "$work/l"
+expect 0 - '*' logits --model "$work/far" --tokens "$work/ids" --out "$work/l" --rope-length 20
+expect 2 - '--rope-length: .*"none".*leave it out' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --rope-length 20
+expect 0 '^sliding_window +9$' - inspect tests/golden/tiny-window
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l"
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout pce --segment 12
+expect 3 - 'last 9 positions only.*layout blockgist does not do' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout blockgist --segment 12 --ratio 4
+
 # ---- the tools at work ------------------------------------------------------------------------------------------------------------------------------------
 expect 0 '^architecture +llama' - inspect "$tiny"
 expect 0 '"architecture":"llama"' - inspect --format json "$tiny"
@@ -153,6 +178,20 @@ for layout in structured ape block star coarse-rec streaming; do
     expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32 --layout $layout --segment 3 --ratio 2
     holds "the logits of $layout are no tensor of 5 rows" grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
 done
+adapter=tests/golden/tiny-llama/adapter-everything.safetensors
+expect 0 '^gist_lora_layers +14' - inspect "$adapter"
+expect 0 '^fits' - inspect "$adapter" --model "$tiny"
+expect 3 - 'was made for the model with fingerprint' inspect "$adapter" --model tests/golden/tiny-qwen2
+expect 3 - 'is no adapter' inspect tests/golden/tiny-llama/golden.safetensors
+with=(logits --model "$tiny" --tokens "$work/ids" --dtype f32 --out "$work/a.safetensors" --layout coarse-kv --adapter)
+expect 0 - '*' "${with[@]}" "$adapter" --ratio 4
+holds 'an adapter changes nothing' test -s "$work/a.safetensors" -a "$(cmp -s "$work/a.safetensors" "$work/l.safetensors"; echo $?)" = 1
+expect 3 - 'was trained for --ratio 4, not 8' "${with[@]}" "$adapter"
+expect 3 - 'was trained for --layout blockgist fine-kv, not coarse-kv' "${with[@]}" tests/golden/tiny-llama/adapter-rows.safetensors
+expect 2 - '--sinks 3: .* has 4 sink rows' "${with[@]}" "$adapter" --ratio 4 --sinks 3
+expect 2 - '--gist-init: .* has gist rows of its own' "${with[@]}" "$adapter" --ratio 4 --gist-init unit
+expect 3 - 'metadata must say format precis-adapter-1' "${with[@]}" tests/golden/tiny-llama/golden.safetensors --ratio 4
+expect 3 - '/no/such.safetensors' "${with[@]}" /no/such.safetensors --ratio 4
 expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l
 if [ -w /dev/full ]; then
     "$precis" inspect "$tiny" >/dev/full 2>"$work/err"

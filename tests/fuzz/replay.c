@@ -2,15 +2,7 @@
  * any compiler. Files run in the order of their names; REPLAY_VERBOSE=1 prints each before it runs, so the last one printed is the one that
  * crashed.
  *
- * Replay, part of `make test`, for X in gguf safetensors json corpus:
- *     cc -std=c11 -D_GNU_SOURCE -Isrc -I. -Itests tests/fuzz/fuzz_X.c tests/fuzz/replay.c build/libprecis.a $(pkg-config --libs libcjson
- *        libpcre2-8 libutf8proc libzstd zlib libxxhash) -lm -o build/tests/fuzz/fuzz_X  &&  build/tests/fuzz/fuzz_X tests/fuzz/corpus/X
- *
- * A campaign, from the root of the repository (clang with its fuzzer runtime; new inputs go to a folder outside the repository):
- *     clang -g -O1 -std=c11 -D_GNU_SOURCE -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Isrc -I. -Itests
- * tests/fuzz/fuzz_X.c src/base/[a-z]*.c src/io/[a-z]*.c -lcjson -lzstd -lz -lxxhash -o /tmp/fuzz_X mkdir -p /tmp/new_X && /tmp/fuzz_X
- * -max_total_time=60 -max_len=4096 -timeout=5 /tmp/new_X tests/fuzz/corpus/X and to keep what it learned, small: mkdir /tmp/min_X &&
- * /tmp/fuzz_X -merge=1 /tmp/min_X tests/fuzz/corpus/X /tmp/new_X
+ * README.md beside this file says how to run a campaign.
  */
 #include <dirent.h>
 #include <limits.h>

@@ -131,11 +131,12 @@ CASES = {
     "unigist_short": dict(layout="unigist", r=64, window=64, text=True),
 }
 
-out = {"tokens": torch.tensor(TOKENS, dtype=torch.int32), "text_sink": torch.tensor(TEXT_SINK, dtype=torch.int32)}
-for name, case in CASES.items():
-    rows = build(**case)
-    mask = torch.tensor([[sees(case["layout"], q, c, i, j, case.get("r", 0), case.get("window")) for j, c in enumerate(rows)] for i, q in enumerate(rows)])
-    later = torch.tensor([[c["kind"] == GIST and q["segment"] > c["segment"] for c in rows] for q in rows])
-    out[name] = model(rows, mask, later)[:, :COLUMNS].float().contiguous()
-    print(name, len(rows), "rows, largest", float(out[name].abs().max()))
-save_file(out, os.path.join(HERE, "golden-gists.safetensors"))
+if __name__ == "__main__":
+    out = {"tokens": torch.tensor(TOKENS, dtype=torch.int32), "text_sink": torch.tensor(TEXT_SINK, dtype=torch.int32)}
+    for name, case in CASES.items():
+        rows = build(**case)
+        mask = torch.tensor([[sees(case["layout"], q, c, i, j, case.get("r", 0), case.get("window")) for j, c in enumerate(rows)] for i, q in enumerate(rows)])
+        later = torch.tensor([[c["kind"] == GIST and q["segment"] > c["segment"] for c in rows] for q in rows])
+        out[name] = model(rows, mask, later)[:, :COLUMNS].float().contiguous()
+        print(name, len(rows), "rows, largest", float(out[name].abs().max()))
+    save_file(out, os.path.join(HERE, "golden-gists.safetensors"))

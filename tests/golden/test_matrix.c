@@ -12,6 +12,11 @@
 #include "io/json.h"
 #include "unit.h"
 
+#ifdef __SANITIZE_ADDRESS__
+enum { STRIDE = 9 }; /* every ninth model: another scaling, width and architecture each time */
+#else
+enum { STRIDE = 1 };
+#endif
 enum { N_TOKEN = 40, N_ARCH = 4, N_HEAD = 5, N_ROPE = 6, MAX_WEIGHTS = 32 };
 static const char *const archs[N_ARCH] = {"llama", "mistral", "qwen2", "qwen3"};
 static const int64_t heads[N_HEAD] = {64, 80, 96, 128, 256};
@@ -132,7 +137,7 @@ static double error_of(const tensor_t *want, const char *name, int64_t rope_leng
     rng_t r = {fnv(name)};
     double worst = 0, largest = 0;
     float *logits = NULL;
-    status_t st = tiny_open_length(&t, NULL, folder, create, act, 2, N_TOKEN, rope_length);
+    status_t st = tiny_open_length(&t, NULL, folder, create, act, 1, N_TOKEN, rope_length);
     int64_t v = st ? 0 : model_config(t.model)->n_vocab;
     if (!st && (want->dims[1] != v || want->dims[0] != 8)) st = status_fail(ST_FAIL, "%s: golden logits of another shape", name);
     for (int i = 0; !st && i < N_TOKEN; i++) tokens[i] = (int32_t)(rng_next(&r) % (uint64_t)v);
@@ -182,12 +187,13 @@ static void compare(dtype_t act, double tolerance) {
     memset(seen, 0, sizeof seen);
     for (const char *at = lines; *at; at += strcspn(at, "\n") + 1, n++) {
         cJSON *line = NULL;
+        if (n % STRIDE) continue;
         CU_ASSERT_EQUAL_FATAL(json_parse(at, strcspn(at, "\n"), "matrix.jsonl", &line), ST_OK);
         model_compare(line, act, tolerance);
         cJSON_Delete(line);
     }
     CU_ASSERT_EQUAL(n, safetensors_count(golden));
-    for (int i = 0; i < N_ARCH * N_HEAD * N_ROPE; i++) CU_ASSERT((&seen[0][0][0])[i]); /* the table is whole */
+    for (int i = 0; STRIDE == 1 && i < N_ARCH * N_HEAD * N_ROPE; i++) CU_ASSERT((&seen[0][0][0])[i]); /* the table is whole */
 }
 
 static void test_f32(void) { compare(DT_F32, 1e-4); }

@@ -79,7 +79,7 @@ for n in ${SIZES:-1 2 3 4 7}; do
 done
 
 # Layouts with gists, and those for comparison: stores and answers, too, and UniGist in one piece.
-for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star; do
+for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star blockselect "blockselect --score observed --budget uniform --keep both"; do
     for n in 1 3; do
         t=1 at="${layout%% *} at $n ranks"
         store=$dir/gists-$n
@@ -89,14 +89,54 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         digest "$store" >"$dir/gist-digest-$n"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
+        case $layout in *"keep both"*)
+            answers "$store" --select 2 --fetch raw >"$dir/fetch-answers-$n"
+            [ "$(wc -l <"$dir/fetch-answers-$n")" -eq 3 ] && cmp -s "$dir/fetch-answers-$n" "$dir/fetch-answers-1"; check "two-level answers over $at" $? "$(tail -1 "$dir/log")" ;;
+        esac
         [ "$(wc -l <"$dir/gist-answers-$n")" -eq 3 ] && cmp -s "$dir/gist-answers-$n" "$dir/gist-answers-1"; check "answers over $at" $? "$(tail -1 "$dir/log")"
     done
+done
+
+# An adapter changes the weights that ranks share, and is part of a store's address.
+adapter=$root/tests/golden/tiny-llama/adapter-everything.safetensors
+for n in $([ -n "${2:-}" ] || echo 1 3); do
+    t=1 store=$dir/adapted-$n
+    run encode --model "$model" --store "$store" --layout coarse-kv --adapter "$adapter" --ratio 4 --segment 128 "$dir/long.txt" "$dir/short.txt" >/dev/null
+    digest "$store" >"$dir/adapted-digest-$n"
+    [ -s "$dir/adapted-digest-$n" ] && cmp -s "$dir/adapted-digest-$n" "$dir/adapted-digest-1"; check "store with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" --adapter "$adapter" >"$dir/adapted-answers-$n"
+    [ "$(wc -l <"$dir/adapted-answers-$n")" -eq 3 ] && cmp -s "$dir/adapted-answers-$n" "$dir/adapted-answers-1"; check "answers with an adapter at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$store" >/dev/null; grep -q 'was encoded with the adapter of hash' "$dir/log"; check "answers without the store's adapter are refused" $?
+    rm -rf "$store"
 done
 
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do
     "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"
     check "logits with $t threads" $? "$(tail -1 "$dir/log")"
+done
+
+# One document over all ranks: the logits of its rows, and its store (the bytes between ranks being the planned ones).
+seq 0 3 159 | cat - "$dir/ids" "$dir/ids" >"$dir/long-ids"
+layouts=("full" "full --segment 100" "fine-kv --ratio 4 --segment 60 --sinks 2" "fine-kv --ratio 8 --segment 128 --local 32" "coarse-kv --ratio 4 --segment 100" "unigist --ratio 4 --local 32 --sinks 4" "unigist --ratio 8 --local 0 --gist-init unit")
+for layout in "${layouts[@]}"; do
+    for n in ${SIZES:-1 2 3 4 7}; do
+        t=1 at="$layout at $n ranks"
+        # shellcheck disable=SC2086
+        run logits --model "$model" --tokens "$dir/long-ids" --dtype bf16 --all-rows --layout $layout --out "$dir/sharded-$n" >/dev/null
+        cmp -s "$dir/sharded-$n" "$dir/sharded-1"; check "logits of $at" $? "$(tail -1 "$dir/log")"
+        store=$dir/shared-$n
+        rm -rf "$store"
+        # shellcheck disable=SC2086
+        run encode --model "$model" --store "$store" --shard document --segment 128 --layout $layout --sink "A text:" --format json "$dir/long.txt" "$dir/short.txt" >"$dir/report"
+        check "encode by all ranks, $at" $? "$(tail -1 "$dir/log")"
+        digest "$store" >"$dir/shared-digest-$n"
+        [ -s "$dir/shared-digest-$n" ] && cmp -s "$dir/shared-digest-$n" "$dir/shared-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
+        if [ "$n" -gt 1 ]; then
+            sent=$(sed -n 's/.*"kv_sent_bytes":\([0-9]*\).*/\1/p' "$dir/report") planned=$(sed -n 's/.*"kv_sent_bytes_planned":\([0-9]*\).*/\1/p' "$dir/report")
+            [ -n "$sent" ] && [ "$sent" -gt 0 ] && [ "$sent" = "$planned" ]; check "bytes between ranks of $at" $? "$sent, planned $planned"
+        fi
+    done
 done
 echo "bits: $n_pass passed, $n_fail failed"
 [ $n_fail -eq 0 ]

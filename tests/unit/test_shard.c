@@ -43,6 +43,7 @@ static void doc_make(doc_t *d, rng_t *rnd) {
         break;
     case 2: /* Fine-KV, sometimes with a window */
         d->spec.gist = (gist_spec_t){.ratio = r, .window = rng_below(rnd, 2) ? -1 : 2 * r};
+        d->spec.raw_kept = rng_below(rnd, 2);
         break;
     default: /* Coarse-KV */
         d->spec.gist = (gist_spec_t){.ratio = r, .window = -1, .at_end = true};
@@ -120,13 +121,14 @@ static void check_plan(doc_t *d) {
         for (int c = 0; c < d->n_row; c++) { /* what was sent is seen */
             bool used = !d->received[r][c];
             for (int q = 0; q < d->n_row && !used; q++) used = d->owner[q] == r + 1 && sees(d, q, c);
-            /* Coarse-KV: a segment's raw rows are for its own rows, and the cut may have none of them but the gists behind */
+            used |= d->spec.raw_kept && d->rows[c].kind == KIND_RAW && shard_writer(&s, d->rows[c].segment) == r;
             CU_ASSERT(used);
         }
     }
     for (int64_t g = 0; g < d->spec.n_segment; g++) { /* who writes a segment has it */
         int w = shard_writer(&s, g);
-        int64_t n = length(d, g), tail = d->spec.gist.ratio && !d->spec.gist.at_end ? gist_oldest(&d->spec.gist, n) : 0;
+        int64_t n = length(d, g),
+                tail = d->spec.gist.ratio && !d->spec.gist.at_end && !d->spec.raw_kept ? gist_oldest(&d->spec.gist, n) : 0;
         for (int64_t i = tail; i < n; i++) CU_ASSERT(d->has[w][row_find(d, KIND_RAW, g, i)]);
         for (int64_t i = 0; i < gist_count(&d->spec.gist, n); i++) CU_ASSERT(d->has[w][row_find(d, KIND_GIST, g, i)]);
     }

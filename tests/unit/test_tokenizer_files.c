@@ -295,5 +295,67 @@ static void test_generation(void) {
     }
 }
 
+/* ---- added tokens: every mixture of their settings, as HF `tokenizers` takes them (tests/golden/make_added.py) ---- */
+
+static int by_id(const void *a, const void *b) {
+    double x = json_get(*(cJSON *const *)a, "id")->valuedouble, y = json_get(*(cJSON *const *)b, "id")->valuedouble;
+    return (x > y) - (x < y);
+}
+
+/* The family's tokenizer.json with more added tokens, in the order of their ids. */
+static tokenizer_t *load_with_added(const char *family, const cJSON *added) {
+    enum { MAX_ADDED = 64 };
+    char path[128], *text = NULL;
+    size_t n;
+    int k = 0;
+    cJSON *root = NULL, *x, *all[MAX_ADDED], *sorted = cJSON_CreateArray();
+    tokenizer_t *t = NULL;
+    snprintf(path, sizeof path, GOLDEN "%s.json", family);
+    CU_ASSERT_EQUAL_FATAL(file_read_text(path, 1 << 22, &text, &n), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(json_parse(text, n, path, &root), ST_OK);
+    cJSON_ArrayForEach(x, cJSON_GetObjectItem(root, "added_tokens")) all[k++] = cJSON_Duplicate(x, true);
+    cJSON_ArrayForEach(x, added) all[k++] = cJSON_Duplicate(x, true);
+    CU_ASSERT_FATAL(k <= MAX_ADDED);
+    qsort(all, (size_t)k, sizeof *all, by_id);
+    for (int i = 0; i < k; i++) cJSON_AddItemToArray(sorted, all[i]);
+    cJSON_ReplaceItemInObject(root, "added_tokens", sorted);
+    char *whole = cJSON_PrintUnformatted(root);
+    status_t st = tokenizer_parse_json(whole, strlen(whole), path, NULL, 0, NULL, &t);
+    if (st) fprintf(stderr, "%s\n", status_message());
+    CU_ASSERT_EQUAL_FATAL(st, ST_OK);
+    cJSON_free(whole);
+    cJSON_Delete(root);
+    mem_free(text);
+    return t;
+}
+
+static void test_added(void) {
+    char *text = NULL;
+    size_t n;
+    int n_line = 0, n_text = 0;
+    CU_ASSERT_EQUAL_FATAL(file_read_text(GOLDEN "added.jsonl", 1 << 22, &text, &n), ST_OK);
+    for (const char *at = text; *at; at += strcspn(at, "\n") + 1, n_line++) {
+        cJSON *line = NULL, *x, *id;
+        CU_ASSERT_EQUAL_FATAL(json_parse(at, strcspn(at, "\n"), "added.jsonl", &line), ST_OK);
+        tokenizer_t *t = load_with_added(json_get_str(line, "family"), json_get(line, "added"));
+        cJSON_ArrayForEach(x, json_get(line, "texts")) {
+            const char *s = json_get_str(x, "text");
+            ids_t got = {0};
+            int64_t i = 0;
+            CU_ASSERT_EQUAL(tokenizer_encode(t, s, strlen(s), true, &got), ST_OK);
+            bool same = got.n == cJSON_GetArraySize(json_get(x, "ids"));
+            cJSON_ArrayForEach(id, json_get(x, "ids")) same = same && got.ids[i++] == id->valueint;
+            if (!same) fprintf(stderr, "%s: \"%s\"\n", json_get_str(line, "family"), s);
+            CU_ASSERT(same);
+            ids_free(&got);
+            n_text++;
+        }
+        tokenizer_free(t);
+        cJSON_Delete(line);
+    }
+    CU_ASSERT(n_line == 27 && n_text > 600);
+    mem_free(text);
+}
+
 UNIT_MAIN("tokenizer_files", {"chat", test_chat}, {"chat_inst", test_chat_inst}, {"refuses", test_refuses}, {"config", test_config},
-          {"generation", test_generation})
+          {"generation", test_generation}, {"added", test_added})

@@ -1,0 +1,225 @@
+/* One document over all ranks, measured three times: all of it, without the messages, and the messages alone; what is not hidden behind the
+ * computing is the first less the second. Beside it, messages of a known size as exchanges and as an all-gather.
+ */
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "base/rng.h"
+#include "bench/bench.h"
+#include "encode/sharded.h"
+#include "encode/wire.h"
+
+enum { MAX_REPEATS = 64 };
+
+typedef struct {
+    const bench_shard_t *spec;
+    const model_config_t *config;
+    backend_t *be;
+    comm_t *comm;
+    model_file_t *file;
+    model_t *model;
+    encoder_t *encoder;
+    int32_t *tokens, *sink;
+    int64_t *segment, n_segment; /* [n_segment + 1] */
+    kv_pool_t *raw, *gists;      /* [n_segment] what this rank keeps */
+    shard_t plan;
+} sharding_t;
+
+static void close_all(sharding_t *r) {
+    encoder_free(r->encoder);
+    for (int64_t s = 0; r->raw && r->gists && s < r->n_segment; s++) {
+        kv_free(r->be, &r->raw[s]);
+        kv_free(r->be, &r->gists[s]);
+    }
+    shard_free(&r->plan);
+    model_free(r->model);
+    model_file_close(r->file);
+    mem_free(r->tokens);
+    mem_free(r->sink);
+    mem_free(r->segment);
+    mem_free(r->raw);
+    mem_free(r->gists);
+}
+
+static status_t document_make(sharding_t *r) {
+    const bench_shard_t *b = r->spec;
+    rng_t rng = {1};
+    int64_t L = b->gist.ratio ? b->tokens : i64_min(b->segment, b->tokens);
+    r->n_segment = i64_ceil_div(b->tokens, L);
+    status_t st = mem_alloc(&r->tokens, (size_t)b->tokens, sizeof *r->tokens, "token ids");
+    if (!st) st = mem_alloc(&r->sink, (size_t)b->n_sink, sizeof *r->sink, "token ids");
+    if (!st) st = mem_alloc(&r->segment, (size_t)r->n_segment + 1, sizeof *r->segment, "segments");
+    if (!st) st = mem_zalloc(&r->raw, (size_t)r->n_segment, sizeof *r->raw, "segments");
+    if (!st) st = mem_zalloc(&r->gists, (size_t)r->n_segment, sizeof *r->gists, "segments");
+    for (int64_t i = 0; i < b->tokens && !st; i++) r->tokens[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
+    for (int64_t i = 0; i < b->n_sink && !st; i++) r->sink[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
+    for (int64_t s = 0; s <= r->n_segment && !st; s++) r->segment[s] = i64_min(s * L, b->tokens);
+    return st;
+}
+
+/* Memory for what this rank writes: slices whole, of UniGist gists and the last rows. */
+static status_t pools_make(sharding_t *r) {
+    const gist_spec_t *g = &r->spec->gist;
+    status_t st = ST_OK;
+    for (int64_t s = 0; s < r->n_segment && !st; s++) {
+        int64_t n = r->segment[s + 1] - r->segment[s];
+        if (shard_writer(&r->plan, s) != r->comm->rank) continue;
+        st = kv_alloc(r->be, r->config, r->be->act, g->ratio ? encoder_tail(g, n) : n, "K/V that stay", &r->raw[s]);
+        if (!st && g->ratio) st = kv_alloc(r->be, r->config, r->be->act, gist_count(g, n), "K/V that stay", &r->gists[s]);
+    }
+    return st;
+}
+
+static status_t open_all(sharding_t *r) {
+    const bench_shard_t *b = r->spec;
+    status_t st = model_file_random(r->config, &r->file);
+    if (!st) st = document_make(r);
+    if ((st = comm_agree(r->comm, st))) return st;
+    if ((st = model_load(r->file, r->be, r->comm, &r->model))) return st;
+    encoder_spec_t e = {.sink = r->sink,
+                        .n_sink = b->n_sink,
+                        .align = ALIGN_SEQUENTIAL,
+                        .max_row = i64_max(b->max_row, b->gist.ratio + 1),
+                        .gist = b->gist,
+                        .gist_init = GIST_TOKEN,
+                        .evict = b->gist.ratio > 0,
+                        .sharded = true};
+    if ((st = encoder_create(r->model, r->comm, &e, &r->encoder))) return st;
+    st = encoder_shard(r->encoder, r->segment, r->n_segment, !b->gist.ratio, r->comm->size, &r->plan);
+    if (!st) st = pools_make(r);
+    return comm_agree(r->comm, st);
+}
+
+static status_t run_alone(sharding_t *r) {
+    status_t st = ST_OK;
+    for (int64_t s = 0; s < r->n_segment && !st; s++) {
+        piece_t p = {.tokens = r->tokens + r->segment[s],
+                     .n = r->segment[s + 1] - r->segment[s],
+                     .before = r->segment[s],
+                     .chain = r->raw,
+                     .n_chain = r->spec->gist.ratio ? 0 : (int)s,
+                     .pool = r->raw[s],
+                     .gist_pool = r->gists[s]};
+        st = encoder_run(r->encoder, &p, 1);
+    }
+    return st ? st : r->be->ops->sync(r->be);
+}
+
+/* Seconds of the slowest rank. */
+static status_t run_timed(sharding_t *r, shard_part_t part, double *seconds, int64_t *sent) {
+    sharded_t d = {.part = part, .tokens = r->tokens, .raw = r->raw, .gists = r->gists};
+    status_t st = r->comm->ops->barrier(r->comm);
+    double begin = clock_s();
+    if (!st) st = r->comm->size == 1 ? run_alone(r) : encoder_run_sharded(r->encoder, r->comm, &r->plan, &d);
+    int64_t ns = (int64_t)((clock_s() - begin) * 1e9);
+    if ((st = comm_agree(r->comm, st))) return st;
+    st = r->comm->ops->max_i64(r->comm, &ns, 1);
+    *seconds = (double)ns * 1e-9;
+    *sent = d.sent;
+    return st;
+}
+
+static status_t run_median(sharding_t *r, shard_part_t part, double *median, int64_t *sent) {
+    double seconds[MAX_REPEATS];
+    int n = r->spec->repeats < MAX_REPEATS ? r->spec->repeats : MAX_REPEATS;
+    status_t st = run_timed(r, part, seconds, sent); /* the first one chooses kernels and makes its work lists */
+    for (int i = 0; i < n && !st; i++) st = run_timed(r, part, &seconds[i], sent);
+    if (!st) *median = bench_median(seconds, n);
+    return st;
+}
+
+/* ---- the digest --------------------------------------------------------------------------------------------------------- */
+static status_t pool_hash(sharding_t *r, const kv_pool_t *p, hash_t *out) {
+    size_t bytes = kv_bytes(r->config, p->type, p->n_row);
+    char *host = NULL;
+    status_t st = mem_alloc(&host, 2 * bytes, 1, "K/V to compare");
+    if (!st) st = r->be->ops->copy_out(r->be, host, p->k, bytes);
+    if (!st) st = r->be->ops->copy_out(r->be, host + bytes, p->v, bytes);
+    if (!st) *out = hash_bytes(host, 2 * bytes);
+    mem_free(host);
+    return st;
+}
+
+/* Each segment's by its writer; zeros are added by the others. */
+static status_t digest(sharding_t *r, char *out) {
+    hash_t *each = NULL;
+    status_t st = mem_zalloc(&each, 2 * (size_t)r->n_segment, sizeof *each, "digests");
+    for (int64_t s = 0; s < r->n_segment && !st; s++) {
+        if (r->raw[s].n_row) st = pool_hash(r, &r->raw[s], &each[2 * s]);
+        if (!st && r->gists[s].n_row) st = pool_hash(r, &r->gists[s], &each[2 * s + 1]);
+    }
+    st = comm_agree(r->comm, st);
+    _Static_assert(sizeof(hash_t) == 2 * sizeof(int64_t), "a hash is two numbers");
+    if (!st) st = r->comm->ops->sum_i64(r->comm, (int64_t *)(void *)each, 4 * r->n_segment);
+    if (!st) hash_hex(hash_bytes(each, 2 * (size_t)r->n_segment * sizeof *each), out);
+    mem_free(each);
+    return st;
+}
+
+/* ---- messages ------------------------------------------------------------------------------------------------------------ */
+/* Every rank's `each` bytes to all ranks: bytes received per rank and second. by_exchange: else as an all-gather. */
+static status_t gather_timed(sharding_t *r, char *memory, int64_t each, bool by_exchange, double *rate) {
+    enum { WARM = 2, TIMES = 9 };
+    comm_t *c = r->comm;
+    comm_part_t parts[2 * 64];
+    wire_t w = {0};
+    double seconds[TIMES] = {0};
+    int n = 0;
+    status_t st = ST_OK;
+    for (int p = 0; p < c->size && c->size <= 64; p++)
+        if (p != c->rank) parts[n++] = (comm_part_t){.peer = p, .p = memory + c->rank * each, .bytes = each, .stride = each, .count = 1};
+    for (int p = 0, i = n; p < c->size && c->size <= 64; p++)
+        if (p != c->rank) parts[i++] = (comm_part_t){.peer = p, .p = memory + p * each, .bytes = each, .stride = each, .count = 1};
+    for (int i = -WARM; i < TIMES && !st; i++) {
+        if ((st = c->ops->barrier(c))) break;
+        double begin = clock_s();
+        if (by_exchange) st = wire_start(&w, r->be, c, parts, n, parts + n, n);
+        if (by_exchange && !st) st = wire_wait(&w, r->be, c);
+        if (!by_exchange) st = c->device->ops->all_gather(c->device, memory + c->rank * each, memory, each);
+        if (!st) st = r->be->ops->sync(r->be);
+        int64_t ns = (int64_t)((clock_s() - begin) * 1e9);
+        if (!st) st = c->ops->max_i64(c, &ns, 1);
+        if (i >= 0) seconds[i] = (double)ns * 1e-9;
+    }
+    wire_free(&w, r->be);
+    if (!st) *rate = (double)each * (c->size - 1) / bench_median(seconds, TIMES);
+    return st;
+}
+
+static status_t messages(sharding_t *r, bench_sharded_t *out) {
+    static const int64_t size[SHARD_SIZES] = {16 << 20, 64 << 20, 256 << 20}; /* of the whole result, as nccl-tests counts */
+    status_t st = ST_OK;
+    if (r->comm->size == 1 || r->comm->size > 64) return ST_OK;
+    for (int i = 0; i < SHARD_SIZES && !st; i++) {
+        int64_t each = size[i] / r->comm->size / 256 * 256;
+        char *memory = NULL;
+        st = comm_agree(r->comm, r->be->ops->alloc(r->be, (size_t)(each * r->comm->size), "messages", &memory));
+        if (!st) st = gather_timed(r, memory, each, true, &out->exchange_bytes_s[i]);
+        if (!st && r->comm->device) st = gather_timed(r, memory, each, false, &out->gather_bytes_s[i]);
+        r->be->ops->free(r->be, memory);
+    }
+    return st;
+}
+
+status_t bench_shard(const model_config_t *c, backend_t *be, comm_t *comm, const bench_shard_t *b, bench_sharded_t *out) {
+    sharding_t r = {.spec = b, .config = c, .be = be, .comm = comm};
+    int64_t none;
+    *out = (bench_sharded_t){0};
+    status_t st = open_all(&r);
+    if (!st) st = run_median(&r, SHARD_ALL, &out->seconds, &out->sent);
+    if (!st) st = digest(&r, out->digest);
+    if (!st && comm->size > 1) st = run_median(&r, SHARD_COMPUTE, &out->compute_s, &none);
+    if (!st && comm->size > 1) st = run_median(&r, SHARD_WIRE, &out->wire_s, &none);
+    if (!st) st = messages(&r, out);
+    out->most = out->sent;
+    if (!st) st = comm->ops->max_i64(comm, &out->most, 1);
+    if (!st) st = comm->ops->sum_i64(comm, &out->sent, 1);
+    for (int k = 0; k < comm->size && !st; k++) {
+        out->planned += encoder_shard_bytes(r.encoder, &r.plan, k);
+        out->ring += (int64_t)(2 * kv_bytes(c, be->act, shard_ring_rows(&r.plan, k)));
+    }
+    close_all(&r);
+    return st;
+}

@@ -20,7 +20,6 @@ static const model_config_t shapes[] = {
      .norm_eps = 1e-5,
      .rope_attention = 1,
      .rope_theta = 10000,
-     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "smollm2",
@@ -36,7 +35,6 @@ static const model_config_t shapes[] = {
      .norm_eps = 1e-5,
      .rope_attention = 1,
      .rope_theta = 100000,
-     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "1b",
@@ -52,7 +50,6 @@ static const model_config_t shapes[] = {
      .norm_eps = 1e-5,
      .rope_attention = 1,
      .rope_theta = 500000,
-     .rope_attention = 1,
      .tied = true},
     {.arch = "llama",
      .name = "8b",
@@ -66,13 +63,8 @@ static const model_config_t shapes[] = {
      .n_ctx = 131072,
      .d_rot = 128,
      .norm_eps = 1e-5,
-<<<<<<< HEAD
-     .rope_theta = 500000,
-     .rope_attention = 1},
-=======
      .rope_attention = 1,
      .rope_theta = 500000},
->>>>>>> main
 };
 
 const model_config_t *bench_shape(const char *name) {

@@ -301,7 +301,12 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
     }
 }
 
-template <int BN, bool TURNS, int OUT> __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1) gemm_sm90_kernel(
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define IN_CLUSTERS __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define IN_CLUSTERS // older cards know no clusters; the kernel is empty there
+#endif
+template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_bounds__(THREADS, 1) gemm_sm90_kernel(
     const __grid_constant__ gemm_kernel_args a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     using shape = gemm_shape_t<BN, TURNS>;

@@ -25,9 +25,15 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
     return st;
 }
 
+/* Commands for edits take no --layout. */
+static const char *layout_name(const options_t *o) {
+    const char *name = opt_text(o, "layout");
+    return name ? name : layout_info(LAYOUT_INCOMES)->name;
+}
+
 bool job_bos(const options_t *o) {
     layout_method_t layout;
-    const char *name = opt_text(o, "layout");
+    const char *name = layout_name(o);
     return opt_flag(o, "bos") || (name && layout_find(name, &layout) && layout_info(layout)->bos);
 }
 
@@ -122,11 +128,16 @@ static status_t select_options(const options_t *o, const char *keep, kept_t *out
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
     const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
     *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
-    if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
+    if (!layout_find(layout_name(o), layout)) return status_fail(ST_USAGE, "--layout %s is not known", layout_name(o));
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
     if (!st && info->selects) st = select_options(o, keep, out);
     if (!st && info->streams) return stream_options(o, out);
+    if (!st && info->edits) {
+        out->gist = (gist_spec_t){.ratio = 1, .window = -1, .at_end = true, .single = true};
+        out->keep = KEEP_GIST;
+        return ST_OK;
+    }
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;
@@ -146,7 +157,7 @@ status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept) {
     const options_t *o = c->options;
     const adapter_t *ad = c->adapter;
     if (!ad) return ST_OK;
-    status_t st = adapter_check(ad, layout_info(layout)->name, kept->gist.ratio);
+    status_t st = adapter_check(ad, layout_info(layout)->name, kept->gist.single ? 0 : kept->gist.ratio);
     if (!st && adapter_n_gist(ad) && opt_given(o, "gist-init"))
         st = status_fail(ST_USAGE, "--gist-init: %s has gist rows of its own; leave it out", adapter_path(ad));
     if (st) return st;
@@ -184,7 +195,7 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
     const layout_info_t *info = layout_info(layout);
     *out = (attend_spec_t){.select = opt_int(o, "select"),
                            .aggregate = job_aggregate(o, fallback),
-                           .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
+                           .by_mean = opt_text(o, "select-by") && !strcmp(opt_text(o, "select-by"), "mean"),
                            .own_log_p = info->own_log_p,
                            .want_entropy = true};
     if (info->reweighs) {

@@ -8,6 +8,8 @@
 
 /* Bytes of K (or of V) of n rows. */
 size_t kv_bytes(const model_config_t *c, dtype_t type, int64_t n_row);
+/* The layers that keep edits: the upper half. */
+static inline int64_t kv_upper_layers(const model_config_t *c) { return c->n_layer - c->n_layer / 2; }
 /* A pool over memory that the caller owns; k and v hold kv_bytes each. */
 kv_pool_t kv_view(const model_config_t *c, dtype_t type, int64_t n_row, void *k, void *v);
 /* The same in backend memory of its own; kv_free takes a zeroed pool. */

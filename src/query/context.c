@@ -26,6 +26,7 @@ out:
 void context_free(context_kv_t *c) {
     kv_pool_t *owned = c->whole ? c->whole : c->pools;
     for (int64_t i = 0; c->owns_pools && owned && i < c->n_local; i++) kv_free(c->be, &owned[i]);
+    if (c->be) kv_free(c->be, &c->zero);
     mem_free(c->rows);
     mem_free(c->first_group);
     mem_free(c->pools);
@@ -65,7 +66,7 @@ static status_t pool_copy(backend_t *be, const model_config_t *config, dtype_t t
     return st;
 }
 
-static status_t verify_local(store_t *store, const store_segment_t *const *segments, int64_t n) {
+status_t context_verify(store_t *store, const store_segment_t *const *segments, int64_t n) {
     status_t st = ST_OK;
     char message[512] = "";
 #pragma omp parallel for schedule(dynamic)
@@ -159,7 +160,7 @@ status_t context_from_store(backend_t *be, const model_config_t *config, comm_t 
     status_t st = mem_alloc(&rows, (size_t)n, sizeof *rows, "segment sizes");
     for (int64_t i = 0; !st && i < n; i++) rows[i] = segments[i]->n_row;
     if (!st) st = context_deal(be, comm, rows, n, out);
-    if (!st && how->verify) st = verify_local(store, segments + out->first, out->n_local);
+    if (!st && how->verify) st = context_verify(store, segments + out->first, out->n_local);
     if (!st) st = map_local(be, config, store, segments, how, out);
     mem_free(rows);
     st = comm_agree(comm, st);

@@ -87,6 +87,10 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         # shellcheck disable=SC2086
         run encode --model "$model" --store "$store" --layout $layout --ratio 4 --segment 128 --sink "A text:" "$dir/long.txt" "$dir/short.txt" >/dev/null
         digest "$store" >"$dir/gist-digest-$n"
+        # shellcheck disable=SC2086 # and plan knows its size
+        planned=$("$precis" plan --quiet --model "$model" --layout ${layout/--positions compact/} --ratio 4 --segment 128 --format json "$dir/long.txt" "$dir/short.txt" 2>>"$dir/log" |
+            grep -o '"kv_kept_bytes":[0-9]*')
+        [ "${planned#*:}" = "$("$precis" inspect --format json "$store" | grep -o '"kv_bytes":[0-9]*' | cut -d: -f2)" ]; check "plan of $at" $? "$planned"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
         case $layout in *"keep both"*)
@@ -109,6 +113,21 @@ for n in $([ -n "${2:-}" ] || echo 1 3); do
     answers "$store" >/dev/null; grep -q 'was encoded with the adapter of hash' "$dir/log"; check "answers without the store's adapter are refused" $?
     rm -rf "$store"
 done
+
+# A pool of edits, some of them twice, written by any number of ranks and read by any other.
+awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The %s of %d is %d.\"}\n", i, i % 2 ? "size" : "name", i % 140, (i % 140) * 37 }' >"$dir/edits.jsonl"
+edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl | sed 's/"timings":{[^}]*}//'; }
+for n in 1 2 3 7; do
+    t=1 store=$dir/edits-$n
+    run edit encode --model "$model" --store "$store" "$dir/edits.jsonl" --format json >"$dir/edits-report-$n"
+    digest "$store" >"$dir/edits-digest-$n"
+    grep -q '"documents":150.*"encoded":140' "$dir/edits-report-$n"; check "equal edits are encoded once at $n ranks" $? "$(cat "$dir/edits-report-$n")"
+    [ -s "$dir/edits-digest-$n" ] && cmp -s "$dir/edits-digest-$n" "$dir/edits-digest-1"; check "edits stored at $n ranks" $? "$(tail -1 "$dir/log")"
+    edited "$dir/edits-1" >"$dir/edited-$n"
+    [ "$(wc -l <"$dir/edited-$n")" -eq 3 ] && cmp -s "$dir/edited-$n" "$dir/edited-1"; check "answers over edits at $n ranks" $? "$(tail -1 "$dir/log")"
+done
+[ "$(grep -o '"edit_share":0\.[0-9]*' "$dir/edited-1" | sort -u | wc -l)" -eq 3 ]; check "answers say what they took from edits" $? "$(head -1 "$dir/edited-1")"
+run edit query --model "$model" --store "$dir/store-1-1-3" --prompt x >/dev/null; grep -q 'is no pool of edits' "$dir/log"; check "a store that is no pool of edits is refused" $?
 
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do

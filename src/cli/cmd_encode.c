@@ -159,8 +159,8 @@ status_t encode_run(const options_t *o, context_t *c) {
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
                           .verify = opt_flag(o, "verify"),
-                          .max_row = job_rows(o, opt_int(o, "segment")),
                           .progress = context_progress(c)};
+    if ((st = comm_agree(c->comm, job_pass_rows(o, c, opt_int(o, "segment"), &spec.max_row)))) goto out;
     profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);

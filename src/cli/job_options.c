@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "model/kv.h"
 
 enum { PASS_ROWS = 1024 };
 
@@ -68,6 +70,31 @@ aggregate_t job_aggregate(const options_t *o, aggregate_t fallback) {
 int64_t job_rows(const options_t *o, int64_t segment) {
     if (opt_given(o, "batch")) return opt_int(o, "batch");
     return i64_min(PASS_ROWS, i64_max(segment, 256));
+}
+
+/* Enough to fill a large device many times over; more only takes memory. */
+enum { DEVICE_ROWS = 32768, DEVICE_ROWS_MIN = 256 };
+
+status_t job_pass_rows(const options_t *o, const context_t *c, int64_t segment, int64_t *out) {
+    const model_config_t *m = model_file_config(c->file);
+    size_t left, total;
+    *out = job_rows(o, segment);
+    if (c->backend->host_memory) return ST_OK;
+    c->backend->ops->memory_left(c->backend, &left, &total);
+    size_t work = forward_ws_bytes(m, c->dtype, DEVICE_ROWS) / DEVICE_ROWS, kv = 4 * kv_bytes(m, c->dtype, 1); /* K and V, twice */
+    int64_t fit = (int64_t)((double)left * 0.9 / (double)(work + kv));
+    if (!opt_given(o, "batch")) *out = i64_max(i64_min(DEVICE_ROWS, fit), DEVICE_ROWS_MIN);
+    double need = (double)(work + kv) * (double)*out / 0x1p30;
+    if (*out > fit)
+        return status_fail(ST_FAIL,
+                           "GPU: %lld rows a pass take %.2f GiB (work space %.2f, K/V %.2f), %.2f of %.2f GiB are free beside the weights; "
+                           "use --batch %lld or less, or a GPU with more memory",
+                           (long long)*out, need, (double)work * (double)*out / 0x1p30, (double)kv * (double)*out / 0x1p30,
+                           (double)left / 0x1p30, (double)total / 0x1p30, (long long)i64_max(fit, 1));
+    log_info("GPU memory: %lld rows a pass take %.2f GiB (work space %.2f, K/V %.2f); %.2f of %.2f GiB are free beside the weights",
+             (long long)*out, need, (double)work * (double)*out / 0x1p30, (double)kv * (double)*out / 0x1p30, (double)left / 0x1p30,
+             (double)total / 0x1p30);
+    return ST_OK;
 }
 
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out) {

@@ -157,5 +157,15 @@ for layout in "${layouts[@]}"; do
         fi
     done
 done
+# What precis plan says before is what goes over the wire.
+for layout in "full --segment 100" "unigist --ratio 8 --local 64" "fine-kv --ratio 4 --segment 200"; do
+    n=3 t=1
+    rm -rf "$dir/planned"
+    # shellcheck disable=SC2086
+    planned=$("$precis" plan --model "$model" --ranks $n --dtype bf16 --layout $layout --format json "$dir/long.txt" 2>>"$dir/log" | sed -n 's/.*"shared_wire_bytes":\([0-9]*\).*/\1/p')
+    # shellcheck disable=SC2086
+    sent=$(run encode --model "$model" --store "$dir/planned" --dtype bf16 --layout $layout --shard document --format json "$dir/long.txt" | sed -n 's/.*"kv_sent_bytes":\([0-9]*\).*/\1/p')
+    [ -n "$sent" ] && [ "$sent" -gt 0 ] && [ "$sent" = "$planned" ]; check "precis plan's bytes between ranks, $layout" $? "$sent, planned $planned"
+done
 echo "bits: $n_pass passed, $n_fail failed"
 [ $n_fail -eq 0 ]

@@ -114,6 +114,17 @@ for n in $([ -n "${2:-}" ] || echo 1 3); do
     rm -rf "$store"
 done
 
+# Fetching the raw rows of all segments is PCE (under blockgist it is not: raw rows see the gists among them).
+n=1 t=1
+for layout in pce "blockselect --keep both --ratio 4"; do
+    # shellcheck disable=SC2086
+    run encode --model "$model" --store "$dir/all-${layout%% *}" --layout $layout --segment 128 --sink "A text:" "$dir/short.txt" >/dev/null
+    more=()
+    [ "$layout" = pce ] || more=(--select 99 --fetch raw)
+    answers "$dir/all-${layout%% *}" "${more[@]}" >"$dir/all-${layout%% *}.answers"
+    [ "$(wc -l <"$dir/all-${layout%% *}.answers")" -eq 3 ] && cmp -s "$dir/all-${layout%% *}.answers" "$dir/all-pce.answers"; check "all of ${layout%% *} fetched" $? "$(tail -1 "$dir/log")"
+done
+
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do
     "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"

@@ -6,6 +6,7 @@
 #   make demo       the whole line on a real book with a real model; MODEL=path for another model
 #   make deps       installs what is missing (as root on Debian or Ubuntu; otherwise says what to install or load)
 #   make install    DESTDIR= PREFIX=/usr/local
+#   make test-cuda  the GPU against the CPU, on a machine with a GPU
 #   make bench | fuzz-replay | unit | clean
 #
 # Wishes that must be met or the build stops:  MPI=1 CUDA=1 NCCL=1 ONEDNN=1   (0: build without, even when it is there; empty: use it when found)
@@ -133,7 +134,7 @@ $(BUILD)/tests/%: tests/%.c $(HELPERS) $(LIB)
 	$(Q)$(CC) $(CPPFLAGS) -Itests $(CFLAGS) $(if $(findstring parallel,$<),$(MPI_CFLAGS)) $(LDFLAGS) -MMD -MP -MF $@.d $< $(if $(findstring tests/fuzz,$<),$(HELPERS)) $(LINK) -lcunit -o $@
 
 
-.PHONY: programs unit fuzz-replay test test-run lint format demo deps bench install
+.PHONY: programs unit fuzz-replay test test-cuda test-run lint format demo deps bench install
 programs: all $(UNIT) $(PARALLEL) $(FUZZ)
 unit: $(UNIT)
 	@tests/run.sh $(UNIT)
@@ -153,6 +154,9 @@ test-run: programs asan-programs
 	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
 	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh) $(if $(USE_MPI),tests/parallel/bits.sh)),"$(s) $(BUILD)/precis")
 
+# On a machine with a GPU: the list of operations and the golden models against the CPU reference, then small cases under compute-sanitizer.
+test-cuda: all $(BUILD)/tests/ops/test_cuda
+	@tests/cuda.sh $(BUILD)
 lint:
 	@tests/lint.sh
 format:

@@ -98,7 +98,8 @@ static bool edge_32(edge_t e, int64_t first, int64_t last, dedge_t *out) {
     out->mul = (int)e.mul, out->add = (int)e.add, out->off = (int)e.off;
     return true;
 }
-static bool span_32(const span_t &s, const run_t &r, dspan_t *out) {
+static bool span_32(const span_t &s, const run_t &r, const kv_pool_t &pool, dspan_t *out) {
+    out->only = pool.only_head;
     out->pool = s.pool;
     out->begin = (int)s.begin;
     out->end = (int)s.end;
@@ -111,10 +112,11 @@ static int blocks_of(const span_t &s, int64_t a, int64_t b) {
     return hi > lo ? (int)(i64_ceil_div(hi, KEY_BLOCK) - lo / KEY_BLOCK) : 0;
 }
 
-// Largest pool rows are cut into about 64 chunks; up to 32K rows every pool is cut alike.
-static int64_t chunk_of(const kv_pool_t &p) {
+// The chunk that row k lies in: 512 rows up to row 32K, then 1024 up to 64K, 2048 up to 128K, and so on. However far a pool reaches, a row's
+// chunk stays the same, so a pool that grows does not change the order of sums; and a million rows are 224 chunks.
+static int64_t chunk_of(int64_t k) {
     int64_t c = CHUNK_MIN;
-    while (c * 64 < p.n_row) c *= 2;
+    for (int64_t end = CHUNK_ROWS; k >= end; end *= 2) c *= 2;
     return c;
 }
 
@@ -149,11 +151,12 @@ static void tile_split(maker_t &m, const run_t &r, int first, int64_t t, int64_t
     size_t item0 = m.items.size();
     for (int s = s0; s < s1; s++) {
         const span_t &sp = m.x->spans[s];
-        int64_t lo = span_lo(&sp, a), hi = span_hi(&sp, b), c = chunk_of(m.x->pools[sp.pool]);
-        for (int64_t k = lo / c; k * c < hi; k++) {
+        int64_t lo = span_lo(&sp, a), hi = span_hi(&sp, b);
+        for (int64_t k = lo, c; k < hi; k = k / c * c + c) {
+            c = chunk_of(k);
             dspan_t d = m.spans[(size_t)(first + s - r.span)];
-            d.begin = (int)i64_max(d.begin, k * c);
-            d.end = (int)i64_min(d.end, (k + 1) * c);
+            d.begin = (int)i64_max(d.begin, k / c * c);
+            d.end = (int)i64_min(d.end, k / c * c + c);
             if (d.end <= d.begin) continue;
             int cost = 2 + (int)(i64_ceil_div(i64_min(hi, d.end), KEY_BLOCK) - i64_max(lo, d.begin) / KEY_BLOCK);
             m.spans.push_back(d);
@@ -187,7 +190,7 @@ static void plan_run(maker_t &m, const run_t &r) {
     int first = (int)m.spans.size();
     for (int s = r.span; s < r.span + r.n_span; s++) {
         dspan_t d;
-        if (!span_32(m.x->spans[s], r, &d)) m.ok = false;
+        if (!span_32(m.x->spans[s], r, m.x->pools[m.x->spans[s].pool], &d)) m.ok = false;
         m.spans.push_back(d);
     }
     if (!m.ok) return;
@@ -227,8 +230,7 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
     key_add(key, head, sizeof head);
     key_add(key, x->runs, sizeof *x->runs * (size_t)x->n_run);
     key_add(key, x->spans, sizeof *x->spans * (size_t)x->n_span);
-    if (x->o_type == DT_F32)
-        for (int p = 0; p < x->n_pool; p++) key_add(key, &x->pools[p].n_row, sizeof x->pools[p].n_row);
+    for (int p = 0; p < x->n_pool; p++) key_add(key, &x->pools[p].only_head, sizeof x->pools[p].only_head);
     bool hit;
     cached_t *c = cache_find(b, b->attn->plans, key, &hit);
     *out = &c->plan;
@@ -431,9 +433,6 @@ status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_pl
 
 // ---- the operation --------------------------------------------------------------------------------------------------
 status_t attention_cuda(backend_t *bb, const attn_args_t *x) {
-    for (int p = 0; p < x->n_pool; p++)
-        if (x->pools[p].only_head)
-            return status_fail(ST_FAIL, "pools of one K/V head (--layout blockselect) are not done on a GPU yet; use --backend cpu");
     cuda_backend_t *b = cuda_of(bb);
     bool done = false;
     if (!x->n_run) return ST_OK;

@@ -6,22 +6,22 @@
 // are aligned to multiples of KEY_BLOCK in the pool, never to the tile, so that the sums of a row run in the same order whichever tile the
 // row is in.
 //
-// Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at multiples of a chunk that depends on the
-// pool's size alone, every chunk gives a partial result, and these are merged in order. Results in the type of activations (encoding) are
+// Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at fixed places of the pool, every chunk gives
+// a partial result, and these are merged in order. Results in the type of activations (encoding) are
 // summed in one go.
 #ifndef CUDA_ATTENTION_PLAN_CUH
 #define CUDA_ATTENTION_PLAN_CUH
 
 #include "common.cuh"
 
-enum { TILE_M = 128, TILE_M_MAX = 192, KEY_BLOCK = 128, CHUNK_MIN = 512, MAX_SLAB = 64 };
+enum { TILE_M = 128, TILE_M_MAX = 192, KEY_BLOCK = 128, CHUNK_MIN = 512, CHUNK_ROWS = 32768, MAX_SLAB = 64 };
 
 typedef struct { // an edge in 32 bits: i + add is in [0, 2^30), and n / div = umulhi(2 n, magic) >> shift there
     unsigned magic;
     int shift, mul, add, off;
 } dedge_t;
 typedef struct {
-    int pool, begin, end;
+    int pool, begin, end, only; // only: 0, or the one K/V head that sees it, plus 1
     dedge_t lo, hi;
 } dspan_t;
 typedef struct {

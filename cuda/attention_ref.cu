@@ -55,7 +55,9 @@ template <class A> __global__ void attention_ref_kernel(ref_args<A> a, int run_a
             const span_t sp = a.spans[s];
             if (sp.block != b) continue;
             const kv_pool_t &p = a.pools[sp.pool];
-            int64_t base = a.layer * p.layer_stride + (h / (a.n_head / a.n_kv_head)) * p.head_stride;
+            int kv = h / (a.n_head / a.n_kv_head);
+            if (p.only_head && p.only_head != kv + 1) continue;
+            int64_t base = a.layer * p.layer_stride + kv * p.head_stride;
             for (int64_t j = span_lo(&sp, i), hi = span_hi(&sp, i); j < hi; j++) {
                 float l = ref_logit(q, p, base + j * p.row_stride, a.d, a.scale);
                 if (pass == 0) {

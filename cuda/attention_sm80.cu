@@ -94,7 +94,7 @@ template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(32 * WA
     walk_t<KEYS> w, ahead;
     w.near_by = w.far = a.spans + it.span;
     w.n_near = 0;
-    w.begin(it, m0 / a.group, (m0 + 8) / a.group);
+    w.begin(it, head, m0 / a.group, (m0 + 8) / a.group);
     ahead = w;
     bool more = ahead.next();
     if (more) copy_block<D>(a, ahead, head, k0, v0);

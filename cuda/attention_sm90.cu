@@ -170,14 +170,15 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
         for (int s = 0; s < n_span; s++) {
             const dspan_t *sp = s < SHOWN_SPANS ? &sh.span[s] : &a.spans[sh.it.span + s];
             int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
-            if (lo >= hi) continue;
+            if (lo >= hi || (sp->only && sp->only != head + 1)) continue;
+            const int pool_head = sp->only ? 0 : head; // such a pool has no other
             const CUtensorMap *kmap = a.maps + 2 * pool;
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
-                load_tile<D, C>(kv, bar, r, kmap, kb, head, a.layer);
+                load_tile<D, C>(kv, bar, r, kmap, kb, pool_head, a.layer);
                 if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
                 vmap = kmap + 1;
                 v_row = kb;
-                v_head = head;
+                v_head = pool_head;
                 empty = false;
             }
         }
@@ -235,14 +236,16 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
 // An item that shows no key to any row.
 template <int D, bool F32, bool STATS>
 __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &it, int head, int thread, int n_thread) {
+    bool part = F32 && it.partial;
+    float *lse = part ? a.part.lse : a.lse, *ml = part ? a.part.m : a.m, *top = part ? a.part.top : a.top;
     for (int m = thread; m < it.n * a.group; m += n_thread) {
         int t = m * a.group_inv >> 16;
         int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
-        if (a.lse) a.lse[at] = -INFINITY;
-        if (STATS && a.m) a.m[at] = 0;
-        for (int e = 0; STATS && a.top && e < ATTN_TOP; e++) a.top[at * ATTN_TOP + e] = -INFINITY;
+        if (lse) lse[at] = -INFINITY;
+        if (STATS && ml) ml[at] = 0;
+        for (int e = 0; STATS && top && e < ATTN_TOP; e++) top[at * ATTN_TOP + e] = -INFINITY;
         for (int j = 0; j < D; j += 8) {
-            uint4 *to = (uint4 *)(F32 ? (char *)((float *)a.o + at * D + j) : (char *)((bf16 *)a.o + at * D + j));
+            uint4 *to = (uint4 *)(F32 ? (char *)((part ? a.part.o : (float *)a.o) + at * D + j) : (char *)((bf16 *)a.o + at * D + j));
             to[0] = make_uint4(0, 0, 0, 0);
             if (F32) to[1] = make_uint4(0, 0, 0, 0);
         }
@@ -274,7 +277,7 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         w.near_by = sh.span;
         w.n_near = SHOWN_SPANS;
         w.far = a.spans + sh.it.span;
-        w.begin(sh.it, t0, t1);
+        w.begin(sh.it, sh.head, t0, t1);
         return sh.head >= 0 && w.next();
     };
     auto close = [&] { // the item's query tile may be used again

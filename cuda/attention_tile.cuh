@@ -12,13 +12,15 @@
 template <int KEYS> struct walk_t {    // KEYS: keys of a block
     const dspan_t *near_by, *far;      // the item's spans; the first n_near of them lie near by as well
     int n_near, s, n_span, kb, lo, hi; // present span and key block; what the tile sees of the span
+    int head1;                         // K/V head plus 1
     int a, b, i0, i1;                  // first and last row of the tile, this thread's two rows (pool indices)
     int lo0, hi0, lo1, hi1;            // what these two see
     int in_lo, in_hi;                  // what every row of the warp sees
 
     // Rows of the tile are t-th of the item's n rows, the first of which has pool index `index`; this thread has rows t0 and t1.
-    __device__ __forceinline__ void begin(const ditem_t &it, int t0, int t1) {
+    __device__ __forceinline__ void begin(const ditem_t &it, int head, int t0, int t1) {
         s = -1;
+        head1 = head + 1;
         n_span = it.n_span;
         kb = hi = 0;
         a = it.index;
@@ -33,7 +35,7 @@ template <int KEYS> struct walk_t {    // KEYS: keys of a block
             const dspan_t &sp = s < n_near ? near_by[s] : far[s];
             lo = dspan_lo(sp, a);
             hi = dspan_hi(sp, b);
-            if (lo >= hi) {
+            if (lo >= hi || (sp.only && sp.only != head1)) {
                 kb = hi = 0;
                 continue;
             }

@@ -41,15 +41,15 @@ static status_t copy_in_cuda(backend_t *bb, void *dst, const void *src, size_t b
     if (bytes <= RING_BYTES / 8) { // small: staged, so that neither side waits
         void *staged = NULL;
         ST_TRY(cuda_upload(b, src, bytes, &staged));
-        CUDA_TRY(cudaMemcpyAsync(dst, staged, bytes, cudaMemcpyDeviceToDevice, b->stream));
+        CUDA_TRY(cudaMemcpyAsync(dst, staged, bytes, cudaMemcpyDefault, b->stream));
         return ST_OK;
     }
-    CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, b->stream));
+    CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, b->stream));
     CUDA_TRY(cudaStreamSynchronize(b->stream));
     return ST_OK;
 }
 static status_t copy_out_cuda(backend_t *bb, void *dst, const void *src, size_t bytes) {
-    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(bb)->stream));
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(bb)->stream));
     CUDA_TRY(cudaStreamSynchronize(cuda_of(bb)->stream));
     return ST_OK;
 }
@@ -86,7 +86,12 @@ static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event 
     return ST_OK;
 }
 static void memory_left_cuda(backend_t *, size_t *left, size_t *total) {
+    const char *most = getenv("PRECIS_CUDA_MEMORY"); // bytes: as if the card had no more, to test plans
     if (cudaMemGetInfo(left, total) != cudaSuccess) *left = *total = 0;
+    if (!most) return;
+    size_t cap = (size_t)strtoull(most, NULL, 10), used = *total - *left;
+    *total = cap < *total ? cap : *total;
+    *left = *total > used ? *total - used : 0;
 }
 
 // ---- small host arrays on their way to the device -------------------------------------------------------------------
@@ -240,6 +245,9 @@ static status_t setup(cuda_backend_t *b) {
 
 void *backend_cuda_stream(backend_t *be) { return cuda_of(be)->stream; }
 int backend_cuda_device(const backend_t *be) { return ((const cuda_backend_t *)be)->device; }
+void backend_cuda_leave(backend_t *be, int n) {
+    if (n < cuda_of(be)->n_sm) cuda_of(be)->n_sm -= n;
+}
 status_t backend_cuda_identity(backend_t *be, unsigned char out[16]) {
     cudaDeviceProp prop;
     CUDA_TRY(cudaGetDeviceProperties(&prop, cuda_of(be)->device));

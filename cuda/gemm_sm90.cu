@@ -247,7 +247,7 @@ template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kern
 // OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
 template <int BN, int OUT> __device__ __forceinline__ void tile_end(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
     if constexpr (OUT == GEMM_SET) end_f32<BN, false, 4>(a, c, row, col, out);
-    else if constexpr (OUT == GEMM_ADD) end_f32<BN, true, BN == 256 ? 8 : 2>(a, c, row, col, out);
+    else if constexpr (OUT == GEMM_ADD) end_f32<BN, true, BN == 256 ? 8 : 4>(a, c, row, col, out);
     else if constexpr (OUT == GEMM_GLU) end_glu<BN>(a, c, row, col, out);
     else end_qkv<BN, OUT>(a, c, row, col, out);
 }

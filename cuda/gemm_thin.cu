@@ -93,9 +93,20 @@ template <int NU, int OUT> __global__ void __launch_bounds__(32 * MAX_WARPS, 1) 
         for (int i = 0; i < a.n_slot; i++) load();
     pdl_wait();
     pdl_go();
-    for (int i = (int)threadIdx.x; i < a.n_stage * COLS / 8 + 1; i += (int)blockDim.x) { // to the end of the last stage
-        uint4 v = i && 8 * (i - 1) < a.n_in ? *(const uint4 *)(a.x + 8 * (i - 1)) : make_uint4(0, 0, 0, 0);
-        asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x0 + 16 * i), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+    int n_chunk = a.n_stage * COLS / 8 + 1, step = (int)blockDim.x; // to the end of the last stage
+    for (int i0 = (int)threadIdx.x; i0 < n_chunk; i0 += 8 * step) {
+        uint4 v[8]; // all on their way at once: nothing else goes on until x is here
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            int i = i0 + e * step;
+            v[e] = i && 8 * (i - 1) < a.n_in ? *(const uint4 *)(a.x + 8 * (i - 1)) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            if (i0 + e * step < n_chunk)
+                asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(x0 + 16 * (i0 + e * step)), "r"(v[e].x), "r"(v[e].y),
+                             "r"(v[e].z), "r"(v[e].w)
+                             : "memory");
     }
     __syncthreads();
     bool real = (lane & 7) == 0; // row 0; the others are zeros

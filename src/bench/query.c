@@ -45,11 +45,13 @@ static void decoding_close(decoding_t *r) {
     mem_free(r->logits);
 }
 
-static status_t pool_random(backend_t *be, const model_config_t *c, int64_t rows, uint64_t seed, kv_pool_t *out) {
-    size_t n = kv_bytes(c, be->act, rows) / dtype_bytes(be->act);
-    status_t st = kv_alloc(be, c, be->act, rows, "K/V of a context", out);
-    if (!st) st = be->ops->fill(be, 2 * seed, 0, 1, n, out->k);
-    return st ? st : be->ops->fill(be, 2 * seed + 1, 0, 1, n, out->v);
+static status_t pool_random(decoding_t *r, int64_t i, kv_pool_t *out) {
+    backend_t *be = r->be;
+    status_t st = context_alloc(&r->context, r->config, i, out);
+    size_t n = kv_bytes(r->config, be->act, out->n_row) / dtype_bytes(be->act);
+    uint64_t seed = 2 * (uint64_t)(i + 1);
+    if (!st) st = be->ops->fill(be, seed, 0, 1, n, out->k);
+    return st ? st : be->ops->fill(be, seed + 1, 0, 1, n, out->v);
 }
 
 static status_t context_make(decoding_t *r) {
@@ -59,7 +61,8 @@ static status_t context_make(decoding_t *r) {
     for (int64_t i = 0; i < n && !st; i++) rows[i] = i64_min(b->segment, b->context - i * b->segment);
     if (!st) st = context_deal(r->be, r->comm, rows, n, &r->context);
     if (!st) r->context.owns_pools = true;
-    for (int64_t i = 0; i < n && !st; i++) st = pool_random(r->be, r->config, rows[i], (uint64_t)(i + 1), &r->context.pools[i]);
+    if (!st) context_plan_memory(&r->context, r->config);
+    for (int64_t i = 0; i < n && !st; i++) st = pool_random(r, i, &r->context.pools[i]);
     r->context.query_position = b->context;
     mem_free(rows);
     return st;

@@ -137,3 +137,52 @@ const command_t cmd_bench_query = {
              .max_args = 0},
     .run = run_query,
 };
+
+/* ---- ops ------------------------------------------------------------------------------------------------------------------ */
+typedef struct {
+    bench_ceiling_t top;
+    bool valid;
+} ops_table_t;
+
+static status_t ops_line(void *ctx, const bench_op_t *op) {
+    ops_table_t *t = ctx;
+    bool fine = op->error <= op->limit;
+    t->valid &= fine;
+    printf("%-24s %-24s %10.1f us ", op->name, op->shape, op->median_s * 1e6);
+    if (op->bytes > 0)
+        printf("%9.1f GB/s    %5.1f %%", op->bytes / op->median_s * 1e-9, op->bytes / op->median_s / t->top.bytes * 100);
+    else
+        printf("%9.2f TFLOP/s %5.1f %%", op->flops / op->median_s * 1e-12, op->flops / op->median_s / t->top.flops * 100);
+    printf("  off by %.1e %s\n", op->error, fine ? "ok" : "TOO MUCH");
+    fflush(stdout);
+    return ST_OK;
+}
+
+static status_t run_ops(const options_t *o, context_t *c) {
+    const model_config_t *m;
+    ops_table_t t = {.valid = true};
+    status_t st = open_bench(o, c, &m);
+    if (!st) st = c->backend->ops->ceilings(c->backend, &t.top.flops, &t.top.bytes);
+    if (st) return st;
+    head(c, m, &t.top);
+    puts("checks     640 rows against the CPU in f32; % of the ceiling that bounds the operation");
+    st = bench_ops(m, c->backend, opt_int(o, "batch"), (int)opt_int(o, "repeats"), ops_line, &t);
+    if (st) return st;
+    puts(t.valid ? "VALID" : "INVALID");
+    return t.valid ? ST_OK : status_fail(ST_FAIL, "some results are off by more than they may; do not trust this build on this machine");
+}
+
+const command_t cmd_bench_ops = {
+    .spec =
+        {.name = "bench ops",
+         .summary = "how fast this machine does each operation of a decoder layer, beside its ceilings",
+         .usage = "precis bench ops [options]",
+         .text =
+             "Checks each operation at the model's shapes against the CPU in f32 and times it for --batch rows. Exit code 1 when a check "
+             "fails.",
+         .examples = "  precis bench ops --backend cuda --shape 8b --batch 16K\n  precis bench ops --shape smollm2 --threads 2\n",
+         .keys = "shape batch=2K repeats backend dtype threads quiet verbose config print-config",
+         .min_args = 0,
+         .max_args = 0},
+    .run = run_ops,
+};

@@ -13,7 +13,7 @@
 #include "io/json.h"
 
 static split_t split_option(const options_t *o) {
-    const char *s = opt_text(o, "split");
+    const char *s = opt_text(o, "split") ? opt_text(o, "split") : "tokens";
     return !strcmp(s, "lines") ? SPLIT_LINES : !strcmp(s, "paragraphs") ? SPLIT_PARAGRAPHS : SPLIT_TOKENS;
 }
 
@@ -23,19 +23,20 @@ static dtype_t kv_option(const options_t *o) {
 }
 
 static sharding_t shard_option(const options_t *o) {
-    const char *s = opt_text(o, "shard");
+    const char *s = opt_text(o, "shard") ? opt_text(o, "shard") : "auto";
     return !strcmp(s, "document") ? SHARD_DOCUMENT : !strcmp(s, "segments") ? SHARD_NONE : SHARD_AUTO;
 }
 
 enum { WHOLE_SEGMENT = 1 << 24 }; /* tokens: longer documents are cut all the same */
 
-static void profile_fill(const options_t *o, const context_t *c, align_t align, bool whole, const ids_t *sink, store_profile_t *p) {
+static void profile_fill(const options_t *o, const context_t *c, align_t align, const layout_info_t *info, const ids_t *sink,
+                         store_profile_t *p) {
     const model_config_t *m = model_file_config(c->file);
-    *p = (store_profile_t){.n_layer = m->n_layer,
+    *p = (store_profile_t){.n_layer = info->edits ? kv_upper_layers(m) : m->n_layer,
                            .n_kv_head = m->n_kv_head,
                            .d_head = m->d_head,
                            .n_vocab = m->n_vocab,
-                           .segment = whole ? WHOLE_SEGMENT : opt_int(o, "segment"),
+                           .segment = info->whole ? WHOLE_SEGMENT : opt_int(o, "segment"),
                            .n_sink = sink->n,
                            .sink = sink->ids,
                            .kv_type = kv_option(o),
@@ -43,7 +44,7 @@ static void profile_fill(const options_t *o, const context_t *c, align_t align, 
     snprintf(p->model_name, sizeof p->model_name, "%s", m->name);
     hash_hex(model_file_fingerprint(c->file), p->model_fingerprint);
     if (c->adapter) hash_hex(adapter_hash(c->adapter), p->adapter);
-    snprintf(p->layout, sizeof p->layout, "%s", opt_text(o, "layout"));
+    snprintf(p->layout, sizeof p->layout, "%s", info->name);
     snprintf(p->align, sizeof p->align, "%s", job_align_name(align));
     snprintf(p->backend, sizeof p->backend, "%s", c->backend->ops->name);
 }
@@ -103,7 +104,7 @@ static status_t inputs_check(const char *const *inputs, int n) {
     return ST_OK;
 }
 
-static status_t run_encode(const options_t *o, context_t *c) {
+status_t encode_run(const options_t *o, context_t *c) {
     const char *const *inputs;
     int n_input = opt_args(o, &inputs);
     const tokenizer_t *tokenizer;
@@ -118,7 +119,10 @@ static status_t run_encode(const options_t *o, context_t *c) {
                                      "content; use left, right or even");
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
+    if (!st) { /* edits of a model that has no BOS begin without one */
+        bool edits = !opt_text(o, "layout");
+        st = job_sink(o, tokenizer, job_bos(o) && !(edits && tokenizer_bos(tokenizer) < 0), &sink);
+    }
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_adapter(c, layout, &kept);
     if (!st) st = job_positions(o, layout, &align, &kept);
@@ -155,9 +159,9 @@ static status_t run_encode(const options_t *o, context_t *c) {
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
                           .verify = opt_flag(o, "verify"),
-                          .max_row = job_rows(o, opt_int(o, "segment")),
                           .progress = context_progress(c)};
-    profile_fill(o, c, align, layout_info(layout)->whole, &sink, &spec.profile);
+    if ((st = comm_agree(c->comm, job_pass_rows(o, c, opt_int(o, "segment"), &spec.max_row)))) goto out;
+    profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
     if (kept.gist.ratio && kept.keep != KEEP_RAW && kept.init != GIST_ADAPTER && c->comm->rank == 0)
@@ -196,4 +200,4 @@ const command_t cmd_encode = {
              .min_args = 1,
              .max_args = -1},
     .ranks = true,
-    .run = run_encode};
+    .run = encode_run};

@@ -10,6 +10,7 @@
 #include "encode/encoder.h"
 #include "io/corpus.h"
 #include "model/rope.h"
+#include "query/edits.h"
 #include "query/generate.h"
 #include "query/sources.h"
 
@@ -149,12 +150,26 @@ static status_t places_fill(query_job_t *j, int64_t n_sink) {
     return st;
 }
 
+static bool edits(const query_job_t *j) { return j->store && layout_info(j->layout)->edits; }
+
+static status_t context_open_edits(query_job_t *j, attend_spec_t *attend) {
+    int64_t all = j->sources.n;
+    status_t st = edits_unique(j->sources.segments, &j->sources.n);
+    if (!st) st = edits_open(j->c->model, j->c->comm, j->store, j->sources.segments, j->sources.n, opt_flag(j->o, "verify"), &j->kv);
+    if (st) return st;
+    *attend = edits_attend(model_config(j->c->model), j->sources.n, opt_real(j->o, "edit-temperature"));
+    log_info("%s: %lld edits (%lld as they were given), temperature %g; entry 0 %s", opt_text(j->o, "store"), (long long)j->sources.n,
+             (long long)all, attend->temperature, adapter_zero_key(j->c->adapter) ? "is the adapter's" : "has a key of zeros");
+    return ST_OK;
+}
+
 static status_t context_open_store(query_job_t *j) {
     const char *dir = opt_text(j->o, "store");
     comm_t *comm = j->c->comm;
     if (!dir) return context_deal(j->c->backend, comm, NULL, 0, &j->kv);
     const store_profile_t *p = store_profile(j->store);
-    bool raw = !strcmp(opt_text(j->o, "fetch"), "raw"), all = opt_int(j->o, "select") == 0 || opt_int(j->o, "select") >= j->sources.n;
+    bool raw = opt_text(j->o, "fetch") && !strcmp(opt_text(j->o, "fetch"), "raw"),
+         all = opt_int(j->o, "select") == 0 || opt_int(j->o, "select") >= j->sources.n;
     context_read_t how = {.verify = opt_flag(j->o, "verify"), .raw_only = raw && all, .both = raw && !all};
     status_t st = joined_option(j, p);
     if (st) return st;
@@ -316,6 +331,7 @@ static status_t answer_write(query_job_t *j, int64_t i) {
     json_str(&out, "finish_reason", g->ended ? "stop" : "length");
     json_int(&out, "prompt_tokens", g->n_prompt);
     json_num(&out, "entropy", g->entropy);
+    if (edits(j)) json_num(&out, "edit_share", g->edits);
     if (mass) st = evidence_write(j, &out, mass);
     json_open(&out, "timings", '{');
     json_num(&out, "first_token_s", g->first_token_s);
@@ -393,11 +409,14 @@ static status_t query_open(query_job_t *j) {
     if (!st && dir && !layout_find(store_profile(j->store)->layout, &j->layout))
         st = status_fail(ST_INPUT, "%s: was encoded with --layout %s, which this program does not know; use the program that wrote it", dir,
                          store_profile(j->store)->layout);
+    if (!st && dir && strcmp(options_command(j->o)->name, "query") && !edits(j))
+        st = status_fail(ST_INPUT, "%s: was encoded with --layout %s and is no pool of edits; use precis query", dir,
+                         layout_info(j->layout)->name);
     if (!st && dir) st = sources_open(j->store, dir, opt_text(j->o, "docs"), &j->sources);
     return comm_agree(j->c->comm, st);
 }
 
-static status_t run_query(const options_t *o, context_t *c) {
+status_t query_run(const options_t *o, context_t *c) {
     query_job_t j = {.o = o, .c = c, .layout = LAYOUT_PCE};
     attend_spec_t attend = {0};
     const char *format = opt_text(o, "format");
@@ -410,7 +429,7 @@ static status_t run_query(const options_t *o, context_t *c) {
     if (!st) st = job_attend(o, j.layout, AGG_BOTH, &attend);
     if (!st) st = prompts_share(&j);
     if (!st) st = context_load_model(c);
-    if (!st) st = context_open_store(&j);
+    if (!st) st = edits(&j) ? context_open_edits(&j, &attend) : context_open_store(&j);
     if (!st) st = comm_agree(c->comm, generations_make(&j));
     if (st) goto out;
     if ((st = check_positions(&j))) goto out;
@@ -424,8 +443,8 @@ static status_t run_query(const options_t *o, context_t *c) {
                             .seed = (uint64_t)opt_int(o, "seed"),
                             .attend = attend,
                             .batch = opt_int(o, "slots")};
-    spec.attend.fetch_raw = !strcmp(opt_text(o, "fetch"), "raw");
-    spec.attend.want_mass = j.store != NULL;
+    spec.attend.fetch_raw = opt_text(o, "fetch") && !strcmp(opt_text(o, "fetch"), "raw");
+    spec.attend.want_mass = j.store != NULL && !edits(&j); /* edits are many and small: no evidence is kept of them */
     j.streams = !j.json && j.n == 1 && c->comm->rank == 0;
     if (j.streams) {
         tokenizer_stream_begin(&j.stream, j.tokenizer, false);
@@ -460,4 +479,4 @@ const command_t cmd_query = {
          .min_args = 0,
          .max_args = 0},
     .ranks = true,
-    .run = run_query};
+    .run = query_run};

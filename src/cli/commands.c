@@ -5,8 +5,9 @@
 #include <string.h>
 
 static const command_t *const table[] = {
-    &cmd_encode, &cmd_query,  &cmd_eval_ppl,     &cmd_eval_agree,  &cmd_plan,        &cmd_tokenize, &cmd_inspect,
-    &cmd_store,  &cmd_logits, &cmd_bench_encode, &cmd_bench_query, &cmd_bench_shard, &cmd_version,  &cmd_help,
+    &cmd_encode,       &cmd_edit_encode, &cmd_query,       &cmd_edit_query, &cmd_eval_ppl, &cmd_eval_agree,
+    &cmd_plan,         &cmd_tokenize,    &cmd_inspect,     &cmd_store,      &cmd_logits,   &cmd_bench_ops,
+    &cmd_bench_encode, &cmd_bench_query, &cmd_bench_shard, &cmd_version,    &cmd_help,
 };
 
 const command_t *const *command_table(int *n) {

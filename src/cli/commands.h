@@ -16,8 +16,13 @@ typedef struct {
     status_t (*run)(const options_t *o, context_t *c);
 } command_t;
 
+/* Edits run through the same jobs as other text (cmd_edit.c). */
+status_t encode_run(const options_t *o, context_t *c);
+status_t query_run(const options_t *o, context_t *c);
+
+extern const command_t cmd_edit_encode, cmd_edit_query;
 extern const command_t cmd_encode, cmd_query, cmd_eval_ppl, cmd_eval_agree, cmd_plan; /* the jobs */
-extern const command_t cmd_bench_encode, cmd_bench_query, cmd_bench_shard;
+extern const command_t cmd_bench_ops, cmd_bench_encode, cmd_bench_query, cmd_bench_shard;
 extern const command_t cmd_tokenize, cmd_inspect, cmd_store, cmd_logits, cmd_version, cmd_help; /* the tools */
 
 const command_t *const *command_table(int *n);

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "model/kv.h"
 
 enum { PASS_ROWS = 1024 };
 
@@ -25,9 +27,15 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
     return st;
 }
 
+/* Commands for edits take no --layout. */
+static const char *layout_name(const options_t *o) {
+    const char *name = opt_text(o, "layout");
+    return name ? name : layout_info(LAYOUT_INCOMES)->name;
+}
+
 bool job_bos(const options_t *o) {
     layout_method_t layout;
-    const char *name = opt_text(o, "layout");
+    const char *name = layout_name(o);
     return opt_flag(o, "bos") || (name && layout_find(name, &layout) && layout_info(layout)->bos);
 }
 
@@ -62,6 +70,31 @@ aggregate_t job_aggregate(const options_t *o, aggregate_t fallback) {
 int64_t job_rows(const options_t *o, int64_t segment) {
     if (opt_given(o, "batch")) return opt_int(o, "batch");
     return i64_min(PASS_ROWS, i64_max(segment, 256));
+}
+
+/* Enough to fill a large device many times over; more only takes memory. */
+enum { DEVICE_ROWS = 32768, DEVICE_ROWS_MIN = 256 };
+
+status_t job_pass_rows(const options_t *o, const context_t *c, int64_t segment, int64_t *out) {
+    const model_config_t *m = model_file_config(c->file);
+    size_t left, total;
+    *out = job_rows(o, segment);
+    if (c->backend->host_memory) return ST_OK;
+    c->backend->ops->memory_left(c->backend, &left, &total);
+    size_t work = forward_ws_bytes(m, c->dtype, DEVICE_ROWS) / DEVICE_ROWS, kv = 4 * kv_bytes(m, c->dtype, 1); /* K and V, twice */
+    int64_t fit = (int64_t)((double)left * 0.9 / (double)(work + kv));
+    if (!opt_given(o, "batch")) *out = i64_max(i64_min(DEVICE_ROWS, fit), DEVICE_ROWS_MIN);
+    double need = (double)(work + kv) * (double)*out / 0x1p30;
+    if (*out > fit)
+        return status_fail(ST_FAIL,
+                           "GPU: %lld rows a pass take %.2f GiB (work space %.2f, K/V %.2f), %.2f of %.2f GiB are free beside the weights; "
+                           "use --batch %lld or less, or a GPU with more memory",
+                           (long long)*out, need, (double)work * (double)*out / 0x1p30, (double)kv * (double)*out / 0x1p30,
+                           (double)left / 0x1p30, (double)total / 0x1p30, (long long)i64_max(fit, 1));
+    log_info("GPU memory: %lld rows a pass take %.2f GiB (work space %.2f, K/V %.2f); %.2f of %.2f GiB are free beside the weights",
+             (long long)*out, need, (double)work * (double)*out / 0x1p30, (double)kv * (double)*out / 0x1p30, (double)left / 0x1p30,
+             (double)total / 0x1p30);
+    return ST_OK;
 }
 
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out) {
@@ -122,11 +155,16 @@ static status_t select_options(const options_t *o, const char *keep, kept_t *out
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
     const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
     *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
-    if (!layout_find(opt_text(o, "layout"), layout)) return status_fail(ST_USAGE, "--layout %s is not known", opt_text(o, "layout"));
+    if (!layout_find(layout_name(o), layout)) return status_fail(ST_USAGE, "--layout %s is not known", layout_name(o));
     const layout_info_t *info = layout_info(*layout);
     status_t st = gist_init_option(o, c, out);
     if (!st && info->selects) st = select_options(o, keep, out);
     if (!st && info->streams) return stream_options(o, out);
+    if (!st && info->edits) {
+        out->gist = (gist_spec_t){.ratio = 1, .window = -1, .at_end = true, .single = true};
+        out->keep = KEEP_GIST;
+        return ST_OK;
+    }
     if (st || !info->gists) return st;
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;
@@ -146,7 +184,7 @@ status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept) {
     const options_t *o = c->options;
     const adapter_t *ad = c->adapter;
     if (!ad) return ST_OK;
-    status_t st = adapter_check(ad, layout_info(layout)->name, kept->gist.ratio);
+    status_t st = adapter_check(ad, layout_info(layout)->name, kept->gist.single ? 0 : kept->gist.ratio);
     if (!st && adapter_n_gist(ad) && opt_given(o, "gist-init"))
         st = status_fail(ST_USAGE, "--gist-init: %s has gist rows of its own; leave it out", adapter_path(ad));
     if (st) return st;
@@ -184,7 +222,7 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
     const layout_info_t *info = layout_info(layout);
     *out = (attend_spec_t){.select = opt_int(o, "select"),
                            .aggregate = job_aggregate(o, fallback),
-                           .by_mean = !strcmp(opt_text(o, "select-by"), "mean"),
+                           .by_mean = opt_text(o, "select-by") && !strcmp(opt_text(o, "select-by"), "mean"),
                            .own_log_p = info->own_log_p,
                            .want_entropy = true};
     if (info->reweighs) {

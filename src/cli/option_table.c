@@ -24,6 +24,8 @@ static const option_t table[] = {
      "rows; for comparison pcw, structured, ape, block, star and streaming (README)"},
     {"ape-temperature", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: the context's attention logits are divided by this"},
     {"ape-scale", OPT_REAL, "0.9", 0.01, 100, NULL, "", "ape: and their log-sum, times the temperature, is multiplied by this"},
+    {"edit-temperature", OPT_REAL, NULL, 0.01, 100, NULL, "",
+     "edits: logits of the pool are divided by this; not given: 0.45 when it has more than 10 entries, else 1"},
     {"keep-by", OPT_CHOICE, "reconstruct", 0, 0, "knorm|snapkv|observed|expected|reconstruct", "",
      "blockselect: rows matter by their keys' length, by the attention of the segment's last rows, of all its rows, of the queries that "
      "its "

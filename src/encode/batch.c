@@ -76,10 +76,15 @@ store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it
                          .type = pool->type,
                          .k = pool->k,
                          .v = pool->v};
-    if (j->be->host_memory) return item;
-    size_t skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
-    item.k = j->host[b] + skip;
-    item.v = j->host[b] + kv_bytes(j->config, pool->type, j->buffer_rows) + skip;
+    size_t below = kv_bytes(j->config, pool->type, item.n_row) / (size_t)j->config->n_layer *
+                   (size_t)(j->config->n_layer - j->spec->profile.n_layer); /* layers that stay out: of edits the lower ones */
+    if (!j->be->host_memory) {
+        size_t skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
+        item.k = j->host[b] + skip;
+        item.v = j->host[b] + kv_bytes(j->config, pool->type, j->buffer_rows) + skip;
+    }
+    item.k = (const char *)item.k + below;
+    item.v = (const char *)item.v + below;
     return item;
 }
 
@@ -141,6 +146,7 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         at += rows;
     }
     status_t st = encoder_run(j->encoder, pieces, (int)b->n);
+    for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st && !j->be->host_memory)
         st = store_writer_wait(j->writer); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);

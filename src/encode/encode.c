@@ -14,9 +14,10 @@
 #include "base/mem.h"
 #include "base/stop.h"
 #include "encode/job.h"
+#include "encode/reader.h"
 #include "layout/assign.h"
 
-enum { WRITE_THREADS = 4, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
+enum { WRITE_THREADS = 8, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
 int64_t encode_round_tokens(int n_rank, int64_t segment) {
     int64_t want = (int64_t)n_rank * SEGMENTS_PER_RANK * i64_min(segment, ROUND_MAX / SEGMENTS_PER_RANK);
@@ -197,16 +198,18 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     corpus_t *corpus = NULL;
     *report = (encode_report_t){0};
     status_t st = comm->rank == 0 ? corpus_open(spec->inputs, spec->n_input, "text", &corpus) : ST_OK;
+    reader_t reader = {.spec = &rs, .corpus = corpus};
     st = comm_agree(comm, st);
     if (!st) st = job_open(&j, tokenizer);
     double begin_s = clock_s();
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
         status_t mine = ST_OK;
-        if (comm->rank == 0) mine = round_read(&rs, corpus, &round);
+        if (comm->rank == 0) mine = reader_take(&reader, &round);
         if (comm->rank == 0 && !mine) mine = known_mark(&j, &round);
         st = comm_agree(comm, mine);
         if (!st) st = comm_agree(comm, round_share(comm, &round));
+        if (!st && comm->rank == 0 && !round.last && !j.be->host_memory) reader_ahead(&reader); /* a CPU encodes with all its cores */
         if (!st) st = round_run(&j, &round);
     }
     progress_end(&j.progress);
@@ -234,6 +237,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     kv_free(j.be, &j.scratch);
     store_close(j.before);
     mem_free(j.added);
+    reader_end(&reader);
     corpus_close(corpus);
     round_free(&round);
     if (!st && j.stopping)

@@ -36,8 +36,8 @@ status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n) {
     return ST_OK;
 }
 
-static status_t unit_mean(encoder_t *e, const int32_t *tokens, float *to) {
-    int64_t d = e->config->d_model, r = e->spec.gist.ratio;
+static status_t unit_mean(encoder_t *e, const int32_t *tokens, int64_t r, float *to) {
+    int64_t d = e->config->d_model;
     memset(to, 0, (size_t)d * sizeof *to);
     for (int64_t i = 0; i < r; i++) {
         status_t st = model_embedding(e->model, tokens[i], e->unit);
@@ -48,7 +48,7 @@ static status_t unit_mean(encoder_t *e, const int32_t *tokens, float *to) {
 }
 
 status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n) {
-    int64_t d = e->config->d_model, r = e->spec.gist.ratio;
+    int64_t d = e->config->d_model, r = e->spec.gist.single ? p->n : e->spec.gist.ratio;
     for (int64_t i = 0; i < n; i++) e->tokens[row + i] = e->spec.gist_init == GIST_TOKEN ? e->spec.gist_token : 0;
     if (e->spec.gist_init == GIST_TOKEN) return ST_OK; /* its token is its input */
     const adapter_t *ad = e->spec.gist_init == GIST_ADAPTER ? model_adapter(e->model) : NULL;
@@ -60,7 +60,7 @@ status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, 
         }
         bool unit = !ad || adapter_adds_unit(ad);
         memset(to, 0, (size_t)d * sizeof *to);
-        status_t st = unit ? unit_mean(e, p->tokens + (from + g) * r, to) : ST_OK;
+        status_t st = unit ? unit_mean(e, p->tokens + (from + g) * r, r, to) : ST_OK;
         if (st) return st;
         const float *vector = ad ? adapter_gist(ad, (from + g) % adapter_n_gist(ad)) : NULL;
         for (int64_t c = 0; ad && c < d; c++) to[c] += vector[c];

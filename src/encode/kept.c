@@ -28,7 +28,11 @@ static status_t compact(const kept_t *k, model_t *m, kv_pool_t *gists, int64_t n
     return st;
 }
 
+/* The gist of an edit stands behind the sink and the edit; its key goes back to where nothing is rotated. */
+static status_t unrotate(encoder_t *e, model_t *m, piece_t *p) { return keys_move_all(m, &p->gist_pool, -(encoder_sink(e)->n_row + p->n)); }
+
 status_t kept_remember(const kept_t *k, encoder_t *e, model_t *m, piece_t *p) {
+    if (k->gist.single) return unrotate(e, m, p);
     if (k->recurrent) return encoder_remember(e, p);
     return k->compact ? compact(k, m, &p->gist_pool, p->n) : ST_OK;
 }
@@ -48,7 +52,10 @@ void kept_text(const kept_t *k, char *out, size_t cap) {
     init_text(k, init, sizeof init);
     if (k->gist.window >= 0) snprintf(window, sizeof window, "%lld", (long long)k->gist.window);
     if (k->gist.ratio)
-        at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window, k->gist.at_end ? " at end" : "");
+        at = (size_t)snprintf(out, cap, "ratio %lld window %s%s ", (long long)k->gist.ratio, window,
+                              k->gist.single   ? " gists one"
+                              : k->gist.at_end ? " at end"
+                                               : "");
     if (k->select.ratio)
         at += (size_t)snprintf(out + at, cap - at, "ratio %lld score %s budget %s ", (long long)k->select.ratio, score_name(k->select.by),
                                budget_names[k->select.budget]);
@@ -101,6 +108,7 @@ static bool word_parse(const char *key, const char *value, kept_t *out) {
     if (!strcmp(key, "ratio")) return number_parse(value, 1, &out->gist.ratio);
     if (!strcmp(key, "window")) return !strcmp(value, "all") || number_parse(value, 0, &out->gist.window);
     if (!strcmp(key, "at")) return (out->gist.at_end = !strcmp(value, "end"));
+    if (!strcmp(key, "gists")) return (out->gist.single = out->gist.at_end = !strcmp(value, "one"));
     if (!strcmp(key, "init")) return init_parse(value, out);
     if (!strcmp(key, "keep")) return keep_parse(value, out);
     if (!strcmp(key, "score")) return score_parse(value, out);

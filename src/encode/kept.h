@@ -39,7 +39,7 @@ static inline int64_t kept_rows(const kept_t *k, int64_t n) {
 /* Rows first .. first+n-1 of a pool, as a pool. */
 kv_pool_t kept_part(const kv_pool_t *p, int64_t first, int64_t n);
 /* Makes the gists of a segment that was just encoded what later segments see of it: under Coarse-Rec other rows, under compact positions
- * keys at other places, else as they are. */
+ * keys at other places, of an edit its key not rotated, else as they are. */
 status_t kept_remember(const kept_t *k, encoder_t *e, model_t *m, piece_t *p);
 
 /* "ratio 8 window all init mean keep both sinks 4", or "ratio 4 score reconstruct budget head keep gist" and back; "" for no gists, nothing

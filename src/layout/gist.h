@@ -17,9 +17,12 @@ typedef struct {
     int64_t ratio;  /* raw rows per gist; 0: no gists */
     int64_t window; /* raw rows that stay visible besides the current unit, a multiple of ratio; < 0: all of the segment */
     bool at_end;    /* Coarse: all gists after the raw rows */
+    bool single;    /* one gist for the whole segment, whatever its length; at_end, too */
 } gist_spec_t;
 
-static inline int64_t gist_count(const gist_spec_t *g, int64_t n_raw) { return g->ratio > 0 ? n_raw / g->ratio : 0; }
+static inline int64_t gist_count(const gist_spec_t *g, int64_t n_raw) {
+    return g->single ? n_raw > 0 : g->ratio > 0 ? n_raw / g->ratio : 0;
+}
 /* The next pass over a segment that raw rows before `raw` and gists before `gist` have gone through: as many of both as fit `space` rows.
  * Spaced gists go with their unit's last raw row, so a pass that does not reach the end cuts at a multiple of the ratio; Coarse gists come
  * when all raw rows are through. false: the segment is done. space must be at least ratio + 1. */

@@ -14,6 +14,7 @@ static const layout_info_t methods[LAYOUT_COUNT] = {
     [LAYOUT_COARSE_REC] = {.name = "coarse-rec", .chained = true, .gists = true, .gists_at_end = true, .recurrent = true}, /* section 4 */
     [LAYOUT_UNIGIST] = {.name = "unigist", .gists = true, .whole = true},                                                  /* section 5 */
     [LAYOUT_BLOCKSELECT] = {.name = "blockselect", .selects = true}, /* section 7, its end */
+    [LAYOUT_INCOMES] = {.name = "incomes", .gists = true, .gists_at_end = true, .whole = true, .bos = true, .edits = true}, /* section 6 */
     /* section 8 */
     [LAYOUT_PCW] = {.name = "pcw", .bos = true, .left = true},
     [LAYOUT_STRUCTURED] = {.name = "structured", .right = true, .own_log_p = true},

@@ -28,6 +28,7 @@ typedef enum {
     LAYOUT_STAR,
     LAYOUT_STREAMING,
     LAYOUT_COARSE_REC,
+    LAYOUT_INCOMES,
     LAYOUT_COUNT
 } layout_method_t;
 /* What sets one method apart from another. */
@@ -46,7 +47,8 @@ typedef struct {
     bool joined;      /* encoded apart, keys moved to positions one after another when they are read */
     bool own_log_p;   /* a query adds ln P to the logits of its own rows */
     bool reweighs;    /* a query weighs its context by a temperature and a scale */
-    bool streams;     /* rows see the first few and a recent window, at positions inside that cache; nothing is kept */
+    bool edits;   /* section 6: a document is one gist's K/V in the upper layers, before rotation; queries read them beside themselves */
+    bool streams; /* rows see the first few and a recent window, at positions inside that cache; nothing is kept */
 } layout_info_t;
 const layout_info_t *layout_info(layout_method_t m);
 /* How many of the `before` segments in front of it, from the first on, a segment continues. */
@@ -57,7 +59,7 @@ static inline int64_t layout_continues(const layout_info_t *l, int64_t before) {
 static inline bool layout_windows(layout_method_t m) { return m == LAYOUT_FULL || m == LAYOUT_PCE; }
 /* May several ranks encode a document together (layout/shard.h)? Of a model with this sliding window (0: none). */
 static inline bool layout_shards(const layout_info_t *l, bool compact, int64_t window) {
-    return (l->chained || l->whole) && !l->recurrent && !l->anchored && !l->streams && !compact && window <= 0;
+    return (l->chained || l->whole) && !l->recurrent && !l->anchored && !l->streams && !l->edits && !compact && window <= 0;
 }
 bool layout_find(const char *name, layout_method_t *out);
 typedef enum { KIND_SINK, KIND_RAW, KIND_GIST, KIND_QUERY } row_kind_t;

@@ -310,13 +310,13 @@ static void rows_ahead(const tensor_t *t, const char *rows, size_t bytes) {
 
 /* Rows row0.. of an item where they lie in the file, when they need no change. */
 static const void *rows_in_map(const backend_t *be, const item_t *it, int64_t row0, int64_t n) {
-    for (int i = 0; i < it->n_part; i++) {
+    for (int i = 0; i < it->n_part && !it->diagonal; i++) {
         const tensor_t *t = it->parts[i]->tensor;
-        if (it->diagonal || it->lora[i]) return NULL; /* an adapter changes them */
         if (!t) continue;
         int64_t rows = tensor_rows(t);
+        bool folded = it->lora[i] && it->lora[i]->rank;
         if (row0 + n <= rows) {
-            const void *p = it->parts[i]->pair_half ? NULL : tensor_rows_of(t, row0, n, be->act);
+            const void *p = it->parts[i]->pair_half || folded ? NULL : tensor_rows_of(t, row0, n, be->act);
             if (p) rows_ahead(t, p, (size_t)n * (size_t)tensor_cols(t) * dtype_bytes(be->act));
             return p;
         }

@@ -52,7 +52,7 @@ static int64_t pools_each(const attend_t *a) { return a->ctx->counts ? a->config
 
 static status_t attend_setup(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
-    status_t st = partial_alloc(a, &a->sums, a->n_base + ctx->n_group, false);
+    status_t st = partial_alloc(a, &a->sums, a->n_base + ctx->n_group + a->spec.apart, false);
     size_t cells = (size_t)(a->max_row * a->config->n_head), P = (size_t)ctx->n_segment, local = (size_t)ctx->n_local;
     if (!st && a->n_hold) st = partial_alloc(a, &a->part, a->n_hold, a->spec.select > 0);
     if (!st) st = a->be->ops->alloc(a->be, cells * sizeof(float), "row totals", &a->total_dev);
@@ -60,6 +60,8 @@ static status_t attend_setup(attend_t *a) {
     if (!st) st = mem_alloc(&a->total, cells, sizeof(float), "row totals");
     if (!st) st = mem_zalloc(&a->shift, cells, sizeof(float), "row totals");
     if (!st) st = mem_alloc(&a->slots, (size_t)(2 + ctx->n_group) * cells, sizeof(float), "row totals");
+    for (int i = 0; i < 2 && !st && a->spec.apart; i++)
+        st = mem_alloc(&a->sum[i], cells * (size_t)a->config->d_head, sizeof(float), "edits' results");
     if (!st) st = mem_alloc(&a->total_m, cells, sizeof(float), "row totals");
     if (!st) st = mem_alloc(&a->lse_local, local * cells, sizeof(float), "segment totals");
     if (!st) st = mem_alloc(&a->bytes_each, (size_t)a->comm->size, sizeof(int64_t), "wire counts");
@@ -96,7 +98,7 @@ status_t attend_create(model_t *m, comm_t *comm, const context_kv_t *ctx, const 
     if (spec->select >= ctx->n_segment) a->spec.select = 0; /* keeping all of them is no selection */
     a->max_row = max_row;
     a->max_query = max_query;
-    a->n_base = spec->own_log_p ? 2 : 1;
+    a->n_base = spec->own_log_p || spec->apart ? 2 : 1;
     a->n_hold = hold_count(a->config, ctx, &a->spec, ctx->n_local, max_row);
     st = comm_agree(comm, attend_setup(a));
     if (st)
@@ -121,6 +123,8 @@ void attend_free(attend_t *a) {
     mem_free(a->total_m);
     mem_free(a->shift);
     mem_free(a->slots);
+    mem_free(a->sum[0]);
+    mem_free(a->sum[1]);
     mem_free(a->scratch);
     mem_free(a->wire_send);
     mem_free(a->wire_recv);
@@ -131,7 +135,7 @@ void attend_free(attend_t *a) {
     mem_free(a);
 }
 
-static attn_args_t attention_args(const attend_t *a, int layer, const void *q) {
+attn_args_t attention_args(const attend_t *a, int layer, const void *q) {
     const model_config_t *c = a->config;
     return (attn_args_t){.layer = layer,
                          .n_head = (int)c->n_head,
@@ -143,7 +147,7 @@ static attn_args_t attention_args(const attend_t *a, int layer, const void *q) {
                          .o_type = DT_F32};
 }
 
-static status_t base_attention(attend_t *a, int layer, const void *q) {
+status_t base_attention(attend_t *a, int layer, const void *q) {
     attn_args_t args = attention_args(a, layer, q);
     args.pools = a->pools;
     args.n_pool = 1 + a->n_query;
@@ -151,7 +155,7 @@ static status_t base_attention(attend_t *a, int layer, const void *q) {
     args.spans = a->base.spans;
     args.n_run = a->base.n_run;
     args.n_span = a->base.n_span;
-    args.n_block = a->n_base;
+    args.n_block = a->spec.apart ? 1 : a->n_base;
     args.o = a->sums.o;
     args.lse = a->sums.lse;
     args.m = a->spec.want_entropy ? a->sums.m : NULL;
@@ -397,7 +401,7 @@ static status_t share_groups_device(attend_t *a) {
 }
 
 /* Group results of every rank to every rank: [o of its groups][lse][m], rank after rank. */
-static status_t share_groups(attend_t *a) {
+status_t share_groups(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
     int rank = a->comm->rank;
     int64_t d = a->config->d_head;
@@ -429,7 +433,7 @@ static status_t share_groups(attend_t *a) {
     return st ? st : be->ops->sync(be);
 }
 
-static void sum_entropy(attend_t *a, int layer) {
+void sum_entropy(attend_t *a, int layer) {
     int64_t heads = a->config->n_head;
     for (int q = 0; q < a->n_query; q++) {
         attend_query_t *query = &a->queries[q];
@@ -455,11 +459,22 @@ static void sum_mass(attend_t *a) {
         }
 }
 
+status_t groups_attention(attend_t *a, int layer, const void *q) {
+    status_t st = ST_OK;
+    for (int64_t at = 0; !st && at < a->ctx->n_local; at += a->n_hold) {
+        int64_t n = i64_min(a->n_hold, a->ctx->n_local - at);
+        st = segment_attention(a, layer, q, at, n);
+        if (!st) st = merge_groups(a, at, n);
+    }
+    return st;
+}
+
 static status_t attend_layer(void *self, int layer, const void *q, void *o) {
     attend_t *a = self;
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;
+    if (a->spec.apart) return apart_layer(a, layer, q, o);
     bool joined = joins(a);
     status_t st = joined ? joined_attention(a, layer, q) : base_attention(a, layer, q);
     if (joined) {
@@ -469,12 +484,8 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
         if (!st) st = choose(a);
         if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
         if (!st) st = merge_groups(a, 0, ctx->n_local);
-    } else {
-        for (int64_t at = 0; !st && at < ctx->n_local; at += a->n_hold) {
-            int64_t n = i64_min(a->n_hold, ctx->n_local - at);
-            st = segment_attention(a, layer, q, at, n);
-            if (!st) st = merge_groups(a, at, n);
-        }
+    } else if (!st) {
+        st = groups_attention(a, layer, q);
     }
     if (!st && a->comm->size > 1 && ctx->n_group) st = share_groups(a);
     if (!st) st = reweigh(a);
@@ -504,7 +515,7 @@ static status_t base_spans(attend_t *a, int i) {
     int64_t n_sink = a->ctx->sink.n_row;
     status_t st = layout_add_run(&a->base, 1 + i, q->index, q->n);
     if (!st && n_sink) st = layout_add_span(&a->base, span_all(SINK_POOL, 0, n_sink));
-    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->n_base - 1, q->index + q->n, a->config->window));
+    return st ? st : layout_add_span(&a->base, span_causal(1 + i, a->spec.apart ? 0 : a->n_base - 1, q->index + q->n, a->config->window));
 }
 
 /* Sink and own rows of query i by the rule; other queries are pieces of their own, so it hides them. */
@@ -517,7 +528,7 @@ static status_t base_by_rule(attend_t *a, int i) {
                              .order = after,
                              .n_row = q->index + q->n,
                              .pool = 1 + i,
-                             .block = a->n_base - 1,
+                             .block = a->spec.apart ? 0 : a->n_base - 1,
                              .place = {ALIGN_LEFT, .n_sink = after}}};
     return layout_by_rule(&a->base, &pools[1], q->index, q->n, pools, 2, a->config->window);
 }
@@ -533,7 +544,7 @@ status_t attend_forward(attend_t *a, forward_ws_t *ws, attend_query_t *queries, 
     pools[SINK_POOL] = ctx->sink;
     for (int i = 0; i < n_query && !st; i++) {
         queries[i].row = a->base.n_row;
-        queries[i].entropy = 0;
+        queries[i].entropy = queries[i].edits = 0;
         pools[1 + i] = queries[i].own;
         st = a->spec.by_rule ? base_by_rule(a, i) : base_spans(a, i);
     }

@@ -22,6 +22,10 @@ typedef struct {
      * logits are divided by T, and all of it together weighs exp(scale * T * L_C), L_C = log sum exp of those; 0: off. */
     bool own_log_p;
     double temperature, scale;
+    /* Edits (edits.h): the context's softmax, at `temperature` and with ctx->zero as one more entry, is its own, and its result is added to
+     * the rows' own. Pools begin at model layer first_layer; in those below there is nothing. Entropy is then that of the rows' own. */
+    bool apart;
+    int first_layer;
     bool want_mass, want_entropy;
     bool by_rule; /* the reference switch of layout/rule.h */
 } attend_spec_t;
@@ -32,6 +36,7 @@ typedef struct {
     kv_pool_t own;   /* its own K/V rows */
     int64_t index;   /* index of its first row in own */
     double *mass;    /* [n_local], added to: attention mass of each local segment, summed over layers, heads and rows; NULL: not wanted */
+    double edits;    /* out: of the edits' softmax, what did not go to entry 0; mean over upper layers, heads and rows of this pass */
     double entropy;  /* out: mean over layers, heads and rows of this pass */
     double *by_head; /* [n_layer][n_head], added to: entropy summed over rows (with want_entropy); NULL: not wanted */
 } attend_query_t;

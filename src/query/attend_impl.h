@@ -33,6 +33,7 @@ struct attend {
     layout_t base, segments;
     int n_base;       /* slots of `sums` in front of the groups': 1, or 2 where the query's own rows are apart from the sink */
     float *shift;     /* [rows][heads] what reweighing adds to the groups' logits */
+    float *sum[2];    /* [rows][heads][d_head] what apart.c adds up on the host */
     float *slots;     /* [n_group + 2][rows][heads] lse or m of slots on the host */
     kv_pool_t *pools; /* [1 + max_query] for the base, then [n_hold] for segments */
     /* the pass at hand */
@@ -44,6 +45,14 @@ struct attend {
 /* Partial results of a block: one for each row and head. */
 static inline int64_t plane(const attend_t *a) { return a->n_row * a->config->n_head; }
 
+/* apart.c: how a layer goes where the context has a softmax of its own. */
+status_t apart_layer(attend_t *a, int layer, const void *q, void *o);
+/* attend.c: sink and own rows into the first slots of `sums`; this rank's segments into their groups' slots; those of all ranks to all. */
+status_t base_attention(attend_t *a, int layer, const void *q);
+status_t groups_attention(attend_t *a, int layer, const void *q);
+status_t share_groups(attend_t *a);
+attn_args_t attention_args(const attend_t *a, int layer, const void *q);
+void sum_entropy(attend_t *a, int layer);
 /* reweigh.c, before the last merge: structured prompting's ln P on the own rows (slot 1 of `sums`), APE's scale on all groups together. */
 status_t reweigh(attend_t *a);
 

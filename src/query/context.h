@@ -28,17 +28,26 @@ typedef struct {
     kv_pool_t *whole;       /* [n_local] what the pools are parts of, when owned */
     kv_pool_t *packed;      /* [n_local] pools that were packed here, owned; NULL: none */
     kv_pool_t sink;         /* borrowed; n_row = 0 when there is none */
+    kv_pool_t zero;         /* entry 0 of a pool of edits (edits.h), owned; n_row = 0 when there is none */
     int64_t query_position; /* where query rows start: n_sink + M */
     place_t *places;        /* [n_local] where the rows of the pools stand, for models with a sliding window; NULL: a query sees all rows */
     bool owns_pools;        /* pools are copies to be freed */
+    int64_t n_device;       /* copies from this one on lie in host memory, by plan: device memory is too small for all */
     backend_t *be;
 } context_kv_t;
 
 /* Deals segments of the given rows over the ranks; pools are left for the caller to fill. */
 status_t context_deal(backend_t *be, comm_t *comm, const int64_t *rows, int64_t n_segment, context_kv_t *out);
 void context_free(context_kv_t *c);
+/* Sets n_device from what device memory is left, and says so when not all fit. Before any pool is made. */
+void context_plan_memory(context_kv_t *c, const model_config_t *config);
+/* Memory for local segment i, on the device or the host as planned. */
+status_t context_alloc(context_kv_t *c, const model_config_t *config, int64_t i, kv_pool_t *out);
 /* all: [n_segment] where the rows of each segment's pool stand. */
 status_t context_places(context_kv_t *c, const place_t *all);
+
+/* Every byte of these segments against its checksum, by all threads. */
+status_t context_verify(store_t *store, const store_segment_t *const *segments, int64_t n);
 
 /* From a store: segments in the order given. Each rank verifies (when `verify`), maps and, where the backend needs it, copies its own.
  * `kept` says which rows a segment has; its gists or selected rows become the pools, or its raw rows when it has no gists or `raw_only`;

@@ -50,6 +50,7 @@ static bool is_end(const generator_t *r, int32_t id) {
 static void account(slot_t *s, const attend_query_t *q) {
     generation_t *g = s->g;
     g->entropy += q->entropy;
+    g->edits += q->edits * (double)q->n;
     g->n_forward++;
     s->n_own += q->n;
 }
@@ -75,7 +76,7 @@ static status_t slot_begin(generator_t *r, slot_t *s, generation_t *g) {
     s->begin_s = clock_s();
     g->ids = (ids_t){0};
     g->ended = false;
-    g->entropy = 0;
+    g->entropy = g->edits = 0;
     g->n_forward = 0;
     g->mass = NULL;
     if (s->own.n_row < rows) { /* grows to the longest prompt and stays */
@@ -91,6 +92,7 @@ static status_t slot_end(generator_t *r, slot_t *s, generated_fn done, void *don
     double weight = (double)r->config->n_layer * (double)r->config->n_head * (double)s->n_own;
     for (int64_t i = 0; g->mass && i < r->ctx->n_local; i++) g->mass[i] /= weight;
     g->entropy /= (double)i64_max(1, g->n_forward);
+    g->edits /= (double)i64_max(1, s->n_own);
     g->total_s = clock_s() - s->begin_s;
     s->g = NULL;
     return done(done_ctx, g);

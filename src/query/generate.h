@@ -33,6 +33,7 @@ typedef struct {
     ids_t ids;      /* generated, without the end token; the caller frees */
     bool ended;     /* by an end token (else by max_tokens) */
     double *mass;   /* [ctx->n_local] share of the attention mass, mean over layers, heads and rows; the caller frees (mem_free) */
+    double edits;   /* over a pool of edits: what rows took from edits, not from entry 0; mean over rows, heads and upper layers */
     double entropy; /* mean over forwards, a decode step counting as one */
     int64_t n_forward;
     double first_token_s, total_s; /* from the prompt's start */

@@ -43,7 +43,7 @@ expect 0 'commands' - help
 expect 2 - 'commands'
 expect 0 '^precis [0-9]+\.' - --version
 expect 0 '^backends: cpu, cpu_ref' - version
-for command in encode query 'eval ppl' plan tokenize inspect store logits version help; do
+for command in encode query 'edit encode' 'edit query' 'eval ppl' plan tokenize inspect store logits version help; do
     # shellcheck disable=SC2086 # a command may be two words
     expect 0 '^examples' - $command --help
     # shellcheck disable=SC2086
@@ -76,6 +76,10 @@ expect 2 - '--segment: "4K 5" has a unit' encode --model m --store s --segment '
 expect 2 - '--segment needs a value' encode --model m --store s --segment
 expect 2 - '--segment needs a value but is followed by --bos' encode --model m --store s --segment --bos
 expect 2 - '--layout: "nope" is not known; give one of full, pce' encode --model m --store s --layout nope x
+expect 2 - 'edit.*did you mean precis edit encode' edit encoed
+expect 2 - 'needs --model and --store' edit encode x
+expect 2 - '--layout is no option of precis edit query' edit query --model m --store s --layout pce --prompt x
+expect 2 - '--edit-temperature: "0" is too small' edit query --model m --store s --edit-temperature 0 --prompt x
 expect 2 - '--ape-scale: "0" is too small' query --model m --store s --ape-scale 0 --prompt x
 expect 2 - '--select: "-1" is too small' query --model m --store s --select -1 --prompt x
 expect 2 - '--temperature: "hot" is no number' query --model m --store s --temperature hot --prompt x

@@ -6,7 +6,7 @@
 
 #include "encode/sequence.h"
 #include "eval/ppl.h"
-#include "unit.h"
+#include "unit/store_fixture.h"
 
 static const char *const folder = "tests/golden/tiny-llama", *const golden = "tests/golden/tiny-llama/golden-methods.safetensors";
 enum { MAX_ROWS = 100, MAX_VOCAB = 160, N_QUERY = 17 };
@@ -211,4 +211,96 @@ static void test_identities(void) {
     close_all();
 }
 
-UNIT_MAIN("methods", {"against a dense mask", test_golden}, {"passes", test_passes}, {"limits", test_identities})
+/* ---- from a store -------------------------------------------------------------------------------------------------- */
+static store_profile_t profile(void) {
+    const model_config_t *c = model_config(tiny.model);
+    store_profile_t p = {.n_layer = c->n_layer,
+                         .n_kv_head = c->n_kv_head,
+                         .d_head = c->d_head,
+                         .n_vocab = c->n_vocab,
+                         .segment = 16,
+                         .kv_type = DT_F32,
+                         .act = DT_F32};
+    strcpy(p.model_name, "tiny");
+    strcpy(p.model_fingerprint, "d9cdc8d5ef707dede548860863d0cfe0");
+    strcpy(p.layout, "block");
+    strcpy(p.align, "left");
+    strcpy(p.backend, "cpu");
+    return p;
+}
+
+/* Pieces 16, 16 and 15 tokens long, encoded where they would stand alone, into a store; the last rows of the text then query them. */
+static status_t stored(const char *dir, encoder_t *e, store_t **store, context_kv_t *ctx) {
+    const model_config_t *c = model_config(tiny.model);
+    store_profile_t p = profile();
+    const store_segment_t *segments[3];
+    context_read_t how = {.kept = {.gist = {.window = -1}}, .verify = true, .joined = tiny.model};
+    store_writer_t *w = NULL;
+    kv_pool_t pool = {0};
+    int64_t repaired;
+    status_t st = store_prepare(dir, &p, &repaired);
+    if (!st) st = store_writer_open(dir, &p, 0, &w);
+    for (int64_t i = 0; i < 3 && !st; i++) {
+        int64_t n = i < 2 ? 16 : 15;
+        const int32_t *tokens = ids("tokens") + 16 * i;
+        store_item_t item = {.address = store_address(&p, tokens, n, NULL), .n_token = n, .n_row = n, .tokens = tokens, .type = DT_F32};
+        st = kv_alloc(tiny.be, c, DT_F32, n, "a piece", &pool);
+        if (!st) st = encoder_run(e, &(piece_t){.tokens = tokens, .n = n, .pool = pool}, 1);
+        item.k = pool.k;
+        item.v = pool.v;
+        if (!st) st = store_append(w, &item);
+        if (!st) st = store_writer_wait(w);
+        kv_free(tiny.be, &pool);
+    }
+    if (w) {
+        status_t closed = store_writer_close(w);
+        if (!st) st = closed;
+    }
+    if (!st) st = store_open(dir, false, store);
+    for (int64_t i = 0; i < 3 && !st; i++)
+        segments[i] = store_find(*store, store_address(&p, ids("tokens") + 16 * i, i < 2 ? 16 : 15, NULL));
+    return st ? st : context_from_store(tiny.be, c, tiny.own, *store, segments, 3, &how, ctx);
+}
+
+static void test_joined(void) {
+    char dir[FIX_PATH];
+    encoder_t *e = NULL;
+    store_t *store = NULL;
+    context_kv_t ctx = {0};
+    attend_t *a = NULL;
+    kv_pool_t own = {0};
+    double positions[N_QUERY], worst = 0;
+    int64_t rows[N_QUERY];
+    attend_spec_t spec = {.want_entropy = true};
+    encoder_spec_t es = {.align = ALIGN_LEFT, .max_row = MAX_ROWS};
+    open_all(backend_create_cpu, DT_F32, 2);
+    fix_dir(dir);
+    const tensor_t *want = safetensors_find(ref, "block");
+    CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &es, &e), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(stored(dir, e, &store, &ctx), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(attend_create(tiny.model, tiny.own, &ctx, &spec, MAX_ROWS, 1, &a), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, model_config(tiny.model), DT_F32, N_QUERY, "the query", &own), ST_OK);
+    for (int64_t i = 0; i < N_QUERY; i++) {
+        positions[i] = (double)(47 + i);
+        rows[i] = i;
+    }
+    attend_query_t q = {.n = N_QUERY, .own = own};
+    CU_ASSERT_EQUAL(attend_forward(a, encoder_workspace(e), &q, 1, ids("tokens") + 47, positions, N_QUERY, rows, got), ST_OK);
+    for (int64_t i = 0; i < want->dims[0]; i++)
+        for (int64_t j = 0; j < want->dims[1]; j++) {
+            float x;
+            memcpy(&x, want->data + 4 * (i * want->dims[1] + j), 4);
+            worst = fmax(worst, fabs((double)x - (double)got[i * model_config(tiny.model)->n_vocab + j]));
+        }
+    CU_ASSERT(worst < 58 * 1e-4);
+    attend_free(a);
+    context_free(&ctx);
+    kv_free(tiny.be, &own);
+    store_close(store);
+    encoder_free(e);
+    fix_remove(dir);
+    close_all();
+}
+
+UNIT_MAIN("methods", {"against a dense mask", test_golden}, {"passes", test_passes}, {"limits", test_identities},
+          {"joined from a store", test_joined})

@@ -234,6 +234,55 @@ static inline void ops_attention(ops_t *o) {
     }
 }
 
+/* A pool whose strides suit every kernel; only_head as in kv_pool_t. */
+static inline void attn_add_even_pool(attn_case_t *c, int64_t rows, dtype_t type, int only_head) {
+    kv_pool_t *p = &c->pools[c->n_pool];
+    int64_t heads = only_head ? 1 : c->n_kv_head;
+    c->kv_type[c->n_pool] = type;
+    *p = (kv_pool_t){.type = type,
+                     .n_row = rows,
+                     .row_stride = c->d_head,
+                     .head_stride = only_head ? 0 : rows * c->d_head,
+                     .layer_stride = heads * rows * c->d_head,
+                     .only_head = only_head};
+    c->kv_n[c->n_pool++] = (size_t)(p->layer_stride * OPS_LAYERS);
+}
+
+/* Pools that one K/V head sees, of different lengths, beside one that all see. */
+static inline void ops_attention_heads(ops_t *o) {
+    for (int i = 0; i < 4; i++) {
+        dtype_t act = o->be->act;
+        attn_case_t c = attn_new(i < 2 ? 9 : 8, i < 2 ? 3 : 2, i < 2 ? 64 : 128, i % 2 ? DT_F32 : act);
+        attn_add_even_pool(&c, 20, act, 0);
+        for (int h = 0; h < c.n_kv_head; h++) attn_add_even_pool(&c, 40 + 700 * h, act, h + 1);
+        attn_add_run(&c, 70, 0, -1);
+        attn_add_span(&c, 0, 0, 0, 20, edge_const(0), edge_step(1, 1, 0, 1));
+        for (int h = 0; h < c.n_kv_head; h++) attn_add_span(&c, 1 + h, 0, 0, 40 + 700 * h, edge_const(0), edge_const(40 + 700 * h));
+        attn_add_span(&c, 2, 1, 0, 740, edge_const(3), edge_step(1, 10, 0, 1)); /* block 1: head 1 alone */
+        attn_fill(o, &c);
+        attn_check(o, "pools of one head", &c);
+        attn_drop(&c);
+    }
+}
+
+/* What a row sees, and so its bits, stay the same when the pool has more rows behind. */
+static inline void ops_attention_far(ops_t *o) {
+    enum { SEEN = 36000, ALL = 70000 };
+    attn_case_t c = attn_new(4, 1, 64, DT_F32);
+    attn_add_even_pool(&c, ALL, o->be->act, 0);
+    attn_add_run(&c, 2, 0, -1);
+    attn_add_span(&c, 0, 0, 0, SEEN, edge_const(0), edge_const(SEEN));
+    attn_fill(o, &c);
+    attn_check(o, "far rows", &c);
+    attn_out_t all = attn_run(o->be, &c);
+    c.pools[0].n_row = SEEN;
+    attn_out_t some = attn_run(o->be, &c);
+    ops_same("a pool that reaches further: o", all.o, some.o, all.o_n * 4);
+    ops_same("a pool that reaches further: lse", all.lse, some.lse, all.n * 4);
+    attn_out_drop(&all), attn_out_drop(&some);
+    attn_drop(&c);
+}
+
 /* Random spans with odd divisors and offsets. */
 static inline void ops_attention_random(ops_t *o) {
     for (int round = 0; round < 12; round++) {

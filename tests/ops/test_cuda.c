@@ -63,6 +63,8 @@ static void attention_bits(ops_t *o) { (void)o; }
 static void test_linear(void) { each_backend(ops_linears); }
 static void test_rows(void) { each_backend(ops_rows); }
 static void test_attention(void) { each_backend(ops_attention); }
+static void test_heads(void) { each_backend(ops_attention_heads); }
+static void test_far(void) { best_backend(ops_attention_far); }
 static void test_spans(void) { each_backend(ops_attention_random); }
 static void test_fused(void) { each_backend(ops_fused); }
 static void test_many(void) { best_backend(ops_fused_many); }
@@ -75,5 +77,5 @@ static void test_qkv(void) { each_backend(ops_qkvs); }
 
 UNIT_MAIN_IF("cuda ops", gpu_there(), "GPU, or a build without CUDA", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv},
              {"fused", test_fused}, {"many rows", test_many}, {"many bits", test_many_bits}, {"attention", test_attention},
-             {"spans", test_spans}, {"linear_bits", test_linear_bits}, {"attention_bits", test_attention_bits}, {"company", test_company},
-             {"merge", test_merge})
+             {"heads", test_heads}, {"far", test_far}, {"spans", test_spans}, {"linear_bits", test_linear_bits},
+             {"attention_bits", test_attention_bits}, {"company", test_company}, {"merge", test_merge})

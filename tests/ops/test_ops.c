@@ -37,6 +37,7 @@ static void attention_bits(ops_t *o) {
 static void test_linear(void) { each_backend(ops_linears); }
 static void test_rows(void) { each_backend(ops_rows); }
 static void test_attention(void) { each_backend(ops_attention); }
+static void test_heads(void) { each_backend(ops_attention_heads); }
 static void test_spans(void) { each_backend(ops_attention_random); }
 static void test_fused(void) { each_backend(ops_fused); }
 static void test_linear_bits(void) { each_backend(linear_bits); }
@@ -45,4 +46,5 @@ static void test_merge(void) { each_backend(ops_merge); }
 static void test_qkv(void) { each_backend(ops_qkvs); }
 
 UNIT_MAIN("ops", {"linear", test_linear}, {"rows", test_rows}, {"qkv", test_qkv}, {"fused", test_fused}, {"attention", test_attention},
-          {"spans", test_spans}, {"linear_bits", test_linear_bits}, {"attention_bits", test_attention_bits}, {"merge", test_merge})
+          {"heads", test_heads}, {"spans", test_spans}, {"linear_bits", test_linear_bits}, {"attention_bits", test_attention_bits},
+          {"merge", test_merge})

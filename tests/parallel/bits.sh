@@ -125,6 +125,21 @@ for layout in pce "blockselect --keep both --ratio 4"; do
     [ "$(wc -l <"$dir/all-${layout%% *}.answers")" -eq 3 ] && cmp -s "$dir/all-${layout%% *}.answers" "$dir/all-pce.answers"; check "all of ${layout%% *} fetched" $? "$(tail -1 "$dir/log")"
 done
 
+# A pool of edits, some of them twice, written by any number of ranks and read by any other.
+awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The %s of %d is %d.\"}\n", i, i % 2 ? "size" : "name", i % 140, (i % 140) * 37 }' >"$dir/edits.jsonl"
+edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl | sed 's/"timings":{[^}]*}//'; }
+for n in 1 2 3 7; do
+    t=1 store=$dir/edits-$n
+    run edit encode --model "$model" --store "$store" "$dir/edits.jsonl" --format json >"$dir/edits-report-$n"
+    digest "$store" >"$dir/edits-digest-$n"
+    grep -q '"documents":150.*"encoded":140' "$dir/edits-report-$n"; check "equal edits are encoded once at $n ranks" $? "$(cat "$dir/edits-report-$n")"
+    [ -s "$dir/edits-digest-$n" ] && cmp -s "$dir/edits-digest-$n" "$dir/edits-digest-1"; check "edits stored at $n ranks" $? "$(tail -1 "$dir/log")"
+    edited "$dir/edits-1" >"$dir/edited-$n"
+    [ "$(wc -l <"$dir/edited-$n")" -eq 3 ] && cmp -s "$dir/edited-$n" "$dir/edited-1"; check "answers over edits at $n ranks" $? "$(tail -1 "$dir/log")"
+done
+[ "$(grep -o '"edit_share":0\.[0-9]*' "$dir/edited-1" | sort -u | wc -l)" -eq 3 ]; check "answers say what they took from edits" $? "$(head -1 "$dir/edited-1")"
+run edit query --model "$model" --store "$dir/store-1-1-3" --prompt x >/dev/null; grep -q 'is no pool of edits' "$dir/log"; check "a store that is no pool of edits is refused" $?
+
 seq 0 150 >"$dir/ids"
 for t in ${THREADS:-1 2}; do
     "$precis" logits --model "$model" --tokens "$dir/ids" --threads "$t" --out "$dir/logits-$t" >/dev/null 2>>"$dir/log" && cmp -s "$dir/logits-$t" "$dir/logits-1"

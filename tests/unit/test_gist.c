@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "encode/encoder_impl.h"
 #include "layout/gist.h"
 
 enum { SINK, RAW, GIST, PAGE };
@@ -20,6 +21,7 @@ static bool spans_see(const layout_t *l, const run_t *run, int64_t i, int32_t po
 static void check_segment(rng_t *rnd) {
     int64_t r = 1 + rng_below(rnd, 7), n = 1 + rng_below(rnd, 60), n_sink = rng_below(rnd, 4), covered_raw = 0, covered_gist = 0;
     gist_spec_t g = {.ratio = r, .window = rng_below(rnd, 3) ? rng_below(rnd, 5) * r : -1, .at_end = rng_below(rnd, 4) == 0};
+    g.single = g.at_end && rng_below(rnd, 2); /* an edit: one gist, whatever the ratio */
     int32_t sink_pool = SINK;
     shared_t shared = {&sink_pool, &n_sink, 1};
     layout_t l = {0};
@@ -90,6 +92,22 @@ static void test_random(void) {
     for (int i = 0; i < 400; i++) check_segment(&r);
 }
 
+/* Streaming: of the pool that holds the sink once for each row, a row sees its own copies and nothing else, whatever rows the pass holds.
+ */
+static void test_near(void) {
+    rng_t r = {13};
+    for (int round = 0; round < 300; round++) {
+        encoder_t e = {.n_sink = 1 + rng_below(&r, 9)};
+        int64_t raw = rng_below(&r, 500), n = 1 + rng_below(&r, 60), E = 1, base = raw - raw % 64;
+        while (E < e.n_sink) E *= 2;
+        span_t s = near_span(&e, 3, raw, n);
+        CU_ASSERT(s.pool == 3 && s.block == 0 && s.end <= (64 + n) * E);
+        for (int64_t i = raw; i < raw + n; i++)
+            for (int64_t c = 0; c < (64 + n) * E; c++)
+                CU_ASSERT_EQUAL(c >= span_lo(&s, i) && c < span_hi(&s, i), base + c / E == i && c % E < e.n_sink);
+    }
+}
+
 static void test_table(void) { /* r = 4: raw 0 1 2 3, gist 4, raw 4 5 6 7, gist 8 (methods.md section 5) */
     gist_spec_t g = {.ratio = 4, .window = 4};
     CU_ASSERT_EQUAL(gist_position(&g, 0, 10), 4);
@@ -102,4 +120,4 @@ static void test_table(void) { /* r = 4: raw 0 1 2 3, gist 4, raw 4 5 6 7, gist 
     CU_ASSERT(!gist_sees(&g, KIND_RAW, 3, KIND_GIST, 0, 10) && gist_sees(&g, KIND_RAW, 4, KIND_GIST, 0, 10));
 }
 
-UNIT_MAIN("gist", {"random", test_random}, {"pages", test_paged}, {"table", test_table})
+UNIT_MAIN("gist", {"random", test_random}, {"pages", test_paged}, {"near", test_near}, {"table", test_table})

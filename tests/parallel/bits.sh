@@ -114,6 +114,17 @@ for n in $([ -n "${2:-}" ] || echo 1 3); do
     rm -rf "$store"
 done
 
+# Fetching the raw rows of all segments is PCE (under blockgist it is not: raw rows see the gists among them).
+n=1 t=1
+for layout in pce "blockselect --keep both --ratio 4"; do
+    # shellcheck disable=SC2086
+    run encode --model "$model" --store "$dir/all-${layout%% *}" --layout $layout --segment 128 --sink "A text:" "$dir/short.txt" >/dev/null
+    more=()
+    [ "$layout" = pce ] || more=(--select 99 --fetch raw)
+    answers "$dir/all-${layout%% *}" "${more[@]}" >"$dir/all-${layout%% *}.answers"
+    [ "$(wc -l <"$dir/all-${layout%% *}.answers")" -eq 3 ] && cmp -s "$dir/all-${layout%% *}.answers" "$dir/all-pce.answers"; check "all of ${layout%% *} fetched" $? "$(tail -1 "$dir/log")"
+done
+
 # A pool of edits, some of them twice, written by any number of ranks and read by any other.
 awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The %s of %d is %d.\"}\n", i, i % 2 ? "size" : "name", i % 140, (i % 140) * 37 }' >"$dir/edits.jsonl"
 edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl | sed 's/"timings":{[^}]*}//'; }

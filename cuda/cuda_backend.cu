@@ -240,6 +240,9 @@ static status_t setup(cuda_backend_t *b) {
 
 void *backend_cuda_stream(backend_t *be) { return cuda_of(be)->stream; }
 int backend_cuda_device(const backend_t *be) { return ((const cuda_backend_t *)be)->device; }
+void backend_cuda_leave(backend_t *be, int n) {
+    if (n < cuda_of(be)->n_sm) cuda_of(be)->n_sm -= n;
+}
 status_t backend_cuda_identity(backend_t *be, unsigned char out[16]) {
     cudaDeviceProp prop;
     CUDA_TRY(cudaGetDeviceProperties(&prop, cuda_of(be)->device));

@@ -39,7 +39,8 @@ typedef struct {
 
 typedef struct {
     comm_device_t base; /* first: the two pointers are the same */
-    ncclComm_t nccl;
+    ncclComm_t nccl,
+        whole; /* for messages beside computing, with few blocks; for all-gathers, as NCCL likes it, made when first asked for */
     cudaStream_t backend, stream;
     cudaEvent_t issued;
     message_t *messages; /* [2][size] sent, received */
@@ -199,11 +200,24 @@ static status_t nccl_exchange_wait(comm_device_t *d, comm_exchange_t *e) {
     return cuda_check(cudaStreamWaitEvent(c->backend, e->done, 0), "messages");
 }
 
+/* A communicator of all ranks that takes at most n_cta blocks of the GPU at a time; 0: as NCCL likes. Collective. */
+static status_t join(nccl_t *c, int n_cta, ncclComm_t *out) {
+    comm_t *comm = c->base.comm;
+    ncclUniqueId id = {{0}};
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    if (n_cta) config.maxCTAs = n_cta;
+    status_t st = comm->rank == 0 ? nccl_check(ncclGetUniqueId(&id), "an id") : ST_OK;
+    if ((st = comm_agree(comm, st))) return st;
+    if ((st = comm->ops->bcast(comm, 0, &id, sizeof id))) return st;
+    return comm_agree(comm, nccl_check(ncclCommInitRankConfig(out, comm->size, id, comm->rank, &config), "joining the ranks"));
+}
+
 static status_t nccl_all_gather(comm_device_t *d, const void *send, void *recv, int64_t bytes_each) {
     nccl_t *c = (nccl_t *)d;
-    status_t st = cuda_check(cudaEventRecord(c->issued, c->backend), "an event");
+    status_t st = c->whole ? ST_OK : join(c, 0, &c->whole);
+    if (!st) st = cuda_check(cudaEventRecord(c->issued, c->backend), "an event");
     if (!st) st = cuda_check(cudaStreamWaitEvent(c->stream, c->issued, 0), "an event");
-    if (!st) st = nccl_check(ncclAllGather(send, recv, (size_t)bytes_each, ncclInt8, c->nccl, c->stream), "all-gather");
+    if (!st) st = nccl_check(ncclAllGather(send, recv, (size_t)bytes_each, ncclInt8, c->whole, c->stream), "all-gather");
     if (!st) st = cuda_check(cudaEventRecord(c->issued, c->stream), "an event");
     if (!st) d->comm->sent_bytes += bytes_each * (d->comm->size - 1);
     return st ? st : cuda_check(cudaStreamWaitEvent(c->backend, c->issued, 0), "an event");
@@ -216,6 +230,7 @@ static void nccl_close(comm_device_t *d) {
     if (!c) return;
     if (c->stream) cudaStreamSynchronize(c->stream);
     if (c->nccl) ncclCommDestroy(c->nccl);
+    if (c->whole) ncclCommDestroy(c->whole);
     for (comm_exchange_t *e = c->spare, *next; e; e = next) {
         next = e->next;
         cudaEventDestroy(e->done);
@@ -234,16 +249,7 @@ static const comm_device_ops_t ops = {.name = "nccl",
                                       .all_gather = nccl_all_gather,
                                       .close = nccl_close};
 
-static status_t join(nccl_t *c) {
-    comm_t *comm = c->base.comm;
-    ncclUniqueId id = {{0}};
-    status_t st = comm->rank == 0 ? nccl_check(ncclGetUniqueId(&id), "an id") : ST_OK;
-    if ((st = comm_agree(comm, st))) return st;
-    if ((st = comm->ops->bcast(comm, 0, &id, sizeof id))) return st;
-    return nccl_check(ncclCommInitRank(&c->nccl, comm->size, id, comm->rank), "joining the ranks");
-}
-
-status_t comm_nccl_create(comm_t *comm, int device, void *stream, comm_device_t **out) {
+status_t comm_nccl_create(comm_t *comm, int device, void *stream, int n_cta, comm_device_t **out) {
     nccl_t *c = NULL;
     *out = NULL;
     status_t st = mem_zalloc(&c, 1, sizeof *c, "NCCL");
@@ -258,7 +264,7 @@ status_t comm_nccl_create(comm_t *comm, int device, void *stream, comm_device_t 
         if (!st) st = cuda_check(cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, greatest), "a stream");
         if (!st) st = cuda_check(cudaEventCreateWithFlags(&c->issued, cudaEventDisableTiming), "an event");
     }
-    if (!(st = comm_agree(comm, st))) st = comm_agree(comm, join(c));
+    if (!(st = comm_agree(comm, st))) st = join(c, n_cta, &c->nccl);
     if (st) {
         nccl_close(c ? &c->base : NULL);
         return st;

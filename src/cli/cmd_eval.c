@@ -169,6 +169,8 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
     if (!st) st = job_positions(o, layout, &align, &kept);
     if (!st) st = job_attend(o, layout, AGG_NONE, &attend);
     attend.by_rule = opt_flag(o, "mask");
+    if (!st && attend.by_rule && layout_info(layout)->streams)
+        st = status_fail(ST_USAGE, "--mask: --layout %s has no such rule here; leave it out", layout_info(layout)->name);
     if (!st) st = job_window(model_file_config(c->file), layout, sink.n + window);
     if (!st) st = windows_read(o, tokenizer, &tokens, &n_window);
     if (!(st = comm_agree(c->comm, st))) st = context_load_model(c);

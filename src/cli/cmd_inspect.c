@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "cli/commands.h"
+#include "encode/kept.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -166,13 +167,20 @@ static status_t inspect_store(const options_t *o, const char *path) {
     status_t st = store_open(path, false, &s);
     if (st) return st;
     const store_profile_t *p = store_profile(s);
-    int64_t rows = 0, tokens = 0;
+    int64_t rows = 0, tokens = 0, summary = 0, row_bytes = 2 * p->n_layer * p->n_kv_head * p->d_head * (int64_t)dtype_bytes(p->kv_type);
+    kept_t kept;
+    bool known = kept_parse(p->gists, &kept);
     for (int64_t i = 0; i < store_n_segment(s); i++) rows += store_segment(s, i)->n_row, tokens += store_segment(s, i)->n_token;
+    for (int64_t i = 0; i < store_n_segment(s) && known; i++) {
+        int64_t n = store_segment(s, i)->n_token;
+        summary += kept.select.ratio ? kept_picked(&kept, n) : kept_gists(&kept, n);
+    }
     facts_begin(&f, o);
     fact_text(&f, "store", path);
     fact_text(&f, "model", p->model_name);
     fact_text(&f, "fingerprint", p->model_fingerprint);
     fact_text(&f, "layout", p->layout);
+    if (*p->gists) fact_text(&f, "gists", p->gists);
     fact_int(&f, "segment", p->segment);
     fact_text(&f, "align", p->align);
     if (*p->gists) fact_text(&f, "gists", p->gists);
@@ -186,7 +194,8 @@ static status_t inspect_store(const options_t *o, const char *path) {
     fact_int(&f, "documents", store_n_document(s));
     fact_int(&f, "segments", store_n_segment(s));
     fact_int(&f, "tokens", tokens);
-    fact_int(&f, "kv_bytes", rows * 2 * p->n_layer * p->n_kv_head * p->d_head * (int64_t)dtype_bytes(p->kv_type));
+    fact_int(&f, "kv_bytes", rows * row_bytes);
+    if (summary) fact_int(&f, "summary_bytes", summary * row_bytes); /* of gists or selected rows */
     facts_end(&f);
     store_close(s);
     return ST_OK;

@@ -15,9 +15,7 @@ static status_t corpus_measure(const options_t *o, const tokenizer_t *t, encode_
     const char *const *inputs;
     int n = opt_args(o, &inputs);
     if (opt_given(o, "corpus-tokens")) {
-        in->n_token = in->longest_document = opt_int(o, "corpus-tokens");
-        in->n_document = 1;
-        in->n_segment = i64_ceil_div(in->n_token, in->segment);
+        encode_plan_document(in, opt_int(o, "corpus-tokens"));
         return n ? status_fail(ST_USAGE, "give either INPUT files or --corpus-tokens, not both") : ST_OK;
     }
     if (!n) return status_fail(ST_USAGE, "give the corpus: INPUT files, or --corpus-tokens N");
@@ -29,10 +27,7 @@ static status_t corpus_measure(const options_t *o, const tokenizer_t *t, encode_
         if ((st = corpus_next(corpus, &doc, &got)) || !got) break;
         ids.n = 0;
         st = tokenizer_encode(t, doc.text, doc.bytes, false, &ids);
-        in->n_document++;
-        in->n_token += ids.n;
-        in->n_segment += i64_ceil_div(ids.n, in->segment);
-        in->longest_document = i64_max(in->longest_document, ids.n);
+        if (!st) encode_plan_document(in, ids.n);
     }
     corpus_close(corpus);
     ids_free(&ids);
@@ -57,11 +52,16 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
     puts("memory");
     line("weights, per node", (double)p->weights_node, "shared by its ranks");
     line("work space, per rank", (double)p->workspace, "");
-    line("K/V buffers, per rank", (double)p->kv_buffers, in->chained ? "the longest document" : "a segment encoded, one written");
+    line("K/V buffers, per rank", (double)p->kv_buffers,
+         layout_info(in->layout)->chained ? "the longest document" : "a segment encoded, one written");
     line("round of segments", (double)p->round, "");
     line("total per rank", (double)p->rank_total, "with its share of the weights");
     puts("disk and wire");
-    line("store", (double)p->store, "K/V and token ids");
+    line("store", (double)p->store, in->n_picked ? "K/V, token ids and lists of kept rows" : "K/V and token ids");
+    line("K/V kept", (double)p->kv_kept, "");
+    if (p->kv_kept != p->kv_raw) line("K/V of all raw rows", (double)p->kv_raw, "of which not all are kept");
+    if (in->n_summary) line("gists or selected rows", (double)p->kv_summary, "what queries see, or choose segments by");
+    if (in->n_seen) line("K/V moved", (double)p->kv_seen, "that segments see of others, were each on a rank of its own");
     line("sent while encoding", (double)p->wire, "token ids and the sink; no K/V");
     line("gathered per query row", (double)p->query_wire_row, "partial results, per rank, when queried on as many ranks");
     printf("job header\n#SBATCH --nodes=%d --ntasks-per-node=%d --mem=%lldM\n", nodes, in->ranks_per_node,
@@ -85,6 +85,10 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
     json_int(&j, "round_bytes", (int64_t)p->round);
     json_int(&j, "rank_total_bytes", (int64_t)p->rank_total);
     json_int(&j, "store_bytes", (int64_t)p->store);
+    json_int(&j, "kv_kept_bytes", (int64_t)p->kv_kept);
+    json_int(&j, "kv_raw_bytes", (int64_t)p->kv_raw);
+    json_int(&j, "kv_summary_bytes", (int64_t)p->kv_summary);
+    json_int(&j, "kv_moved_bytes", (int64_t)p->kv_seen);
     json_int(&j, "wire_bytes", (int64_t)p->wire);
     json_int(&j, "query_wire_row_bytes", (int64_t)p->query_wire_row);
     json_end(&j);
@@ -97,7 +101,6 @@ static status_t run_plan(const options_t *o, context_t *c) {
     encode_plan_in_t in = {.n_rank = (int)opt_int(o, "ranks"),
                            .ranks_per_node = (int)i64_min(opt_int(o, "ranks"), opt_int(o, "ranks-per-node")),
                            .segment = opt_int(o, "segment"),
-                           .chained = !strcmp(opt_text(o, "layout"), "full"),
                            .act = c->dtype,
                            .kv_type = !strcmp(kv, "f32")   ? DT_F32
                                       : !strcmp(kv, "f16") ? DT_F16
@@ -107,9 +110,12 @@ static status_t run_plan(const options_t *o, context_t *c) {
     if (!st) st = context_open_backend(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_kept(o, model_file_config(c->file), &in.layout, &in.kept);
+    if (!st && layout_info(in.layout)->streams)
+        st = status_fail(ST_USAGE, "--layout streaming keeps nothing of a text, so there is nothing to plan");
     if (!st) st = corpus_measure(o, tokenizer, &in);
     if (st) goto out;
-    in.n_sink = sink.n;
+    in.n_sink = sink.n + in.kept.n_blank;
     in.max_row = job_rows(o, in.segment);
     in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
     encode_plan(model_file_config(c->file), &in, &plan);
@@ -121,7 +127,8 @@ static status_t run_plan(const options_t *o, context_t *c) {
     if ((int64_t)plan.rank_total > have)
         st = status_fail(ST_FAIL,
                          "does not fit: a rank needs %.2f GiB and has %.2f GiB; use a smaller --segment or --batch, fewer ranks per node%s",
-                         (double)plan.rank_total / 0x1p30, (double)have / 0x1p30, in.chained ? ", or --layout pce" : "");
+                         (double)plan.rank_total / 0x1p30, (double)have / 0x1p30,
+                         layout_info(in.layout)->chained ? ", or --layout pce" : "");
 out:
     ids_free(&sink);
     return st;
@@ -135,8 +142,10 @@ const command_t cmd_plan = {
                      "bytes on the wire and a job header. Exit code 1 with\n"
                      "the numbers when a rank's memory (--max-bytes; else this machine's, shared by --ranks-per-node) is too small.",
              .examples = "  precis plan --model M.gguf --ranks 16 --ranks-per-node 4 --segment 4K corpus.jsonl.zst\n"
+                         "  precis plan --model M.gguf --segment 1K --layout blockselect --score reconstruct --ratio 4 book.txt\n"
                          "  precis plan --model M.gguf --ranks 4096 --corpus-tokens 100G --max-bytes 16GiB --format json\n",
-             .keys = "model! layout segment sink bos kv-dtype dtype backend threads batch ranks ranks-per-node corpus-tokens max-bytes "
+             .keys = "model! layout segment ratio keep-by budget local gist-init keep sinks sink bos kv-dtype dtype backend threads batch "
+                     "ranks ranks-per-node corpus-tokens max-bytes "
                      "format quiet verbose config print-config",
              .min_args = 0,
              .max_args = -1},

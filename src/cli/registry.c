@@ -135,7 +135,10 @@ static status_t device_open(comm_t *comm, backend_t *be, bool share) {
                          first, twin(all, comm->size, first));
     if (st || first >= 0 || on_cpu) goto out;
 #ifdef HAVE_NCCL
-    st = comm_nccl_create(comm, backend_cuda_device(be), backend_cuda_stream(be), &comm->device);
+    const char *wish = getenv("PRECIS_NCCL_CTAS");
+    int n_cta = wish && isdigit((unsigned char)*wish) ? atoi(wish) : 0; /* 0: NCCL's own choice, and nothing is left free for it */
+    st = comm_nccl_create(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
+    if (!st) backend_cuda_leave(be, n_cta);
 #endif
 out:
     mem_free(all);

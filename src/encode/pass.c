@@ -211,6 +211,12 @@ status_t pass_add(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, i
     if (!st && gist_n) e->gists[e->n_gist++] = (gist_rows_t){.row = row + raw_n, .n = gist_n};
     if (!st && gist_n && e->spec.recurrent) st = want_hidden(e, row + raw_n, gist, gist_n);
     if (st) return st;
+    if (e->spec.by_rule && g->ratio) {
+        int64_t raw_end = raw_n ? raw + raw_n : i64_min((gist + gist_n) * g->ratio, p->n), gist_end = gist + gist_n;
+        if (g->at_end && gist_n) raw_end = p->n;
+        st = layout_gist_by_rule(&e->layout, g, &pages, gist_pool, KIND_RAW, raw, raw + raw_n, p->n, raw_end, gist_end, &shared);
+        return st ? st : layout_gist_by_rule(&e->layout, g, &pages, gist_pool, KIND_GIST, gist, gist_end, p->n, raw_end, gist_end, &shared);
+    }
     if (e->spec.by_rule) return layout_by_rule(&e->layout, &e->places[raw_pool], raw, raw_n, e->places, e->n_pool, encoder_window(e));
     if (!g->ratio) return add_plain(e, raw_pool, raw, raw_n, &shared);
     if (raw_n) st = layout_gist_raw_paged(&e->layout, g, &pages, gist_pool, raw, raw_n, gist + gist_n, &shared);

@@ -1,11 +1,51 @@
 #include "encode/plan.h"
 
+#include "encode/picker.h"
 #include "layout/assign.h"
 #include "query/context.h"
 
+void encode_plan_document(encode_plan_in_t *in, int64_t n) {
+    const layout_info_t *info = layout_info(in->layout);
+    const kept_t *k = &in->kept;
+    int64_t segment = info->whole ? i64_max(n, 1) : in->segment, rows = 0, count = i64_ceil_div(n, segment);
+    for (int64_t s = 0; s < count; s++) {
+        int64_t length = i64_min(segment, n - s * segment), picked = kept_picked(k, length), gists = gist_count(&k->gist, length);
+        int64_t later = info->anchored ? (s ? 0 : count - 1) : info->chained ? count - 1 - s : 0;
+        rows += kept_rows(k, length);
+        in->n_summary += picked ? picked : kept_gists(k, length);
+        in->n_picked += picked;
+        in->n_seen += later * (info->gists ? gists : length);
+    }
+    in->n_row += rows;
+    in->longest_rows = i64_max(in->longest_rows, rows);
+    in->longest_document = i64_max(in->longest_document, n);
+    in->n_token += n;
+    in->n_segment += count;
+    in->n_document++;
+}
+
+/* K/V rows that a rank holds while it encodes: what is written, twice where segments are apart, and what is not kept. */
+static int64_t buffer_rows(const encode_plan_in_t *in) {
+    const layout_info_t *info = layout_info(in->layout);
+    const kept_t *k = &in->kept;
+    int64_t batch = info->whole ? in->longest_document : i64_max(in->segment, in->max_row);
+    int64_t spare = k->keep == KEEP_GIST ? batch : k->keep == KEEP_RAW && k->gist.ratio ? gist_count(&k->gist, batch) : 0;
+    if (k->keep == KEEP_TAIL) spare = k->gist.window + in->max_row + k->gist.ratio; /* pages in use */
+    return (info->chained ? in->longest_rows : 2 * kept_rows(k, batch)) + spare;
+}
+
+/* Passes of the model over a row, on average: gists are rows too, and scores read segments again. */
+static double row_factor(const encode_plan_in_t *in) {
+    const kept_t *k = &in->kept;
+    double gists = k->gist.ratio ? 1.0 / (double)k->gist.ratio : 0;
+    bool again = k->select.ratio && k->select.by != SCORE_KNORM && k->select.by != SCORE_SNAPKV;
+    return 1 + gists + (again ? 1 : 0);
+}
+
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
+    const layout_info_t *info = layout_info(in->layout);
     encoder_spec_t spec = {.n_sink = in->n_sink, .max_row = in->max_row};
-    int64_t rows = in->chained ? in->longest_document : i64_max(in->segment, in->max_row), buffers = in->chained ? 1 : 2;
+    picker_spec_t picker = {.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = in->segment};
     int64_t budget = i64_min(encode_round_tokens(in->n_rank, in->segment), i64_max(in->n_token, 1)) + in->longest_document;
     int64_t groups = i64_min(in->n_segment, MAX_GROUPS);
     size_t round_bytes =
@@ -15,15 +55,22 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
                           .key = 2.0 * (double)(c->n_layer * c->n_head * c->d_head),
                           .n_sink = in->n_sink,
                           .window = c->window};
-    int64_t each = in->chained ? in->n_document : in->n_segment, mean = each ? in->n_token / each : 0;
+    int64_t each = info->chained ? in->n_document : in->n_segment, mean = each ? in->n_token / each : 0;
+    int64_t lists = c->n_layer * c->n_kv_head * in->n_picked;
+    if (in->kept.keep == KEEP_TAIL) cost.window = in->kept.gist.window + in->kept.gist.ratio;
 
     *out = (encode_plan_t){.weights_node = in->packed_bytes, .round = round_bytes};
     out->weights_rank = in->packed_bytes / (size_t)in->ranks_per_node;
     out->workspace = encoder_bytes(c, in->act, &spec);
-    out->kv_buffers = (size_t)buffers * 2 * kv_bytes(c, in->act, rows);
+    if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker);
+    out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
     out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round;
-    out->store = 2 * kv_bytes(c, in->kv_type, in->n_token) + (size_t)in->n_token * sizeof(int32_t);
+    out->kv_raw = 2 * kv_bytes(c, in->kv_type, in->n_token);
+    out->kv_kept = 2 * kv_bytes(c, in->kv_type, in->n_row);
+    out->kv_summary = 2 * kv_bytes(c, in->kv_type, in->n_summary);
+    out->kv_seen = 2 * kv_bytes(c, in->act, in->n_seen);
+    out->store = out->kv_kept + (size_t)(in->n_token + lists) * sizeof(int32_t);
     out->wire = (size_t)(in->n_rank - 1) * ((size_t)in->n_token * sizeof(int32_t) + (size_t)in->n_segment * sizeof(round_item_t) + sink);
     out->query_wire_row = in->n_rank == 1 ? 0 : (size_t)(groups * c->n_layer * c->n_head * (c->d_head + 2)) * sizeof(float);
-    out->flops = 2 * assign_cost(&cost, mean) * (double)each;
+    out->flops = 2 * assign_cost(&cost, mean) * (double)each * row_factor(in);
 }

@@ -8,7 +8,14 @@
 typedef struct {
     int n_rank, ranks_per_node;
     int64_t n_document, n_token, n_segment, longest_document, segment, n_sink;
-    bool chained;
+    layout_method_t layout;
+    kept_t kept;
+    /* counted by encode_plan_document */
+    int64_t n_row;        /* K/V rows that are stored */
+    int64_t n_summary;    /* of them gists, or selected rows: what is gathered, or chooses segments */
+    int64_t n_picked;     /* rows that a list says were selected */
+    int64_t n_seen;       /* rows of other segments that segments see while they are encoded, each counted for each that sees it */
+    int64_t longest_rows; /* stored rows of the longest document */
     dtype_t act, kv_type;
     int64_t max_row;
     size_t packed_bytes; /* weights of a node, as model_file_packed_bytes says */
@@ -18,12 +25,16 @@ typedef struct {
     size_t weights_node, weights_rank;   /* shared by the ranks of a node; a rank's share of it */
     size_t workspace, kv_buffers, round; /* of one rank */
     size_t rank_total;                   /* peak of rank 0, its share of the weights included */
-    size_t store;                        /* K/V and token ids on disk, all ranks */
+    size_t store;                        /* K/V, token ids and lists of kept rows on disk, all ranks */
+    size_t kv_raw, kv_kept, kv_summary;  /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
+    size_t kv_seen;                      /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
     size_t wire;                         /* received by all ranks together while encoding: rounds and the sink */
     size_t query_wire_row;               /* partial results that each rank receives for one query row, all layers */
     double flops;                        /* of the whole encoding */
 } encode_plan_t;
 
+/* Adds a document of n tokens. */
+void encode_plan_document(encode_plan_in_t *in, int64_t n);
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out);
 
 #endif

@@ -68,7 +68,7 @@ static status_t lines_setup(scorer_t *s) {
     status_t st = ops->alloc(s->be, lines * line, "queries of a head", &s->line_dev);
     if (!st) st = ops->alloc(s->be, lines * (size_t)n * sizeof *s->y, "logits", &s->y_dev);
     if (!st) st = mem_alloc(&s->line, lines, line, "queries of a head");
-    return st ? st : mem_alloc(&s->y, lines * (size_t)n, sizeof *s->y, "logits");
+    return st || s->be->host_memory ? st : mem_alloc(&s->y, lines * (size_t)n, sizeof *s->y, "logits");
 }
 
 static status_t expect_setup(scorer_t *s, size_t rows) {
@@ -178,20 +178,23 @@ static status_t keys_pack(scorer_t *s, int64_t layer, int64_t head, linear_t **o
 
 /* Lines are the pass's rows times the query heads of a K/V head. Logits y [n][keys] of lines from `first` on: what they give to each row.
  */
-static void lines_score(const scorer_t *s, int64_t layer, int64_t head, int64_t first, int64_t n) {
+static void lines_score(const scorer_t *s, const float *logits, int64_t layer, int64_t head, int64_t first, int64_t n) {
     const model_config_t *c = s->config;
     int64_t group = c->n_head / c->n_kv_head;
-    float scale = 1.0f / sqrtf((float)c->d_head), *out = s->score + (layer * c->n_kv_head + head) * s->n;
+    float scale = 1.0f / sqrtf((float)c->d_head), *restrict out = s->score + (layer * c->n_kv_head + head) * s->n;
     bool all = s->spec.method == SCORE_RECONSTRUCT;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t j = 0; j < s->n; j += KEY_BLOCK)
         for (int64_t l = 0; l < n; l++) {
             int64_t t = (first + l) / group, upto = i64_min(s->n, j + KEY_BLOCK);
-            const float *y = s->y + l * s->n;
+            const float *restrict y = logits + l * s->n;
             float lse = s->lse[t * c->n_head + head * group + (first + l) % group];
             if (!all) upto = i64_min(upto, s->from + t + 1);
             if (all)
-                for (int64_t i = j; i < upto; i++) out[i] = fmaxf(out[i], y[i] * scale - lse); /* the probability's logarithm */
+                for (int64_t i = j; i < upto; i++) { /* the probability's logarithm */
+                    float p = y[i] * scale - lse;
+                    out[i] = p > out[i] ? p : out[i];
+                }
             else
                 for (int64_t i = j; i < upto; i++) out[i] += expf(y[i] * scale - lse);
         }
@@ -213,8 +216,8 @@ static status_t head_score(scorer_t *s, int64_t layer, int64_t head) {
         }
         st = ops->copy_in(s->be, s->line_dev, s->line, (size_t)n * line);
         if (!st) st = ops->linear(s->be, keys, n, s->line_dev, s->y_dev, false);
-        if (!st) st = ops->copy_out(s->be, s->y, s->y_dev, (size_t)(n * s->n) * sizeof *s->y);
-        if (!st) lines_score(s, layer, head, at, n);
+        if (!st && !s->be->host_memory) st = ops->copy_out(s->be, s->y, s->y_dev, (size_t)(n * s->n) * sizeof *s->y);
+        if (!st) lines_score(s, s->be->host_memory ? s->y_dev : s->y, layer, head, at, n);
     }
     if (keys) ops->linear_close(s->be, keys);
     return st;

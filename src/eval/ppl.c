@@ -47,6 +47,7 @@ typedef struct {
     float *logits;     /* [max_row][n_vocab] */
     float *full;       /* [score][n_vocab] of the scored rows under full attention; NULL: not wanted */
     agree_sum_t *rows; /* [score] what each scored row adds */
+    double probes_s;   /* spent on full attention and the context's loss */
     double *loss;      /* [window] by_position: of context rows, in the order of the text */
 } ppl_job_t;
 
@@ -210,8 +211,10 @@ static status_t pieces_run(ppl_job_t *j, const int32_t *window) {
 
 static status_t window_run(ppl_job_t *j, const int32_t *window, double *out) {
     bool streams = layout_info(j->spec->layout)->streams;
+    double begin_s = clock_s();
     status_t st = j->full ? full_run(j, window) : ST_OK;
     if (!st && j->spec->by_position) st = context_run(j, window, out);
+    j->probes_s += clock_s() - begin_s;
     if (!st && streams) st = stream_run(j, window, out);
     if (!st && !streams) st = pieces_run(j, window);
     if (!st && !streams) st = query_pass(j, window, out);
@@ -448,6 +451,6 @@ status_t ppl_run(model_t *m, comm_t *comm, const ppl_spec_t *spec, const int32_t
     if (!st && comm->rank == 0) st = row_fill(spec, j.config, sum, n_window, row);
     mem_free(mine);
     mem_free(sum);
-    row->seconds = clock_s() - begin_s;
+    row->seconds = clock_s() - begin_s - j.probes_s;
     return comm_agree(comm, st);
 }

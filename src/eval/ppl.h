@@ -43,8 +43,8 @@ typedef struct {
     double nll;                        /* sum over scored tokens, nats */
     double ppl;                        /* exp(nll / n_token) */
     double entropy;                    /* nats, mean over query rows and heads, layers, windows; NaN under streaming */
-    double seconds;
-    int64_t kv_bytes;   /* K/V that a query sees of a window's context, the sink included */
+    double seconds;                    /* rank 0's, without what agree and by_position take */
+    int64_t kv_bytes;                  /* K/V that a query sees of a window's context, the sink included */
     int64_t move_bytes; /* K/V of other pieces that pieces see while they are encoded: what would cross the wire, were each on a rank of its
                            own */
     agree_sum_t agree;  /* with spec.agree */

@@ -8,6 +8,7 @@
 #ifndef LAYOUT_RULE_H
 #define LAYOUT_RULE_H
 
+#include "layout/gist.h"
 #include "layout/window.h"
 
 typedef enum { SET_PREFIX, SET_PIECES, SET_QUERY } row_set_t;
@@ -27,5 +28,9 @@ bool rule_sees(row_set_t q_set, int64_t q_piece, int64_t q_order, row_set_t c_se
  * are not seen, but for those of the prefix. */
 status_t layout_by_rule(layout_t *l, const rule_pool_t *own, int64_t index, int64_t n, const rule_pool_t *pools, int n_pool,
                         int64_t window);
+/* The same for rows from .. upto-1 (raw rows, or gists) of a segment with gists, by gist_sees; shared pools are seen whole. raw_end and
+ * gist_end: rows of the segment that exist when the pass ends. */
+status_t layout_gist_by_rule(layout_t *l, const gist_spec_t *g, const pages_t *pages, int32_t gist_pool, row_kind_t kind, int64_t from,
+                             int64_t upto, int64_t n_raw, int64_t raw_end, int64_t gist_end, const shared_t *shared);
 
 #endif

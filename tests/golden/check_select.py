@@ -4,11 +4,12 @@
     python3 tests/golden/check_select.py --model MODEL.gguf --ids FILE [--window 4096] [--score 1024] [--segment 512] [--method reconstruct+head+4 ...]
 
 FILE has token ids, a window of them a line. The sink's ids are --sink's. Prints a line per method: perplexity of the scored rows, per window and over all.
---save DIR keeps, per window and method, the scores [segment][layer][kv head][row] and what is kept.
+With --precis, `precis encode --layout blockselect` (f32) stores the same segments, and its lists of kept rows are compared row by row.
 Shares nothing with the program but the file of weights. Needs torch, transformers, gguf, numpy.
 """
-import argparse, math, os, sys
+import argparse, glob, json, math, os, subprocess, sys, tempfile
 import torch
+from safetensors import safe_open
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from check_logits import from_gguf
 
@@ -16,7 +17,7 @@ a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDes
 a.add_argument("--model", required=True); a.add_argument("--ids", required=True); a.add_argument("--window", type=int, default=4096)
 a.add_argument("--score", type=int, default=1024); a.add_argument("--segment", type=int, default=512); a.add_argument("--limit", type=int, default=1)
 a.add_argument("--sink", default=""); a.add_argument("--repeat", default="198 198 48010 260 2672 2468 3869 30"); a.add_argument("--method", nargs="*", default=[])
-a.add_argument("--save"); a.add_argument("--second-sink", type=int, default=4)
+a.add_argument("--precis"); a.add_argument("--second-sink", type=int, default=4)
 A = a.parse_args()
 model = from_gguf(A.model)
 C, W = model.config, {k: v.float() for k, v in model.state_dict().items()}
@@ -128,7 +129,45 @@ class Segment:
         return kept.scatter_(1, order, True).view(LAYERS, KV, self.n)
 
 
-def window(ids, methods, number):
+def precis(*words): return subprocess.run([A.precis, *words], check=True, capture_output=True, text=True).stdout
+
+
+def texts(rows):
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as f:
+        f.writelines(json.dumps({"id": str(i), "tokens": list(map(int, r))}) + "\n" for i, r in enumerate(rows))
+        f.flush()
+        return [json.loads(l)["text"] for l in precis("tokenize", "--decode", "--model", A.model, "--input", f.name).splitlines()]
+
+
+def compare(method, segments, kept):
+    """The rows that the program keeps. Where it differs, how far the scores of what it chose are below those of what it should have chosen."""
+    name, budget, ratio = method.split("+")
+    with tempfile.TemporaryDirectory() as work:
+        docs, store = os.path.join(work, "d.jsonl"), os.path.join(work, "s")
+        with open(docs, "w") as f: f.writelines(json.dumps({"id": str(i), "text": t}) + "\n" for i, t in enumerate(texts([s.tokens for s in segments])))
+        sink = ["--sink", texts([SINK])[0]] if S else []
+        precis("encode", "--quiet", "--model", A.model, "--dtype", "f32", "--kv-dtype", "f32", "--store", store, "--segment", str(A.segment), "--align", "even", "--layout",
+               "blockselect", "--score", name, "--budget", budget, "--ratio", ratio, *sink, docs)
+        found, same, rows, gap = 0, 0, 0, 0.0
+        for data in glob.glob(os.path.join(store, "*.safetensors")):
+            with safe_open(data, "pt") as f:
+                for line in open(data.replace(".safetensors", ".index")):
+                    line = json.loads(line)
+                    if "kept" not in line: continue
+                    tokens = f.get_tensor(line["address"] + ".tokens")[:line["tokens"]].tolist()
+                    for s, k in zip(segments, kept):
+                        if s.tokens != tokens: continue
+                        found += 1
+                        got = torch.zeros(LAYERS, KV * s.n, dtype=torch.bool).scatter_(1, f.get_tensor(line["address"] + ".kept")[:line["kept"]].view(LAYERS, -1).long(), True)
+                        got, score = got.view(LAYERS, KV, s.n), s.score(name)
+                        same += int((got & k).sum()); rows += int(k.sum())
+                        group = (lambda t: t.view(LAYERS * KV, -1)) if budget == "uniform" else (lambda t: t.view(LAYERS, -1))
+                        for w, g, x in zip(group(k), group(got), group(score)):
+                            if (w != g).any(): gap = max(gap, float(1 - x[g & ~w].min() / x[w & ~g].max()) if name != "knorm" else float(x[w & ~g].max() - x[g & ~w].min()))
+        print(f"  {method}: {found} of {len(segments)} segments found, {same} of {rows} kept rows the same; the scores of the others differ by {gap:.2e} at most", flush=True)
+
+
+def window(ids, methods):
     n_context = A.window - A.score - 1
     tokens = [ids[b:min(b + A.segment, n_context)] for b in range(0, n_context, A.segment)]
     reserve = max(len(t) for t in tokens)
@@ -143,9 +182,7 @@ def window(ids, methods, number):
         else:
             name, budget, ratio = m.split("+")
             kept = [s.keep(name, budget, int(ratio)) for s in segments]
-            if A.save:
-                os.makedirs(A.save, exist_ok=True)
-                torch.save({"score": [s.score(name) for s in segments], "kept": kept}, os.path.join(A.save, f"{number}-{m}.pt"))
+            if A.precis: compare(m, segments, kept)
         visible = torch.cat([torch.ones(LAYERS, KV, S, dtype=torch.bool)] + kept, 2)
         x, _ = run(query, list(range(first, first + len(query))), context, lambda layer: visible[layer])
         logits = norm(x, W["model.norm.weight"])[:A.score] @ W.get("lm_head.weight", W["model.embed_tokens.weight"]).T
@@ -159,7 +196,7 @@ def main():
     for number, line in enumerate(open(A.ids)):
         if number == A.limit: break
         ids = [int(t) for t in line.split()][:A.window]
-        for m, nll in window(ids, A.method, number).items():
+        for m, nll in window(ids, A.method).items():
             total[m] = total.get(m, 0) + nll
             print(f"window {number} {m}: nll {nll:.3f} ppl {math.exp(nll / A.score):.4f}", flush=True)
         n += A.score

@@ -87,6 +87,10 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         # shellcheck disable=SC2086
         run encode --model "$model" --store "$store" --layout $layout --ratio 4 --segment 128 --sink "A text:" "$dir/long.txt" "$dir/short.txt" >/dev/null
         digest "$store" >"$dir/gist-digest-$n"
+        # shellcheck disable=SC2086 # and plan knows its size
+        planned=$("$precis" plan --quiet --model "$model" --layout ${layout/--positions compact/} --ratio 4 --segment 128 --format json "$dir/long.txt" "$dir/short.txt" 2>>"$dir/log" |
+            grep -o '"kv_kept_bytes":[0-9]*')
+        [ "${planned#*:}" = "$("$precis" inspect --format json "$store" | grep -o '"kv_bytes":[0-9]*' | cut -d: -f2)" ]; check "plan of $at" $? "$planned"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
         case $layout in *"keep both"*)

@@ -4,8 +4,8 @@
 #include <math.h>
 
 #include "base/rng.h"
-#include "encode/pick.h"
-#include "encode/score.h"
+#include "encode/kept.h"
+#include "eval/ppl.h"
 #include "unit.h"
 
 enum { N = 150, LAYERS = 2, HEADS = 2, D = 16, Q_HEADS = 4, VOCAB = 160 };
@@ -166,4 +166,100 @@ static void test_golden(void) {
     segment_end(e, &p);
 }
 
-UNIT_MAIN("pick", {"choose", test_choose}, {"scores", test_scores}, {"attention", test_attention}, {"golden", test_golden})
+/* Lists of kept rows, there and back; and none that is not of that form. */
+static void test_list(void) {
+    model_config_t c = {.n_layer = 2, .n_kv_head = 2};
+    static const uint8_t k[2 * 2 * 5] = {0, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 1, 0};
+    uint8_t back[sizeof k];
+    int32_t list[8], n[4];
+    pick_list(&c, 2, 5, k, list);
+    CU_ASSERT(list[0] == 1 && list[1] == 3 && list[2] == 4 && list[3] == 9 && list[4] == 0 && list[5] == 5 && list[6] == 6 && list[7] == 8);
+    CU_ASSERT_EQUAL(pick_unlist(&c, 2, 5, list, n, back), ST_OK);
+    CU_ASSERT(!memcmp(back, k, sizeof k) && n[0] == 3 && n[1] == 1 && n[2] == 1 && n[3] == 3);
+    CU_ASSERT_EQUAL(pick_unlist(&c, 2, 5, list, n, NULL), ST_OK);
+    for (int i = 0; i < 8; i++)
+        for (int bad = 0; bad < 3; bad++) {
+            int32_t was = list[i];
+            list[i] = bad == 0 ? -1 : bad == 1 ? 10 : i ? list[i - 1] : 3;
+            if (i % 4 || bad < 2) CU_ASSERT_EQUAL(pick_unlist(&c, 2, 5, list, n, back), ST_INPUT);
+            list[i] = was;
+        }
+}
+
+static void test_text(void) {
+    static const char *const good[] = {"ratio 4 score reconstruct budget head keep gist", "ratio 16 score knorm budget uniform keep both",
+                                       "ratio 2 score expected budget head init mean keep gist sinks 4",
+                                       "ratio 8 window all init mean keep both", "init 7 keep raw sinks 2"};
+    static const char *const bad[] = {"score knorm keep gist",
+                                      "ratio 4 score none keep gist",
+                                      "ratio 4 score knorm budget all keep gist",
+                                      "ratio 0 score knorm budget head keep gist",
+                                      "ratio 4 score",
+                                      "keep some"};
+    kept_t kept;
+    char text[96];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CU_ASSERT(kept_parse(good[i], &kept));
+        kept_text(&kept, text, sizeof text);
+        CU_ASSERT_STRING_EQUAL(text, good[i]);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CU_ASSERT(!kept_parse(bad[i], &kept));
+    CU_ASSERT(kept_parse(good[0], &kept));
+    CU_ASSERT(kept_rows(&kept, 90) == 22 && kept_picked(&kept, 90) == 22 && kept_picked(&kept, 3) == 1 && kept.gist.ratio == 0);
+    CU_ASSERT(kept_parse(good[1], &kept) && kept_rows(&kept, 90) == 90 && kept_picked(&kept, 90) == 5);
+}
+
+/* What a query makes of kept rows, through what `precis eval ppl` runs, against a dense mask of each head. */
+enum { QUERY_ROWS = 16, WINDOW = 2 * 90 + QUERY_ROWS + 1 };
+static float logits[QUERY_ROWS * VOCAB];
+static status_t take_logits(void *ctx, int64_t at, int64_t n, const float *y) {
+    (void)ctx;
+    memcpy(logits + at * VOCAB, y, (size_t)(n * VOCAB) * sizeof *y);
+    return ST_OK;
+}
+
+static void query_against(safetensors_t *ref, const char *name, score_method_t by, budget_t budget, int64_t max_row) {
+    static const int32_t sink[] = {3, 1, 4, 1, 5, 9}, repeat[] = {8, 9, 10};
+    const tensor_t *want = safetensors_find(ref, name), *window = safetensors_find(ref, "window");
+    ppl_spec_t s = {.layout = LAYOUT_BLOCKSELECT,
+                    .kept = {.gist = {.window = -1}, .keep = KEEP_GIST, .select = {by, budget, 4}},
+                    .repeat = repeat,
+                    .n_repeat = 3,
+                    .window = WINDOW,
+                    .score = QUERY_ROWS,
+                    .sink = sink,
+                    .n_sink = 6,
+                    .align = ALIGN_EVEN,
+                    .max_row = max_row,
+                    .rows = take_logits};
+    ppl_row_t row;
+    double worst = 0, most = 0;
+    CU_ASSERT_EQUAL_FATAL(want && window && want->dims[0] == QUERY_ROWS && want->dims[1] == VOCAB && window->dims[0] == WINDOW, true);
+    CU_ASSERT_EQUAL_FATAL(ppl_run(tiny.model, tiny.own, &s, (const void *)window->data, 1, 2, &row), ST_OK);
+    for (int i = 0; i < QUERY_ROWS * VOCAB; i++) {
+        float w;
+        memcpy(&w, want->data + 4 * i, 4);
+        worst = fmax(worst, fabs((double)w - (double)logits[i]));
+        most = fmax(most, fabs((double)w));
+    }
+    if (!(worst < 1e-4 * most)) fprintf(stderr, "%s: %g\n", name, worst / most);
+    CU_ASSERT(worst < 1e-4 * most);
+    CU_ASSERT_EQUAL(row.kv_bytes, (6 + 2 * 22) * 2 * LAYERS * HEADS * D * 4);
+    CU_ASSERT_EQUAL(row.move_bytes, 0);
+}
+
+static void test_query(void) {
+    safetensors_t *ref;
+    CU_ASSERT_EQUAL_FATAL(safetensors_open("tests/golden/tiny-llama/golden-scores.safetensors", &ref), ST_OK);
+    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
+    for (int b = 0; b < 2; b++) {
+        CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, create[b], DT_F32, 2, 8), ST_OK);
+        query_against(ref, "query_reconstruct_head", SCORE_RECONSTRUCT, BUDGET_HEAD, 64);
+        query_against(ref, "query_observed_uniform", SCORE_OBSERVED, BUDGET_UNIFORM, 13);
+        tiny_close(&tiny);
+    }
+    safetensors_close(ref);
+}
+
+UNIT_MAIN("pick", {"choose", test_choose}, {"scores", test_scores}, {"attention", test_attention}, {"golden", test_golden},
+          {"list", test_list}, {"text", test_text}, {"query", test_query})

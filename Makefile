@@ -64,7 +64,7 @@ NCCL_LIBS  := $(if $(USE_NCCL),$(if $(wildcard $(NCCL_HOME)/lib/libnccl.so*),-L$
 CUDA_LIBS  := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt $(NCCL_LIBS) -lcudart -lstdc++
 endif
 
-ifeq ($(NCCL)-$(USE_CUDA),1-)
+ifeq ($(NCCL)/$(USE_CUDA),1/)
 $(error NCCL=1 was asked for, but there is no CUDA build to use it. Make CUDA found, or leave NCCL=1 out)
 endif
 

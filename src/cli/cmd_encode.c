@@ -186,6 +186,9 @@ const command_t cmd_encode = {
                      "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
                      "segment with exit code 75.",
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
+                         "  precis encode --model M.gguf --store book.store --segment 1K --layout blockselect --score reconstruct --ratio "
+                         "4 --keep both "
+                         "book.txt\n"
                          "  mpirun -n 4 precis encode --model M.gguf --store corpus.store corpus.jsonl.zst\n"
                          "  srun --mpi=pmix precis encode --model M.gguf --store corpus.store corpus/\n",
              .keys = "model! store! layout segment ratio keep-by budget local gist-init adapter keep sinks sink align positions split "

@@ -180,7 +180,6 @@ static status_t inspect_store(const options_t *o, const char *path) {
     fact_text(&f, "model", p->model_name);
     fact_text(&f, "fingerprint", p->model_fingerprint);
     fact_text(&f, "layout", p->layout);
-    if (*p->gists) fact_text(&f, "gists", p->gists);
     fact_int(&f, "segment", p->segment);
     fact_text(&f, "align", p->align);
     if (*p->gists) fact_text(&f, "gists", p->gists);

@@ -62,7 +62,12 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
     if (p->kv_kept != p->kv_raw) line("K/V of all raw rows", (double)p->kv_raw, "of which not all are kept");
     if (in->n_summary) line("gists or selected rows", (double)p->kv_summary, "what queries see, or choose segments by");
     if (in->n_seen) line("K/V moved", (double)p->kv_seen, "that segments see of others, were each on a rank of its own");
-    line("sent while encoding", (double)p->wire, "token ids and the sink; no K/V");
+    line("sent while encoding", (double)p->wire, "token ids and the sink");
+    if (p->shared_wire) {
+        char ring[64];
+        snprintf(ring, sizeof ring, "all ranks together; ring attention: %.1f MB", (double)p->shared_ring / 1e6);
+        line("K/V, longest document shared", (double)p->shared_wire, ring);
+    }
     line("gathered per query row", (double)p->query_wire_row, "partial results, per rank, when queried on as many ranks");
     printf("job header\n#SBATCH --nodes=%d --ntasks-per-node=%d --mem=%lldM\n", nodes, in->ranks_per_node,
            (long long)((p->weights_node + (p->rank_total - p->weights_rank) * (size_t)in->ranks_per_node) * 5 / 4 >> 20) + 256);
@@ -90,6 +95,8 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
     json_int(&j, "kv_summary_bytes", (int64_t)p->kv_summary);
     json_int(&j, "kv_moved_bytes", (int64_t)p->kv_seen);
     json_int(&j, "wire_bytes", (int64_t)p->wire);
+    json_int(&j, "shared_wire_bytes", (int64_t)p->shared_wire);
+    json_int(&j, "shared_ring_bytes", (int64_t)p->shared_ring);
     json_int(&j, "query_wire_row_bytes", (int64_t)p->query_wire_row);
     json_end(&j);
 }

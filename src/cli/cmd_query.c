@@ -469,6 +469,7 @@ const command_t cmd_query = {
                  "segments that carried its attention mass.",
          .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                      "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
+                     "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"
                      "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
          .keys =
              "model! store docs prompt prompts select aggregate select-by fetch positions adapter ape-temperature ape-scale chat system "

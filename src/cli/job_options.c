@@ -17,7 +17,9 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
     status_t st = context_sink_text(o, &text);
     if (!st && bos) {
         if (tokenizer_bos(t) < 0)
-            st = status_fail(ST_INPUT, "--bos: the model's tokenizer names no beginning-of-sequence token; leave --bos out");
+            st = status_fail(
+                ST_INPUT,
+                "--bos (and layout pcw): the model's tokenizer names no beginning-of-sequence token; leave it out, or use another layout");
         else
             st = ids_push(out, tokenizer_bos(t));
     }

@@ -1,7 +1,9 @@
 #include "encode/plan.h"
 
+#include "base/mem.h"
 #include "encode/picker.h"
 #include "layout/assign.h"
+#include "layout/shard.h"
 #include "query/context.h"
 
 void encode_plan_document(encode_plan_in_t *in, int64_t n) {
@@ -42,6 +44,34 @@ static double row_factor(const encode_plan_in_t *in) {
     return 1 + gists + (again ? 1 : 0);
 }
 
+enum { MAX_SHARED_RANKS = 4096 }; /* every pair of ranks is looked at */
+
+/* The longest document over all ranks, cut into segments of the same length; with more memory than there is, nothing is told. */
+static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
+    const layout_info_t *info = layout_info(in->layout);
+    int64_t n = in->longest_document, L = info->whole ? n : in->segment, count = n ? i64_ceil_div(n, L) : 0, *segment = NULL;
+    keep_t keep = in->kept.keep;
+    shard_spec_t spec = {.gist = in->kept.gist,
+                         .raw_chain = !in->kept.gist.ratio,
+                         .raw_kept = keep == KEEP_RAW || keep == KEEP_BOTH,
+                         .n_segment = count,
+                         .size = in->n_rank,
+                         .max_row = i64_max(in->max_row, in->kept.gist.ratio + 1)};
+    shard_t plan;
+    if (!count || in->n_rank < 2 || in->n_rank > MAX_SHARED_RANKS || !layout_shards(info, in->kept.compact, c->window)) return;
+    if (mem_alloc(&segment, (size_t)count + 1, sizeof *segment, "segments of a document")) return;
+    for (int64_t s = 0; s <= count; s++) segment[s] = i64_min(s * L, n);
+    spec.segment = segment;
+    if (!shard_make(&spec, &plan)) {
+        for (int r = 0; r < in->n_rank; r++) {
+            out->shared_wire += 2 * kv_bytes(c, in->act, shard_sent_rows(&plan, r));
+            out->shared_ring += 2 * kv_bytes(c, in->act, shard_ring_rows(&plan, r));
+        }
+        shard_free(&plan);
+    }
+    mem_free(segment);
+}
+
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
     const layout_info_t *info = layout_info(in->layout);
     encoder_spec_t spec = {.n_sink = in->n_sink, .max_row = in->max_row};
@@ -71,6 +101,7 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     out->kv_seen = 2 * kv_bytes(c, in->act, in->n_seen);
     out->store = out->kv_kept + (size_t)(in->n_token + lists) * sizeof(int32_t);
     out->wire = (size_t)(in->n_rank - 1) * ((size_t)in->n_token * sizeof(int32_t) + (size_t)in->n_segment * sizeof(round_item_t) + sink);
+    plan_shared(c, in, out);
     out->query_wire_row = in->n_rank == 1 ? 0 : (size_t)(groups * c->n_layer * c->n_head * (c->d_head + 2)) * sizeof(float);
     out->flops = 2 * assign_cost(&cost, mean) * (double)each * row_factor(in);
 }

@@ -29,6 +29,7 @@ typedef struct {
     size_t kv_raw, kv_kept, kv_summary;  /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
     size_t kv_seen;                      /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
     size_t wire;                         /* received by all ranks together while encoding: rounds and the sink */
+    size_t shared_wire, shared_ring;     /* K/V between ranks when all share the longest document, and by ring attention; 0: they cannot */
     size_t query_wire_row;               /* partial results that each rank receives for one query row, all layers */
     double flops;                        /* of the whole encoding */
 } encode_plan_t;

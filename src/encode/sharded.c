@@ -167,8 +167,8 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
     if (st) return st;
     memcpy(out->pools, e->pools, (size_t)e->n_pool * sizeof *out->pools);
     out->pools[SINK_POOL] = f->sink;
-    memcpy(out->out, e->out_rows, (size_t)e->n_out * sizeof *out->out);
-    memcpy(out->out + e->n_out, e->out_at, (size_t)e->n_out * sizeof *out->out);
+    if (e->n_out) memcpy(out->out, e->out_rows, (size_t)e->n_out * sizeof *out->out);
+    if (e->n_out) memcpy(out->out + e->n_out, e->out_at, (size_t)e->n_out * sizeof *out->out);
     if (e->n_gist) out->gists = e->gists[0];
     out->layout = e->layout;
     e->layout = (layout_t){0};

@@ -97,9 +97,15 @@ const shard_step_t *shard_step(const shard_t *s, int rank, int back, int64_t i) 
 
 int shard_writer(const shard_t *s, int64_t segment) {
     int64_t last = s->segment[segment + 1] - 1;
-    int c = 2 * s->spec.size - 1;
-    while (s->chunk[c] > last) c--;
-    return shard_owner(s, c);
+    int lo = 0, hi = 2 * s->spec.size - 1;
+    while (lo < hi) { /* the last chunk that begins at or before it */
+        int mid = lo + (hi - lo + 1) / 2;
+        if (s->chunk[mid] <= last)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return shard_owner(s, lo);
 }
 
 /* ---- who needs what --------------------------------------------------------------------------------------------- */

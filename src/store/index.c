@@ -15,7 +15,7 @@ static const int64_t ROWS_MAX = (int64_t)1 << 31, KEPT_MAX = (int64_t)1 << 40;
 
 bool segment_size(const store_profile_t *p, int64_t n_token, int64_t n_row, int64_t n_kept, segment_size_t *out) {
     size_t kv, padded, total;
-    if (n_token < 1 || n_token > ROWS_MAX || n_row < 1 || n_row > ROWS_MAX || n_kept < 0 || n_kept > KEPT_MAX) return false;
+    if (n_token < 1 || n_token > ROWS_MAX || n_row < 0 || n_row > ROWS_MAX || n_kept < 0 || n_kept > KEPT_MAX) return false;
     if (!size_mul((size_t)p->n_layer, (size_t)p->n_kv_head, &kv) || !size_mul(kv, (size_t)p->d_head, &kv) ||
         !size_mul(kv, (size_t)n_row, &kv) || !size_mul(kv, dtype_bytes(p->kv_type), &kv) || kv > (size_t)INT64_MAX / 8)
         return false;

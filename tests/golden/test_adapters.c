@@ -227,5 +227,25 @@ static void test_damaged(void) {
     close_all();
 }
 
+/* The n-th allocation fails, for every n: a failure that leaves nothing behind. */
+static void test_torture(void) {
+    file_map_t map;
+    open_all(FOLDER, cases[0].adapter, backend_create_cpu, DT_F32);
+    CU_ASSERT_EQUAL_FATAL(file_map(FOLDER "/adapter-everything.safetensors", &map), ST_OK);
+    size_t before = mem_now_bytes();
+    status_t st = ST_FAIL;
+    int n = 0;
+    while (st && n < 5000) {
+        mem_fail_at(++n);
+        st = parse(map.data, map.bytes, fingerprint);
+        mem_fail_at(0);
+        CU_ASSERT(st == ST_OK || st == ST_FAIL);
+        CU_ASSERT_EQUAL(mem_now_bytes(), before);
+    }
+    CU_ASSERT(st == ST_OK && n > 50);
+    file_unmap(&map);
+    close_all();
+}
+
 UNIT_MAIN("adapters", {"golden", test_golden}, {"quantised base", test_quantised}, {"passes", test_passes}, {"refused", test_refused},
-          {"damaged", test_damaged})
+          {"damaged", test_damaged}, {"torture", test_torture})

@@ -114,6 +114,17 @@ for n in $([ -n "${2:-}" ] || echo 1 3); do
     rm -rf "$store"
 done
 
+# Fetching the raw rows of all segments is PCE (under blockgist it is not: raw rows see the gists among them).
+n=1 t=1
+for layout in pce "blockselect --keep both --ratio 4"; do
+    # shellcheck disable=SC2086
+    run encode --model "$model" --store "$dir/all-${layout%% *}" --layout $layout --segment 128 --sink "A text:" "$dir/short.txt" >/dev/null
+    more=()
+    [ "$layout" = pce ] || more=(--select 99 --fetch raw)
+    answers "$dir/all-${layout%% *}" "${more[@]}" >"$dir/all-${layout%% *}.answers"
+    [ "$(wc -l <"$dir/all-${layout%% *}.answers")" -eq 3 ] && cmp -s "$dir/all-${layout%% *}.answers" "$dir/all-pce.answers"; check "all of ${layout%% *} fetched" $? "$(tail -1 "$dir/log")"
+done
+
 # A pool of edits, some of them twice, written by any number of ranks and read by any other.
 awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The %s of %d is %d.\"}\n", i, i % 2 ? "size" : "name", i % 140, (i % 140) * 37 }' >"$dir/edits.jsonl"
 edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl | sed 's/"timings":{[^}]*}//'; }
@@ -156,6 +167,16 @@ for layout in "${layouts[@]}"; do
             [ -n "$sent" ] && [ "$sent" -gt 0 ] && [ "$sent" = "$planned" ]; check "bytes between ranks of $at" $? "$sent, planned $planned"
         fi
     done
+done
+# What precis plan says before is what goes over the wire.
+for layout in "full --segment 100" "unigist --ratio 8 --local 64" "fine-kv --ratio 4 --segment 200"; do
+    n=3 t=1
+    rm -rf "$dir/planned"
+    # shellcheck disable=SC2086
+    planned=$("$precis" plan --model "$model" --ranks $n --dtype bf16 --layout $layout --format json "$dir/long.txt" 2>>"$dir/log" | sed -n 's/.*"shared_wire_bytes":\([0-9]*\).*/\1/p')
+    # shellcheck disable=SC2086
+    sent=$(run encode --model "$model" --store "$dir/planned" --dtype bf16 --layout $layout --shard document --format json "$dir/long.txt" | sed -n 's/.*"kv_sent_bytes":\([0-9]*\).*/\1/p')
+    [ -n "$sent" ] && [ "$sent" -gt 0 ] && [ "$sent" = "$planned" ]; check "precis plan's bytes between ranks, $layout" $? "$sent, planned $planned"
 done
 echo "bits: $n_pass passed, $n_fail failed"
 [ $n_fail -eq 0 ]

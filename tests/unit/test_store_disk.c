@@ -132,8 +132,8 @@ static void test_format(void) {
     mem_free(header);
     p.d_head = 1 << 20, p.n_layer = 1 << 20, p.n_kv_head = 1 << 20; /* sizes that no integer holds */
     CU_ASSERT(!segment_size(&p, 1, (int64_t)1 << 31, 0, &size));
-    CU_ASSERT(!segment_size(&p, 0, 1, 0, &size) && !segment_size(&p, 1, 0, 0, &size) && !segment_size(&p, -1, 1, 0, &size) &&
-              !segment_size(&p, 1, 1, -1, &size) && !segment_size(&p, 1, 1, INT64_MAX, &size));
+    CU_ASSERT(!segment_size(&p, 0, 1, 0, &size) && !segment_size(&p, 1, -1, 0, &size) && segment_size(&p, 1, 0, 0, &size) &&
+              !segment_size(&p, -1, 1, 0, &size) && !segment_size(&p, 1, 1, -1, &size) && !segment_size(&p, 1, 1, INT64_MAX, &size));
 }
 
 /* Lines: whole, torn, hurt. */

@@ -12,6 +12,7 @@
 #include "model/rope.h"
 #include "query/edits.h"
 #include "query/generate.h"
+#include "query/interleave.h"
 #include "query/sources.h"
 
 enum { SHOWN = 3, QUOTE_BYTES = 240, MAX_PROMPTS = 1 << 20 };
@@ -35,6 +36,9 @@ typedef struct {
     bool json;            /* JSON lines, else text */
     tokenizer_stream_t stream;
     bool streams; /* one answer as text: it is printed while it is made */
+    /* --layout unigist without a store: prompt and answer are one sequence */
+    kept_t kept;
+    ids_t sink;
 } query_job_t;
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------------- */
@@ -210,9 +214,7 @@ static status_t check_positions(const query_job_t *j) {
     if (ctx > 0 && upto > ctx)
         log_warn("positions run to %lld, but the model was trained for %lld; use shorter segments, prompts or --max-tokens",
                  (long long)upto, (long long)ctx);
-    layout_method_t layout = LAYOUT_PCE;
-    if (j->store) layout_find(store_profile(j->store)->layout, &layout);
-    return job_window(model_config(j->c->model), layout, upto);
+    return job_window(model_config(j->c->model), j->layout, upto);
 }
 
 /* ---- answers ------------------------------------------------------------------------------------------------------------ */
@@ -390,6 +392,7 @@ static void job_free(query_job_t *j) {
         if (j->gen) mem_free(j->gen[i].mass);
     }
     if (j->streams) tokenizer_stream_free(&j->stream);
+    ids_free(&j->sink);
     context_free(&j->kv);
     encoder_free(j->encoder);
     sources_free(&j->sources);
@@ -398,6 +401,39 @@ static void job_free(query_job_t *j) {
     mem_free(j->prompts);
     mem_free(j->ids);
     mem_free(j->done);
+}
+
+/* --layout and its kin say how a prompt alone is read; a store knows how it was made. */
+static status_t layout_options(query_job_t *j) {
+    static const char *const keys[] = {"layout", "ratio", "local", "sinks", "sink", "gist-init"};
+    const options_t *o = j->o;
+    const char *name = opt_text(o, "layout");
+    layout_method_t layout = LAYOUT_PCE;
+    if (!name) return ST_OK; /* a command without them */
+    if (opt_given(o, "layout") && !layout_find(name, &layout)) return status_fail(ST_USAGE, "--layout %s is not known", name);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (!opt_given(o, keys[i])) continue;
+        if (j->store) return status_fail(ST_USAGE, "--%s: %s knows how it was encoded; leave it out", keys[i], opt_text(o, "store"));
+        if (i && layout != LAYOUT_UNIGIST)
+            return status_fail(ST_USAGE, "--%s: without --store only for --layout unigist; leave it out", keys[i]);
+    }
+    if (layout == LAYOUT_PCE || layout == LAYOUT_FULL) return ST_OK; /* the same for a prompt alone */
+    if (layout != LAYOUT_UNIGIST)
+        return status_fail(ST_USAGE, "--layout %s: a prompt alone is answered under full or unigist; encode its context, and give --store",
+                           layout_info(layout)->name);
+    status_t st = job_sink(o, j->tokenizer, false, &j->sink);
+    if (!st) st = job_kept(o, model_file_config(j->c->file), &j->layout, &j->kept);
+    return st ? st : job_adapter(j->c, j->layout, &j->kept);
+}
+
+static status_t answers_interleaved(query_job_t *j, const generate_spec_t *how, const int32_t *end, int n_end) {
+    interleave_spec_t spec = {.kept = &j->kept, .sink = j->sink.ids, .n_sink = j->sink.n, .max_row = how->max_row};
+    if (j->kept.init != GIST_ADAPTER && j->c->comm->rank == 0)
+        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
+                 "quality "
+                 "needs an --adapter",
+                 opt_text(j->o, "gist-init"));
+    return interleave_generate(j->c->model, j->c->comm, &spec, how, end, n_end, j->gen, j->n, on_done, j);
 }
 
 static status_t query_open(query_job_t *j) {
@@ -413,6 +449,7 @@ static status_t query_open(query_job_t *j) {
         st = status_fail(ST_INPUT, "%s: was encoded with --layout %s and is no pool of edits; use precis query", dir,
                          layout_info(j->layout)->name);
     if (!st && dir) st = sources_open(j->store, dir, opt_text(j->o, "docs"), &j->sources);
+    if (!st) st = layout_options(j);
     return comm_agree(j->c->comm, st);
 }
 
@@ -452,31 +489,35 @@ status_t query_run(const options_t *o, context_t *c) {
         spec.token_ctx = &j;
     }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
-    st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
+    if (!j.store && j.layout == LAYOUT_UNIGIST)
+        st = answers_interleaved(&j, &spec, end, n_end);
+    else
+        st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
 out:
     job_free(&j);
     return st;
 }
 
 const command_t cmd_query = {
-    .spec =
-        {.name = "query",
-         .summary = "answer prompts over an encoded context",
-         .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
-         .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
-                 "its share and partial results are merged, so any\n"
-                 "number of ranks gives the same text. Without --store the prompt is all the context. Each answer comes with the "
-                 "segments that carried its attention mass.",
-         .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
-                     "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
-                     "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"
-                     "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
-         .keys =
-             "model! store docs prompt prompts select aggregate select-by fetch positions adapter ape-temperature ape-scale chat system "
-             "bos special max-tokens temperature top-p "
-             "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
-             "verbose progress config print-config",
-         .min_args = 0,
-         .max_args = 0},
+    .spec = {.name = "query",
+             .summary = "answer prompts over an encoded context",
+             .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
+             .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
+                     "its share and partial results are merged, so any\n"
+                     "number of ranks gives the same text. Without --store the prompt is all the context, under --layout unigist with "
+                     "gists that go on through the answer. Each answer comes with the "
+                     "segments that carried its attention mass.",
+             .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
+                         "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
+                         "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"
+                         "  precis query --model M.gguf --layout unigist --ratio 8 --local 128 --sinks 4 --prompts questions.jsonl\n"
+                         "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
+             .keys = "model! store docs prompt prompts layout ratio local sinks sink gist-init select aggregate select-by fetch positions "
+                     "adapter ape-temperature ape-scale chat system "
+                     "bos special max-tokens temperature top-p "
+                     "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
+                     "verbose progress config print-config",
+             .min_args = 0,
+             .max_args = 0},
     .ranks = true,
     .run = query_run};

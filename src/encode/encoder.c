@@ -134,9 +134,10 @@ void encoder_free(encoder_t *e) {
 const kv_pool_t *encoder_sink(const encoder_t *e) { return &e->sink_pool; }
 forward_ws_t *encoder_workspace(encoder_t *e) { return e->ws; }
 
-static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number) {
+/* A piece from raw row `raw` and gist `gist` on. */
+static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number, int64_t raw, int64_t gist) {
     const gist_spec_t *g = &e->spec.gist;
-    int64_t raw = 0, gist = 0, raw_n, gist_n;
+    int64_t raw_n, gist_n;
     status_t st = ST_OK;
     bool alone = e->spec.evict || e->spec.in_cache; /* pages, or copies of the sink, belong to one piece */
     if (e->spec.max_row - e->layout.n_row <= g->ratio || alone) st = pass_run(e);
@@ -153,7 +154,13 @@ static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number) {
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
     status_t st = ST_OK;
     pass_begin(e);
-    for (int p = 0; p < n_piece && !st; p++) st = piece_run(e, &pieces[p], p);
+    for (int p = 0; p < n_piece && !st; p++) st = piece_run(e, &pieces[p], p, 0, 0);
+    return st ? st : pass_run(e);
+}
+
+status_t encoder_more(encoder_t *e, const piece_t *p, int64_t raw) {
+    pass_begin(e);
+    status_t st = piece_run(e, p, 0, raw, gist_count(&e->spec.gist, raw));
     return st ? st : pass_run(e);
 }
 

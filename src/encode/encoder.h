@@ -56,6 +56,7 @@ typedef struct {
                             last encoder_tail rows, or n_row = 0 */
     kv_pool_t gist_pool; /* the same for its gist_count(n) gists */
     int64_t at;          /* its first row's number, for the spec's `rows` */
+    int64_t unwanted;    /* so many of its raw rows are not wanted by `rows` */
 } piece_t;
 
 /* Collective over comm. */
@@ -64,6 +65,9 @@ void encoder_free(encoder_t *e);
 const kv_pool_t *encoder_sink(const encoder_t *e); /* n_row = n_blank + n_sink; lives as long as e */
 forward_ws_t *encoder_workspace(encoder_t *e);     /* to be used between encodings */
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece);
+/* Goes on with the piece that was run last: it has become longer, and its first `raw` raw rows, and the gists of whole units among them,
+ * have gone through. Gists must be spaced. */
+status_t encoder_more(encoder_t *e, const piece_t *p, int64_t raw);
 /* Coarse-Rec: the hidden states of the gists of the piece that was run last, once more through the model as rows that later segments see:
  * behind the sink and the piece's chain, each seeing those before it. Their K/V take the places of the gists' in the piece's gist pool. */
 status_t encoder_remember(encoder_t *e, const piece_t *p);

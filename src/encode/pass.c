@@ -117,7 +117,8 @@ static void rows_fill(encoder_t *e, const piece_t *p, int64_t row, int64_t raw, 
     for (int64_t i = 0; i < raw_n; i++) {
         e->tokens[row + i] = p->tokens[raw + i];
         e->positions[row + i] = row_position(e, p, KIND_RAW, raw + i);
-        if (s->rows) pass_want(e, row + i, p->at + (s->all_rows ? gist_order(&s->gist, KIND_RAW, raw + i, p->n) : raw + i));
+        if (s->rows && raw + i >= p->unwanted)
+            pass_want(e, row + i, p->at + (s->all_rows ? gist_order(&s->gist, KIND_RAW, raw + i, p->n) : raw + i));
     }
     for (int64_t i = 0; i < gist_n; i++) {
         e->positions[row + raw_n + i] = row_position(e, p, KIND_GIST, gist + i);

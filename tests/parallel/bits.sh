@@ -102,6 +102,18 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
     done
 done
 
+# UniGist without a store: the prompt's gists go on through the answer.
+alone() { run query --model "$model" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl "$@" | sed 's/"timings":{[^}]*}//'; }
+t=1
+for n in 1 3; do
+    alone --layout unigist --ratio 4 --local 8 --sinks 4 --gist-init unit >"$dir/alone-$n"
+    [ "$(wc -l <"$dir/alone-$n")" -eq 3 ] && cmp -s "$dir/alone-$n" "$dir/alone-1"; check "answers under unigist alone at $n ranks" $? "$(tail -1 "$dir/log")"
+done
+n=1
+alone --layout pcw >/dev/null; grep -q 'a prompt alone is answered under full or unigist' "$dir/log"; check "other layouts for a prompt alone are refused" $?
+alone --ratio 4 >/dev/null; grep -q -- '--ratio: without --store only for --layout unigist' "$dir/log"; check "options of unigist without it are refused" $?
+alone --store "$dir/gists-1" --local 8 >/dev/null; grep -q -- '--local: .* knows how it was encoded' "$dir/log"; check "layout options beside a store are refused" $?
+
 # An adapter changes the weights that ranks share, and is part of a store's address.
 adapter=$root/tests/golden/tiny-llama/adapter-everything.safetensors
 for n in $([ -n "${2:-}" ] || echo 1 3); do

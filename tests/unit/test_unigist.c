@@ -6,6 +6,7 @@
 
 #include "base/rng.h"
 #include "encode/sequence.h"
+#include "query/interleave.h"
 #include "unit.h"
 
 enum { N = 700, VOCAB = 160 };
@@ -122,4 +123,29 @@ static void test_memory(void) { /* four times the text: the same memory */
     tiny_close(&tiny);
 }
 
-UNIT_MAIN("unigist", {"eviction", test_eviction}, {"chunks", test_chunks}, {"tail", test_tail}, {"memory", test_memory})
+/* A sequence that grows, a few tokens at a time and then one by one, gives the logits of the whole. */
+static void test_growing(void) {
+    static const int64_t starts[] = {1, 7, 8, 13, 300};
+    for (int act = 0; act < 2; act++) {
+        open_tiny(act ? DT_BF16 : DT_F32);
+        sequence_spec_t s = spec_with(8, 64, 2 * N);
+        run(&s, one);
+        interleave_spec_t spec = {.kept = &s.kept, .max_row = 50};
+        interleave_t *grow = NULL;
+        CU_ASSERT_EQUAL_FATAL(interleave_create(tiny.model, &spec, N, &grow), ST_OK);
+        for (int i = 0; i < 5; i++) {
+            interleave_begin(grow);
+            for (int64_t at = 0, n = starts[i], wrong = 0; at < N - 20; at += n, n = at < 2 * starts[i] + 20 ? 5 : 1) {
+                CU_ASSERT_EQUAL_FATAL(interleave_feed(grow, tokens + at, n, two), ST_OK);
+                wrong += memcmp(two, one + (at + n - 1) * VOCAB, VOCAB * sizeof *one) != 0;
+                CU_ASSERT_EQUAL_FATAL(wrong, 0);
+            }
+        }
+        CU_ASSERT_EQUAL(interleave_feed(grow, tokens, N, two), ST_FAIL); /* more than it was made for */
+        interleave_free(grow);
+        tiny_close(&tiny);
+    }
+}
+
+UNIT_MAIN("unigist", {"growing", test_growing}, {"eviction", test_eviction}, {"chunks", test_chunks}, {"tail", test_tail},
+          {"memory", test_memory})

@@ -115,6 +115,17 @@ check "query.sbatch on 2 nodes" $? "$(tail -1 query.log)"
 OMP_NUM_THREADS=1 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
 [ "$(ids answers.jsonl | wc -l)" -eq 2 ] && same "$(ids answers.jsonl)" "$(ids plain.jsonl)"; check "its answers equal those of one process" $?
 
+# ---- a pool of edits, by the same scripts ----
+for i in $(seq 1 40); do echo "{\"id\":\"edit $i\",\"text\":\"The size of $i is $((37 * i)).\"}"; done >edits.jsonl
+job=$(COMMAND='edit encode' sbatch --parsable "${one_cpu[@]}" --output=edits.log "$root/jobs/encode.sbatch" --model "$model" --store "$dir/edits" "$dir/edits.jsonl")
+job_wait "$job" 60
+check "edit encode on 4 nodes" $? "$(tail -1 edits.log)"
+edit_args=(--model "$model" --store "$dir/edits" --prompts "$dir/prompts.jsonl" --max-tokens 8 --format jsonl)
+job=$(COMMAND='edit query' ANSWERS=$dir/edited.jsonl sbatch --parsable "${one_cpu[@]}" --output=edited.log "$root/jobs/query.sbatch" "${edit_args[@]}")
+job_wait "$job" 60
+OMP_NUM_THREADS=1 "$precis" edit query "${edit_args[@]}" >plain-edited.jsonl 2>>plain.log
+[ "$(ids edited.jsonl | wc -l)" -eq 2 ] && same "$(ids edited.jsonl)" "$(ids plain-edited.jsonl)"; check "edit query on 2 nodes" $? "$(tail -1 edited.log)"
+
 # ---- a job that is warned of its time limit: 75, requeue, and the rest on the second try ----
 limit=()
 [ $real_limit -eq 0 ] || limit=(--time=1 --signal=B:USR1@50)

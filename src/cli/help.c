@@ -10,7 +10,7 @@ void help_overview(FILE *f) {
     fprintf(f, "precis: encode a long corpus once, over as many ranks as there are, and answer questions from what was kept.\n\n"
                "usage: precis COMMAND [options]            mpirun -n 4 precis COMMAND ...            srun --mpi=pmix precis COMMAND ...\n\n"
                "commands\n");
-    for (int i = 0; i < n; i++) fprintf(f, "  %-10s %s\n", commands[i]->spec.name, commands[i]->spec.summary);
+    for (int i = 0; i < n; i++) fprintf(f, "  %-12s %s\n", commands[i]->spec.name, commands[i]->spec.summary);
     fprintf(f, "\nfirst steps\n"
                "  precis inspect model.gguf                                     what is in the model\n"
                "  precis encode --model model.gguf --store book.store book.txt  encode; run it again and it encodes nothing\n"

@@ -410,14 +410,15 @@ static status_t layout_options(query_job_t *j) {
     const char *name = opt_text(o, "layout");
     layout_method_t layout = LAYOUT_PCE;
     if (!name) return ST_OK; /* a command without them */
-    if (opt_given(o, "layout") && !layout_find(name, &layout)) return status_fail(ST_USAGE, "--layout %s is not known", name);
+    if ((opt_flagged(o, "layout") || !strcmp(name, "unigist")) && !layout_find(name, &layout))
+        return status_fail(ST_USAGE, "--layout %s is not known", name);
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
-        if (!opt_given(o, keys[i])) continue;
+        if (!opt_flagged(o, keys[i])) continue; /* a file may be one for encode as well */
         if (j->store) return status_fail(ST_USAGE, "--%s: %s knows how it was encoded; leave it out", keys[i], opt_text(o, "store"));
         if (i && layout != LAYOUT_UNIGIST)
             return status_fail(ST_USAGE, "--%s: without --store only for --layout unigist; leave it out", keys[i]);
     }
-    if (layout == LAYOUT_PCE || layout == LAYOUT_FULL) return ST_OK; /* the same for a prompt alone */
+    if (j->store || layout == LAYOUT_PCE || layout == LAYOUT_FULL) return ST_OK; /* the same for a prompt alone */
     if (layout != LAYOUT_UNIGIST)
         return status_fail(ST_USAGE, "--layout %s: a prompt alone is answered under full or unigist; encode its context, and give --store",
                            layout_info(layout)->name);

@@ -299,6 +299,7 @@ int64_t opt_int(const options_t *o, const char *key) { return value(o, key)->who
 double opt_real(const options_t *o, const char *key) { return value(o, key)->real; }
 const char *opt_text(const options_t *o, const char *key) { return value(o, key)->text; }
 bool opt_flag(const options_t *o, const char *key) { return value(o, key)->whole != 0; }
+bool opt_flagged(const options_t *o, const char *key) { return value(o, key)->from == FROM_FLAG; }
 bool opt_given(const options_t *o, const char *key) { return value(o, key)->from > FROM_DEFAULT; }
 const command_spec_t *options_command(const options_t *o) { return o->cmd; }
 

@@ -50,7 +50,8 @@ int64_t opt_int(const options_t *o, const char *key); /* OPT_INT and OPT_SIZE; 0
 double opt_real(const options_t *o, const char *key);
 const char *opt_text(const options_t *o, const char *key); /* NULL when not given and no default; OPT_CHOICE too */
 bool opt_flag(const options_t *o, const char *key);
-bool opt_given(const options_t *o, const char *key); /* anywhere but the default */
+bool opt_given(const options_t *o, const char *key);   /* anywhere but the default */
+bool opt_flagged(const options_t *o, const char *key); /* on the command line, not in a file that several commands share */
 int opt_list(const options_t *o, const char *key, const int64_t **items);
 int opt_args(const options_t *o, const char *const **args); /* positional */
 

@@ -112,6 +112,9 @@ done
 n=1
 alone --layout pcw >/dev/null; grep -q 'a prompt alone is answered under full or unigist' "$dir/log"; check "other layouts for a prompt alone are refused" $?
 alone --ratio 4 >/dev/null; grep -q -- '--ratio: without --store only for --layout unigist' "$dir/log"; check "options of unigist without it are refused" $?
+printf 'layout = blockgist\nratio = 4\nsink = "A text:"\nselect = 2\n' >"$dir/shared.conf"
+answers "$dir/gists-1" --config "$dir/shared.conf" | grep -q '"text"'; check "a settings file for encode and query" $? "$(tail -1 "$dir/log")"
+alone --config "$dir/shared.conf" | grep -q '"text"'; check "the same without a store" $? "$(tail -1 "$dir/log")"
 alone --store "$dir/gists-1" --local 8 >/dev/null; grep -q -- '--local: .* knows how it was encoded' "$dir/log"; check "layout options beside a store are refused" $?
 
 # An adapter changes the weights that ranks share, and is part of a store's address.

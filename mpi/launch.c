@@ -8,6 +8,9 @@
 
 #include "base/log.h"
 #include "mpi/comm_mpi.h"
+#ifdef HAVE_NCCL
+#include "mpi/comm_nccl.h"
+#endif
 
 static bool began_mpi;
 
@@ -93,3 +96,9 @@ void launch_warn_threads(const comm_t *c, int threads) {
                            "or use --threads"
                          : "; use a smaller --threads");
 }
+
+#ifdef HAVE_NCCL
+status_t launch_device(comm_t *comm, int device, void *stream, int n_cta, comm_device_t **out) {
+    return comm_nccl_create(comm, device, stream, n_cta, out);
+}
+#endif

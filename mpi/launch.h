@@ -22,6 +22,8 @@
 bool launch_under_mpi(void);
 /* MPI_Init_thread (FUNNELED: this thread alone makes MPI calls), then comm_mpi_create. Collective over all processes of the job. */
 status_t launch_comm(comm_t **out);
+/* Device memory between the ranks of comm, one GPU each: see comm_nccl.h. Only in builds with NCCL. Collective over comm. */
+status_t launch_device(comm_t *comm, int device, void *stream, int n_cta, comm_device_t **out);
 /* MPI_Finalize when launch_comm initialised MPI; otherwise nothing. Collective. Every rank should leave through it before its exit code is
  * seen. */
 void launch_finalize(void);

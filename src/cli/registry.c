@@ -21,9 +21,6 @@
 #ifdef HAVE_CUDA
 #include "cuda/cuda_backend.h"
 #endif
-#ifdef HAVE_NCCL
-#include "mpi/comm_nccl.h"
-#endif
 
 #include "base/mem.h"
 #include "version.h"
@@ -137,7 +134,7 @@ static status_t device_open(comm_t *comm, backend_t *be, bool share) {
 #ifdef HAVE_NCCL
     const char *wish = getenv("PRECIS_NCCL_CTAS");
     int n_cta = wish && isdigit((unsigned char)*wish) ? atoi(wish) : 0; /* 0: NCCL's own choice, and nothing is left free for it */
-    st = comm_nccl_create(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
+    st = launch_device(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
     if (!st) backend_cuda_leave(be, n_cta);
 #endif
 out:

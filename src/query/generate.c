@@ -40,12 +40,6 @@ typedef struct {
     int32_t *order;
 } generator_t;
 
-static bool is_end(const generator_t *r, int32_t id) {
-    for (int i = 0; i < r->n_end; i++)
-        if (r->end[i] == id) return true;
-    return false;
-}
-
 /* What a pass gave to one generation. */
 static void account(slot_t *s, const attend_query_t *q) {
     generation_t *g = s->g;
@@ -60,7 +54,7 @@ static status_t take_token(generator_t *r, slot_t *s, const float *logits, bool 
     generation_t *g = s->g;
     int32_t id = sample_token(logits, r->config->n_vocab, r->spec->temperature, r->spec->top_p, &s->rng, r->prob, r->order);
     if (g->ids.n == 0) g->first_token_s = clock_s() - s->begin_s;
-    g->ended = is_end(r, id);
+    g->ended = token_ends(r->end, r->n_end, id);
     status_t st = g->ended ? ST_OK : ids_push(&g->ids, id);
     if (!st && !g->ended && r->spec->token) st = r->spec->token(r->spec->token_ctx, g - r->all, id);
     s->next = id;

@@ -46,6 +46,8 @@ typedef status_t (*generated_fn)(void *ctx, generation_t *g);
 status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const generate_spec_t *spec, const int32_t *tokens_end, int n_end,
                   generation_t *all, int64_t n, generated_fn done, void *done_ctx);
 
+/* Is id one of the ids that end a text? */
+bool token_ends(const int32_t *ends, int n_end, int32_t id);
 /* Next token from logits: argmax (first of equals) at temperature 0, else from the smallest set of tokens whose probability reaches top_p.
  * scratch: n_vocab floats and n_vocab int32. */
 int32_t sample_token(const float *logits, int64_t n_vocab, double temperature, double top_p, rng_t *rng, float *prob, int32_t *order);

@@ -87,12 +87,6 @@ typedef struct {
     int32_t *order;
 } writer_t;
 
-static bool is_end(const writer_t *w, int32_t id) {
-    for (int i = 0; i < w->n_end; i++)
-        if (w->end[i] == id) return true;
-    return false;
-}
-
 static status_t write_one(writer_t *w, generation_t *g, int64_t number) {
     rng_t rng = {w->how->seed + (uint64_t)g->number};
     double begin = clock_s();
@@ -105,7 +99,7 @@ static status_t write_one(writer_t *w, generation_t *g, int64_t number) {
     for (g->n_forward = 1; !st && g->ids.n < w->how->max_tokens; g->n_forward++) {
         int32_t id = sample_token(w->logits, w->s->n_vocab, w->how->temperature, w->how->top_p, &rng, w->prob, w->order);
         if (!g->ids.n) g->first_token_s = clock_s() - begin;
-        if ((g->ended = is_end(w, id))) break;
+        if ((g->ended = token_ends(w->end, w->n_end, id))) break;
         st = ids_push(&g->ids, id);
         if (!st && w->how->token) st = w->how->token(w->how->token_ctx, number, id);
         if (!st && g->ids.n < w->how->max_tokens) st = interleave_feed(w->s, &id, 1, w->logits);

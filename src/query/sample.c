@@ -26,6 +26,12 @@ static void sift(const float *prob, int32_t *heap, int64_t n, int64_t i) {
     }
 }
 
+bool token_ends(const int32_t *ends, int n_end, int32_t id) {
+    for (int i = 0; i < n_end; i++)
+        if (ends[i] == id) return true;
+    return false;
+}
+
 int32_t sample_token(const float *logits, int64_t n, double temperature, double top_p, rng_t *rng, float *prob, int32_t *order) {
     int32_t best = argmax(logits, n);
     if (temperature <= 0) return best;

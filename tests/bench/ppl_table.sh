@@ -7,17 +7,8 @@ precis=$1 model=$2 input=$3 each=${4:-2} window=${5:-4096}
 sink=$'Given the following partial context, predicting the next sequence of words:\n\n'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-case $input in *.zst) zstdcat "$input" ;; *) cat "$input" ;; esac >"$work/all.jsonl"
-"$precis" tokenize --no-special --model "$model" --input "$work/all.jsonl" >"$work/ids.jsonl"
-python3 - "$work" "$each" "$window" <<'PY' # cut after the wanted windows, by tokens
-import json, sys
-work, each, window = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with open(f"{work}/cut.jsonl", "w") as out:
-    for line in open(f"{work}/ids.jsonl"):
-        r = json.loads(line)
-        out.write(json.dumps({"id": r["id"], "tokens": r["tokens"][: each * window + window // 4]}) + "\n")
-PY
-"$precis" tokenize --decode --model "$model" --input "$work/cut.jsonl" >"$work/text.jsonl"
+. "$(dirname "$0")/windows.sh"
+windows_cut "$precis" "$model" "$input" "$each" "$window" "$work"
 echo "# $(git -C "$(dirname "$0")" rev-parse --short HEAD) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1)"
 first=1
 for method in naive sink sel both; do

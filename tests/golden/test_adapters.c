@@ -86,18 +86,8 @@ static int64_t run_case(const case_t *c, int64_t max_row, float *to) {
 
 static double error_of(const case_t *c) {
     const tensor_t *want = safetensors_find(ref, c->name);
-    int64_t n = run_case(c, MAX_ROWS, got), v = model_config(tiny.model)->n_vocab;
-    double worst = 0, largest = 0;
-    if (!want || n != want->dims[0]) return INFINITY;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < want->dims[1]; j++) {
-            float w;
-            memcpy(&w, want->data + 4 * (i * want->dims[1] + j), 4);
-            double d = fabs((double)w - (double)got[i * v + j]);
-            if (!(d <= worst)) worst = d;
-            if (fabs((double)w) > largest) largest = fabs((double)w);
-        }
-    return worst / largest;
+    int64_t n = run_case(c, MAX_ROWS, got);
+    return want && n == want->dims[0] ? tiny_error(want, 0, n, got, model_config(tiny.model)->n_vocab) : INFINITY;
 }
 
 static void test_golden(void) {

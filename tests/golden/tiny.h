@@ -3,6 +3,7 @@
 #ifndef TESTS_GOLDEN_TINY_H
 #define TESTS_GOLDEN_TINY_H
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/mem.h"
@@ -62,6 +63,22 @@ static inline void tiny_close(tiny_t *t) {
     if (t->own) t->own->ops->close(t->own);
     if (t->be) t->be->ops->destroy(t->be);
     model_file_close(t->file);
+}
+
+/* Largest difference over the largest |value| between rows first .. first+n-1 of a golden tensor and got [n][stride]; INFINITY when there
+ * are none such, and for a NaN. */
+static inline double tiny_error(const tensor_t *want, int64_t first, int64_t n, const float *got, int64_t stride) {
+    double worst = 0, largest = 0;
+    if (!want || n < 1 || first < 0 || first + n > want->dims[0] || want->dims[1] > stride) return (double)INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < want->dims[1]; j++) {
+            float w;
+            memcpy(&w, want->data + 4 * ((first + i) * want->dims[1] + j), 4);
+            double d = fabs((double)w - (double)got[i * stride + j]);
+            if (!(d <= worst)) worst = d; /* takes NaN, too */
+            if (fabs((double)w) > largest) largest = fabs((double)w);
+        }
+    return worst <= INFINITY && largest > 0 ? worst / largest : (double)INFINITY;
 }
 
 /* The next n rows; logits[n][n_vocab] of all of them, or NULL. */

@@ -48,7 +48,7 @@ fi
 head -c 6000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 700 "$root/LICENSE" >"$dir/short.txt"
 echo "One line." >"$dir/line.txt"
-printf 'No' >"$dir/stub.txt" # too short for a gist
+printf 'No' >"$dir/brief.txt" # too short for a gist
 cat >"$dir/prompts.jsonl" <<'PROMPTS'
 {"id":1,"prompt":"You may"}
 {"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
@@ -86,10 +86,10 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         store=$dir/gists-$n
         rm -rf "$store"
         # shellcheck disable=SC2086
-        run encode --model "$model" --store "$store" --layout $layout --ratio 4 --segment 128 --sink "A text:" "$dir/long.txt" "$dir/short.txt" "$dir/stub.txt" >/dev/null
+        run encode --model "$model" --store "$store" --layout $layout --ratio 4 --segment 128 --sink "A text:" "$dir/long.txt" "$dir/short.txt" "$dir/brief.txt" >/dev/null
         digest "$store" >"$dir/gist-digest-$n"
         # shellcheck disable=SC2086 # and plan knows its size
-        planned=$("$precis" plan --quiet --model "$model" --layout ${layout/--positions compact/} --ratio 4 --segment 128 --format json "$dir/long.txt" "$dir/short.txt" "$dir/stub.txt" 2>>"$dir/log" |
+        planned=$("$precis" plan --quiet --model "$model" --layout ${layout/--positions compact/} --ratio 4 --segment 128 --format json "$dir/long.txt" "$dir/short.txt" "$dir/brief.txt" 2>>"$dir/log" |
             grep -o '"kv_kept_bytes":[0-9]*')
         [ "${planned#*:}" = "$("$precis" inspect --format json "$store" | grep -o '"kv_bytes":[0-9]*' | cut -d: -f2)" ]; check "plan of $at" $? "$planned"
         answers "$store" >"$dir/gist-answers-$n"

@@ -126,12 +126,14 @@ static size_t row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t ro
     return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
 }
 
-/* n rows of one layer, from row `row` of one pool to row `to_row` of another. */
+/* n rows of one layer, from row `row` of one pool to row `to_row` of another. Whole pools lie head behind head: one copy for all heads. */
 static status_t rows_copy(flow_t *f, const kv_pool_t *from, int64_t layer, int64_t row, const kv_pool_t *to, int64_t to_layer,
                           int64_t to_row, int64_t n) {
-    size_t elements = (size_t)(n * f->config->d_head);
+    int64_t each = n * f->config->d_head, n_head = f->config->n_kv_head;
+    bool whole = from->head_stride == each && to->head_stride == each;
+    size_t elements = (size_t)(whole ? n_head * each : each);
     status_t st = ST_OK;
-    for (int64_t h = 0; h < f->config->n_kv_head && n && !st; h++) {
+    for (int64_t h = 0; h < n_head && n && !st; h += whole ? n_head : 1) {
         size_t a = row_at(from, layer, h, row), b = row_at(to, to_layer, h, to_row);
         st = f->be->ops->convert(f->be, elements, to->type, (char *)to->k + b, from->type, (char *)from->k + a);
         if (!st) st = f->be->ops->convert(f->be, elements, to->type, (char *)to->v + b, from->type, (char *)from->v + a);

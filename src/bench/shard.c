@@ -121,15 +121,6 @@ static status_t run_timed(sharding_t *r, shard_part_t part, double *seconds, int
     return st;
 }
 
-static status_t run_median(sharding_t *r, shard_part_t part, double *median, int64_t *sent) {
-    double seconds[MAX_REPEATS];
-    int n = r->spec->repeats < MAX_REPEATS ? r->spec->repeats : MAX_REPEATS;
-    status_t st = run_timed(r, part, seconds, sent); /* the first one chooses kernels and makes its work lists */
-    for (int i = 0; i < n && !st; i++) st = run_timed(r, part, &seconds[i], sent);
-    if (!st) *median = bench_median(seconds, n);
-    return st;
-}
-
 /* ---- the digest --------------------------------------------------------------------------------------------------------- */
 static status_t pool_hash(sharding_t *r, const kv_pool_t *p, hash_t *out) {
     size_t bytes = kv_bytes(r->config, p->type, p->n_row);
@@ -155,6 +146,19 @@ static status_t digest(sharding_t *r, char *out) {
     if (!st) st = r->comm->ops->sum_i64(r->comm, (int64_t *)(void *)each, 4 * r->n_segment);
     if (!st) hash_hex(hash_bytes(each, 2 * (size_t)r->n_segment * sizeof *each), out);
     mem_free(each);
+    return st;
+}
+
+/* All three in turns: a card that slows as it warms slows each alike. */
+static status_t run_parts(sharding_t *r, bench_sharded_t *out) {
+    double seconds[3][MAX_REPEATS], *median[3] = {&out->seconds, &out->compute_s, &out->wire_s};
+    static const shard_part_t part[3] = {SHARD_ALL, SHARD_COMPUTE, SHARD_WIRE};
+    int n = r->spec->repeats < MAX_REPEATS ? r->spec->repeats : MAX_REPEATS, n_part = r->comm->size > 1 ? 3 : 1;
+    status_t st = ST_OK;
+    int64_t none;
+    for (int i = 0; i < n && !st; i++)
+        for (int p = 0; p < n_part && !st; p++) st = run_timed(r, part[p], &seconds[p][i], p ? &none : &out->sent);
+    for (int p = 0; p < n_part && !st; p++) *median[p] = bench_median(seconds[p], n);
     return st;
 }
 
@@ -205,13 +209,11 @@ static status_t messages(sharding_t *r, bench_sharded_t *out) {
 
 status_t bench_shard(const model_config_t *c, backend_t *be, comm_t *comm, const bench_shard_t *b, bench_sharded_t *out) {
     sharding_t r = {.spec = b, .config = c, .be = be, .comm = comm};
-    int64_t none;
     *out = (bench_sharded_t){0};
     status_t st = open_all(&r);
-    if (!st) st = run_median(&r, SHARD_ALL, &out->seconds, &out->sent);
+    if (!st) st = run_timed(&r, SHARD_ALL, &out->seconds, &out->sent); /* the first run chooses kernels and makes its work lists */
     if (!st) st = digest(&r, out->digest);
-    if (!st && comm->size > 1) st = run_median(&r, SHARD_COMPUTE, &out->compute_s, &none);
-    if (!st && comm->size > 1) st = run_median(&r, SHARD_WIRE, &out->wire_s, &none);
+    if (!st) st = run_parts(&r, out);
     if (!st) st = messages(&r, out);
     out->most = out->sent;
     if (!st) st = comm->ops->max_i64(comm, &out->most, 1);

@@ -38,6 +38,10 @@ typedef struct {
 } staging_t;
 
 typedef struct {
+    cudaEvent_t from, to; /* around a wait of the backend's stream */
+} stall_t;
+
+typedef struct {
     comm_device_t base; /* first: the two pointers are the same */
     ncclComm_t nccl,
         whole; /* for messages beside computing, with few blocks; for all-gathers, as NCCL likes it, made when first asked for */
@@ -46,6 +50,8 @@ typedef struct {
     message_t *messages; /* [2][size] sent, received */
     staging_t staging[2];
     comm_exchange_t *spare;
+    stall_t *stalls; /* [cap_stall] kept, the first n_stall of them since they were last asked */
+    int n_stall, cap_stall;
 } nccl_t;
 
 static status_t cuda_check(cudaError_t e, const char *what) {
@@ -192,13 +198,51 @@ static status_t nccl_exchange_start(comm_device_t *d, const comm_part_t *send, i
     return st ? st : cuda_check(cudaEventRecord((*out)->done, c->stream), "an event");
 }
 
+/* ---- waits ------------------------------------------------------------------------------------------------------ */
+
+static status_t stall_get(nccl_t *c, stall_t **out) {
+    if (c->n_stall == c->cap_stall) {
+        int cap = c->cap_stall ? 2 * c->cap_stall : 64;
+        status_t st = mem_grow(&c->stalls, (size_t)cap, sizeof *c->stalls, "timed waits");
+        for (; !st && c->cap_stall < cap; c->cap_stall++) {
+            stall_t *s = &c->stalls[c->cap_stall];
+            *s = (stall_t){0};
+            if (!(st = cuda_check(cudaEventCreate(&s->from), "an event"))) st = cuda_check(cudaEventCreate(&s->to), "an event");
+        }
+        if (st) return st;
+    }
+    *out = &c->stalls[c->n_stall++];
+    return ST_OK;
+}
+
 static status_t nccl_exchange_wait(comm_device_t *d, comm_exchange_t *e) {
     nccl_t *c = (nccl_t *)d;
+    stall_t *s = NULL;
     if (!e) return ST_OK;
     e->next = c->spare;
     c->spare = e;
-    return cuda_check(cudaStreamWaitEvent(c->backend, e->done, 0), "messages");
+    status_t st = d->timed ? stall_get(c, &s) : ST_OK;
+    if (s && !st) st = cuda_check(cudaEventRecord(s->from, c->backend), "an event");
+    if (!st) st = cuda_check(cudaStreamWaitEvent(c->backend, e->done, 0), "messages");
+    if (s && !st) st = cuda_check(cudaEventRecord(s->to, c->backend), "an event");
+    return st;
 }
+
+static status_t nccl_stalled(comm_device_t *d, double *seconds) {
+    nccl_t *c = (nccl_t *)d;
+    status_t st = cuda_check(cudaStreamSynchronize(c->backend), "messages");
+    *seconds = 0;
+    for (int i = 0; i < c->n_stall && !st; i++) {
+        float ms = 0;
+        st = cuda_check(cudaEventElapsedTime(&ms, c->stalls[i].from, c->stalls[i].to), "the time of a wait");
+        *seconds += ms * 1e-3;
+    }
+    c->n_stall = 0;
+    d->timed = false;
+    return st;
+}
+
+/* ---- joining ---------------------------------------------------------------------------------------------------- */
 
 /* A communicator of all ranks that takes at most n_cta blocks of the GPU at a time; 0: as NCCL likes. Collective. */
 static status_t join(nccl_t *c, int n_cta, ncclComm_t *out) {
@@ -237,6 +281,11 @@ static void nccl_close(comm_device_t *d) {
         mem_free(e);
     }
     for (int i = 0; i < 2; i++) cudaFree(c->staging[i].memory);
+    for (int i = 0; i < c->cap_stall; i++) {
+        if (c->stalls[i].from) cudaEventDestroy(c->stalls[i].from);
+        if (c->stalls[i].to) cudaEventDestroy(c->stalls[i].to);
+    }
+    mem_free(c->stalls);
     if (c->issued) cudaEventDestroy(c->issued);
     if (c->stream) cudaStreamDestroy(c->stream);
     mem_free(c->messages);
@@ -247,6 +296,7 @@ static const comm_device_ops_t ops = {.name = "nccl",
                                       .exchange_start = nccl_exchange_start,
                                       .exchange_wait = nccl_exchange_wait,
                                       .all_gather = nccl_all_gather,
+                                      .stalled = nccl_stalled,
                                       .close = nccl_close};
 
 status_t comm_nccl_create(comm_t *comm, int device, void *stream, int n_cta, comm_device_t **out) {

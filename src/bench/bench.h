@@ -62,8 +62,9 @@ typedef struct {
 } bench_shard_t;
 typedef struct {
     double seconds, compute_s, wire_s; /* medians, of the slowest rank: all of it, the computing alone, the messages alone */
-    int64_t sent, planned, ring;       /* K/V bytes of all ranks: measured, planned, and what ring attention would send */
-    int64_t most;                      /* sent by one rank */
+    double stalled_s;            /* of the last run: a device stood still for messages or for the rank that sends them; < 0: not seen */
+    int64_t sent, planned, ring; /* K/V bytes of all ranks: measured, planned, and what ring attention would send */
+    int64_t most;                /* sent by one rank */
     double exchange_bytes_s[SHARD_SIZES], gather_bytes_s[SHARD_SIZES]; /* received per rank and second; 0: no all-gather to compare with */
     char digest[33];                                                   /* of the kept K/V: the same at every number of ranks */
 } bench_sharded_t;

@@ -107,6 +107,19 @@ static status_t run_alone(sharding_t *r) {
     return st ? st : r->be->ops->sync(r->be);
 }
 
+/* The longest that a rank's device stood still for messages. */
+static status_t stalls(sharding_t *r, double *seconds) {
+    comm_device_t *d = r->comm->device;
+    int64_t ns = 0;
+    status_t st = ST_OK;
+    if (!d || !d->timed) return ST_OK;
+    if (!(st = d->ops->stalled(d, seconds))) ns = (int64_t)(*seconds * 1e9);
+    if ((st = comm_agree(r->comm, st))) return st;
+    st = r->comm->ops->max_i64(r->comm, &ns, 1);
+    *seconds = (double)ns * 1e-9;
+    return st;
+}
+
 /* Seconds of the slowest rank. */
 static status_t run_timed(sharding_t *r, shard_part_t part, double *seconds, int64_t *sent) {
     sharded_t d = {.part = part, .tokens = r->tokens, .raw = r->raw, .gists = r->gists};
@@ -157,7 +170,11 @@ static status_t run_parts(sharding_t *r, bench_sharded_t *out) {
     status_t st = ST_OK;
     int64_t none;
     for (int i = 0; i < n && !st; i++)
-        for (int p = 0; p < n_part && !st; p++) st = run_timed(r, part[p], &seconds[p][i], p ? &none : &out->sent);
+        for (int p = 0; p < n_part && !st; p++) {
+            if (r->comm->device) r->comm->device->timed = part[p] == SHARD_ALL;
+            st = run_timed(r, part[p], &seconds[p][i], p ? &none : &out->sent);
+            if (!st) st = stalls(r, &out->stalled_s);
+        }
     for (int p = 0; p < n_part && !st; p++) *median[p] = bench_median(seconds[p], n);
     return st;
 }
@@ -209,7 +226,7 @@ static status_t messages(sharding_t *r, bench_sharded_t *out) {
 
 status_t bench_shard(const model_config_t *c, backend_t *be, comm_t *comm, const bench_shard_t *b, bench_sharded_t *out) {
     sharding_t r = {.spec = b, .config = c, .be = be, .comm = comm};
-    *out = (bench_sharded_t){0};
+    *out = (bench_sharded_t){.stalled_s = -1};
     status_t st = open_all(&r);
     if (!st) st = run_timed(&r, SHARD_ALL, &out->seconds, &out->sent); /* the first run chooses kernels and makes its work lists */
     if (!st) st = digest(&r, out->digest);

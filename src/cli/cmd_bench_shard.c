@@ -17,6 +17,8 @@ static void wire_print(const context_t *c, const bench_sharded_t *r) {
            100 * (hidden < 0   ? 0
                   : hidden > 1 ? 1
                                : hidden));
+    if (r->stalled_s >= 0)
+        printf("stalled    %.4f s of %.4f s a device stood still for messages or for their senders\n", r->stalled_s, r->seconds);
     for (int i = 0; i < SHARD_SIZES; i++) {
         printf("messages   %d MB in all: exchange %.2f GB/s a rank", mb[i], r->exchange_bytes_s[i] * 1e-9);
         if (r->gather_bytes_s[i] > 0)

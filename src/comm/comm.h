@@ -76,11 +76,15 @@ typedef struct {
                                comm_exchange_t **out);
     status_t (*exchange_wait)(comm_device_t *, comm_exchange_t *);
     status_t (*all_gather)(comm_device_t *, const void *send, void *recv, int64_t bytes_each); /* the same from all: what to compare with */
+    /* Seconds that the backend's operations stood still for messages in the waits since `timed` was set or this was last asked. Waits for
+     * them. */
+    status_t (*stalled)(comm_device_t *, double *seconds);
     void (*close)(comm_device_t *);
 } comm_device_ops_t;
 struct comm_device {
     const comm_device_ops_t *ops;
     comm_t *comm;
+    bool timed; /* waits are timed, until stalled is asked */
 };
 
 status_t comm_self_create(comm_t **out);

@@ -69,7 +69,7 @@ $(error NCCL=1 was asked for, but there is no CUDA build to use it. Make CUDA fo
 endif
 
 # ---- sources ----------------------------------------------------------------
-MPI_SRC := $(wildcard mpi/comm_mpi.c mpi/launch.c) $(if $(USE_NCCL),mpi/comm_nccl.c)
+MPI_SRC := $(filter-out mpi/comm_nccl.c,$(wildcard mpi/*.c)) $(if $(USE_NCCL),mpi/comm_nccl.c)
 SRC  := $(filter-out src/cli/main.c src/cli/spin.c,$(wildcard src/*/*.c)) $(if $(USE_MPI),$(MPI_SRC))
 OBJ  := $(SRC:%.c=$(BUILD)/%.o) $(if $(USE_CUDA),$(patsubst %.cu,$(BUILD)/%.o,$(wildcard cuda/*.cu)))
 LIB  := $(BUILD)/libprecis.a

@@ -5,8 +5,8 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "bench/bench.h"
+#include "bench/subject.h"
 #include "encode/encoder.h"
 
 enum { MAX_REPEATS = 64, CHECK_SEGMENTS = 3, CHECK_ROWS = 240, CHECK_VOCAB = 512, SINK_CHECK = 16 };
@@ -16,10 +16,8 @@ typedef struct {
     const model_config_t *config;
     backend_t *be;
     comm_t *comm;
-    model_file_t *file;
-    model_t *model;
+    subject_t subject;
     encoder_t *encoder;
-    int32_t *tokens, *sink;
     int64_t n_token, per_pass; /* pieces in a pass */
     kv_pool_t buffer[2], gists, raw;
     char *host[2];
@@ -38,20 +36,8 @@ static void run_close(encoding_t *r) {
     }
     kv_free(r->be, &r->gists);
     kv_free(r->be, &r->raw);
-    model_free(r->model);
-    model_file_close(r->file);
-    mem_free(r->tokens);
-    mem_free(r->sink);
+    subject_close(&r->subject);
     mem_free(r->pieces);
-}
-
-static status_t tokens_make(encoding_t *r) {
-    rng_t rng = {1};
-    status_t st = mem_alloc(&r->tokens, (size_t)r->n_token, sizeof *r->tokens, "token ids");
-    if (!st) st = mem_alloc(&r->sink, (size_t)r->spec->n_sink, sizeof *r->sink, "token ids");
-    for (int64_t i = 0; i < r->n_token && !st; i++) r->tokens[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
-    for (int64_t i = 0; i < r->spec->n_sink && !st; i++) r->sink[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
-    return st;
 }
 
 static status_t pools_make(encoding_t *r) {
@@ -82,16 +68,14 @@ static status_t run_open(encoding_t *r) {
                         .gist = b->gist,
                         .gist_init = GIST_TOKEN,
                         .evict = b->layout == LAYOUT_UNIGIST};
-    status_t st = model_file_random(r->config, &r->file);
-    if (!st) st = model_load(r->file, r->be, r->comm, &r->model);
-    if (!st) st = tokens_make(r);
-    e.sink = r->sink;
-    if (!st) st = encoder_create(r->model, r->comm, &e, &r->encoder);
+    status_t st = subject_open(r->config, r->be, r->comm, r->n_token, b->n_sink, &r->subject);
+    e.sink = r->subject.sink;
+    if (!st) st = encoder_create(r->subject.model, r->comm, &e, &r->encoder);
     return st ? st : pools_make(r);
 }
 
 static status_t run_document(encoding_t *r) {
-    piece_t p = {.tokens = r->tokens, .n = r->n_token, .pool = r->raw, .gist_pool = r->gists};
+    piece_t p = {.tokens = r->subject.tokens, .n = r->n_token, .pool = r->raw, .gist_pool = r->gists};
     return encoder_run(r->encoder, &p, 1);
 }
 
@@ -102,7 +86,7 @@ static status_t run_pass(encoding_t *r, int64_t first, int64_t n, int at) {
     for (int64_t i = 0; i < n; i++) {
         size_t skip = kv_bytes(r->config, r->be->act, i * b->segment);
         char *k = (char *)r->buffer[at].k + skip, *v = (char *)r->buffer[at].v + skip;
-        r->pieces[i] = (piece_t){.tokens = r->tokens + (first + i) * b->segment,
+        r->pieces[i] = (piece_t){.tokens = r->subject.tokens + (first + i) * b->segment,
                                  .n = b->segment,
                                  .before = (first + i) * b->segment,
                                  .pool = kv_view(r->config, r->be->act, b->segment, k, v)};

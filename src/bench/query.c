@@ -5,8 +5,8 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "bench/bench.h"
+#include "bench/subject.h"
 #include "query/attend.h"
 
 enum { CHECK_STEPS = 4, CHECK_VOCAB = 512, CHECK_CONTEXT = 1500 };
@@ -16,14 +16,12 @@ typedef struct {
     const model_config_t *config;
     backend_t *be;
     comm_t *comm;
-    model_file_t *file;
-    model_t *model;
+    subject_t subject; /* its ids: the token that each slot decodes next */
     context_kv_t context;
     attend_t *attend;
     forward_ws_t *ws;
     kv_pool_t *own; /* [slots] */
     attend_query_t *queries;
-    int32_t *tokens;
     double *positions;
     int64_t *out_rows;
     float *logits; /* [slots][n_vocab] */
@@ -35,11 +33,9 @@ static void decoding_close(decoding_t *r) {
     forward_ws_free(r->ws);
     context_free(&r->context);
     for (int64_t s = 0; r->own && s < r->spec->slots; s++) kv_free(r->be, &r->own[s]);
-    model_free(r->model);
-    model_file_close(r->file);
+    subject_close(&r->subject);
     mem_free(r->own);
     mem_free(r->queries);
-    mem_free(r->tokens);
     mem_free(r->positions);
     mem_free(r->out_rows);
     mem_free(r->logits);
@@ -72,21 +68,17 @@ static status_t decoding_open(decoding_t *r) {
     const bench_query_t *b = r->spec;
     size_t slots = (size_t)b->slots;
     attend_spec_t spec = {.select = 0};
-    rng_t rng = {3};
-    status_t st = model_file_random(r->config, &r->file);
-    if (!st) st = model_load(r->file, r->be, r->comm, &r->model);
+    status_t st = subject_open(r->config, r->be, r->comm, b->slots, 0, &r->subject);
     if (!st) st = context_make(r);
-    if (!st) st = forward_ws_create(r->model, b->slots, &r->ws);
-    if (!st) st = attend_create(r->model, r->comm, &r->context, &spec, b->slots, (int)b->slots, &r->attend);
+    if (!st) st = forward_ws_create(r->subject.model, b->slots, &r->ws);
+    if (!st) st = attend_create(r->subject.model, r->comm, &r->context, &spec, b->slots, (int)b->slots, &r->attend);
     if (!st) st = mem_zalloc(&r->own, slots, sizeof *r->own, "slots");
     if (!st) st = mem_zalloc(&r->queries, slots, sizeof *r->queries, "slots");
-    if (!st) st = mem_alloc(&r->tokens, slots, sizeof *r->tokens, "slots");
     if (!st) st = mem_alloc(&r->positions, slots, sizeof *r->positions, "slots");
     if (!st) st = mem_alloc(&r->out_rows, slots, sizeof *r->out_rows, "slots");
     if (!st) st = mem_alloc(&r->logits, slots, (size_t)r->config->n_vocab * sizeof *r->logits, "logits");
     for (int64_t s = 0; s < b->slots && !st; s++) {
         r->out_rows[s] = s;
-        r->tokens[s] = (int32_t)rng_below(&rng, r->config->n_vocab);
         st = kv_alloc(r->be, r->config, r->be->act, b->steps, "K/V of a prompt", &r->own[s]);
     }
     return st;
@@ -99,13 +91,14 @@ static status_t decode_step(decoding_t *r) {
         r->queries[s] = (attend_query_t){.row = s, .n = 1, .own = r->own[s], .index = r->at};
         r->positions[s] = (double)(b->context + r->at);
     }
-    status_t st = attend_forward(r->attend, r->ws, r->queries, (int)b->slots, r->tokens, r->positions, b->slots, r->out_rows, r->logits);
+    status_t st =
+        attend_forward(r->attend, r->ws, r->queries, (int)b->slots, r->subject.tokens, r->positions, b->slots, r->out_rows, r->logits);
     for (int64_t s = 0; s < b->slots && !st; s++) {
         const float *l = r->logits + s * n_vocab;
         int32_t best = 0;
         for (int32_t i = 1; i < n_vocab; i++)
             if (l[i] > l[best]) best = i;
-        r->tokens[s] = best;
+        r->subject.tokens[s] = best;
     }
     r->at++;
     return st;
@@ -119,7 +112,7 @@ static status_t check_run(const model_config_t *c, backend_t *be, comm_t *comm, 
     status_t st = decoding_open(&r);
     if (!st) st = mem_alloc(logits, n * CHECK_STEPS, sizeof **logits, "logits to compare");
     for (int i = 0; i < CHECK_STEPS && !st; i++) {
-        for (int64_t s = 0; s < b->slots; s++) r.tokens[s] = (int32_t)((7 + 13 * s + 101 * i) % c->n_vocab); /* whatever came out */
+        for (int64_t s = 0; s < b->slots; s++) r.subject.tokens[s] = (int32_t)((7 + 13 * s + 101 * i) % c->n_vocab); /* whatever came out */
         st = decode_step(&r);
         if (!st) memcpy(*logits + (size_t)i * n, r.logits, n * sizeof **logits);
     }

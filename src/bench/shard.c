@@ -6,8 +6,8 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "base/rng.h"
 #include "bench/bench.h"
+#include "bench/subject.h"
 #include "encode/sharded.h"
 #include "encode/wire.h"
 
@@ -18,10 +18,8 @@ typedef struct {
     const model_config_t *config;
     backend_t *be;
     comm_t *comm;
-    model_file_t *file;
-    model_t *model;
+    subject_t subject;
     encoder_t *encoder;
-    int32_t *tokens, *sink;
     int64_t *segment, n_segment; /* [n_segment + 1] */
     kv_pool_t *raw, *gists;      /* [n_segment] what this rank keeps */
     shard_t plan;
@@ -34,27 +32,19 @@ static void close_all(sharding_t *r) {
         kv_free(r->be, &r->gists[s]);
     }
     shard_free(&r->plan);
-    model_free(r->model);
-    model_file_close(r->file);
-    mem_free(r->tokens);
-    mem_free(r->sink);
+    subject_close(&r->subject);
     mem_free(r->segment);
     mem_free(r->raw);
     mem_free(r->gists);
 }
 
-static status_t document_make(sharding_t *r) {
+static status_t segments_make(sharding_t *r) {
     const bench_shard_t *b = r->spec;
-    rng_t rng = {1};
     int64_t L = b->gist.ratio ? b->tokens : i64_min(b->segment, b->tokens);
     r->n_segment = i64_ceil_div(b->tokens, L);
-    status_t st = mem_alloc(&r->tokens, (size_t)b->tokens, sizeof *r->tokens, "token ids");
-    if (!st) st = mem_alloc(&r->sink, (size_t)b->n_sink, sizeof *r->sink, "token ids");
-    if (!st) st = mem_alloc(&r->segment, (size_t)r->n_segment + 1, sizeof *r->segment, "segments");
+    status_t st = mem_alloc(&r->segment, (size_t)r->n_segment + 1, sizeof *r->segment, "segments");
     if (!st) st = mem_zalloc(&r->raw, (size_t)r->n_segment, sizeof *r->raw, "segments");
     if (!st) st = mem_zalloc(&r->gists, (size_t)r->n_segment, sizeof *r->gists, "segments");
-    for (int64_t i = 0; i < b->tokens && !st; i++) r->tokens[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
-    for (int64_t i = 0; i < b->n_sink && !st; i++) r->sink[i] = (int32_t)rng_below(&rng, r->config->n_vocab);
     for (int64_t s = 0; s <= r->n_segment && !st; s++) r->segment[s] = i64_min(s * L, b->tokens);
     return st;
 }
@@ -74,11 +64,10 @@ static status_t pools_make(sharding_t *r) {
 
 static status_t open_all(sharding_t *r) {
     const bench_shard_t *b = r->spec;
-    status_t st = model_file_random(r->config, &r->file);
-    if (!st) st = document_make(r);
-    if ((st = comm_agree(r->comm, st))) return st;
-    if ((st = model_load(r->file, r->be, r->comm, &r->model))) return st;
-    encoder_spec_t e = {.sink = r->sink,
+    status_t st = comm_agree(r->comm, segments_make(r));
+    if (!st) st = subject_open(r->config, r->be, r->comm, b->tokens, b->n_sink, &r->subject);
+    if (st) return st;
+    encoder_spec_t e = {.sink = r->subject.sink,
                         .n_sink = b->n_sink,
                         .align = ALIGN_SEQUENTIAL,
                         .max_row = i64_max(b->max_row, b->gist.ratio + 1),
@@ -86,7 +75,7 @@ static status_t open_all(sharding_t *r) {
                         .gist_init = GIST_TOKEN,
                         .evict = b->gist.ratio > 0,
                         .sharded = true};
-    if ((st = encoder_create(r->model, r->comm, &e, &r->encoder))) return st;
+    if ((st = encoder_create(r->subject.model, r->comm, &e, &r->encoder))) return st;
     st = encoder_shard(r->encoder, r->segment, r->n_segment, !b->gist.ratio, r->comm->size, &r->plan);
     if (!st) st = pools_make(r);
     return comm_agree(r->comm, st);
@@ -95,7 +84,7 @@ static status_t open_all(sharding_t *r) {
 static status_t run_alone(sharding_t *r) {
     status_t st = ST_OK;
     for (int64_t s = 0; s < r->n_segment && !st; s++) {
-        piece_t p = {.tokens = r->tokens + r->segment[s],
+        piece_t p = {.tokens = r->subject.tokens + r->segment[s],
                      .n = r->segment[s + 1] - r->segment[s],
                      .before = r->segment[s],
                      .chain = r->raw,
@@ -122,7 +111,7 @@ static status_t stalls(sharding_t *r, double *seconds) {
 
 /* Seconds of the slowest rank. */
 static status_t run_timed(sharding_t *r, shard_part_t part, double *seconds, int64_t *sent) {
-    sharded_t d = {.part = part, .tokens = r->tokens, .raw = r->raw, .gists = r->gists};
+    sharded_t d = {.part = part, .tokens = r->subject.tokens, .raw = r->raw, .gists = r->gists};
     status_t st = r->comm->ops->barrier(r->comm);
     double begin = clock_s();
     if (!st) st = r->comm->size == 1 ? run_alone(r) : encoder_run_sharded(r->encoder, r->comm, &r->plan, &d);

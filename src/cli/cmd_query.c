@@ -1,45 +1,18 @@
 /* precis query: questions over an encoded context, or over the prompt alone. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/commands.h"
 #include "cli/job_options.h"
-#include "encode/encoder.h"
+#include "cli/query_job.h"
 #include "io/corpus.h"
 #include "model/rope.h"
 #include "query/edits.h"
-#include "query/generate.h"
 #include "query/interleave.h"
-#include "query/sources.h"
 
-enum { SHOWN = 3, QUOTE_BYTES = 240, MAX_PROMPTS = 1 << 20 };
-
-typedef struct {
-    const options_t *o;
-    context_t *c;
-    const tokenizer_t *tokenizer;
-    store_t *store;
-    sources_t sources;
-    encoder_t *encoder; /* keeps the sink */
-    context_kv_t kv;
-    layout_method_t layout; /* of the store */
-    bool joined;            /* its segments' keys move to positions one after another */
-    /* prompts, and what became of them */
-    generation_t *gen;
-    ids_t *prompts;
-    cJSON **ids; /* as they were read */
-    bool *done;
-    int64_t n, cap, next; /* next to be printed */
-    bool json;            /* JSON lines, else text */
-    tokenizer_stream_t stream;
-    bool streams; /* one answer as text: it is printed while it is made */
-    /* --layout unigist without a store: prompt and answer are one sequence */
-    kept_t kept;
-    ids_t sink;
-} query_job_t;
+enum { MAX_PROMPTS = 1 << 20 };
 
 /* ---- prompts ---------------------------------------------------------------------------------------------------------- */
 static status_t prompt_add(query_job_t *j, const char *text, size_t bytes, const cJSON *id) {
@@ -154,8 +127,6 @@ static status_t places_fill(query_job_t *j, int64_t n_sink) {
     return st;
 }
 
-static bool edits(const query_job_t *j) { return j->store && layout_info(j->layout)->edits; }
-
 static status_t context_open_edits(query_job_t *j, attend_spec_t *attend) {
     int64_t all = j->sources.n;
     status_t st = edits_unique(j->sources.segments, &j->sources.n);
@@ -217,165 +188,6 @@ static status_t check_positions(const query_job_t *j) {
     return job_window(model_config(j->c->model), j->layout, upto);
 }
 
-/* ---- answers ------------------------------------------------------------------------------------------------------------ */
-static int by_mass(const void *a, const void *b, void *mass) {
-    double x = ((double *)mass)[*(const int64_t *)a], y = ((double *)mass)[*(const int64_t *)b];
-    if (x != y) return x > y ? -1 : 1;
-    return *(const int64_t *)a < *(const int64_t *)b ? -1 : 1;
-}
-
-static status_t quote_write(query_job_t *j, json_out_t *out, int64_t i) {
-    const int32_t *tokens;
-    const void *k, *v;
-    char *text;
-    size_t bytes;
-    status_t st = store_map(j->store, j->sources.segments[i], &tokens, &k, &v);
-    if (!st) st = tokenizer_decode(j->tokenizer, tokens, j->sources.segments[i]->n_token, true, &text, &bytes);
-    if (st) return st;
-    size_t n = bytes < QUOTE_BYTES ? bytes : QUOTE_BYTES;
-    while (n && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80) n--; /* not in the middle of a character */
-    if (out)
-        json_strn(out, "text", text, n);
-    else {
-        for (size_t b = 0; b < n; b++) putchar(text[b] == '\n' ? ' ' : text[b]);
-        puts(n < bytes ? " ..." : "");
-    }
-    mem_free(text);
-    return ST_OK;
-}
-
-/* The segments that carried most of the attention mass; all of them with --stats. */
-static status_t evidence_write(query_job_t *j, json_out_t *out, const double *mass) {
-    int64_t n = j->sources.n, *order = NULL, shown = opt_flag(j->o, "stats") ? n : i64_min(SHOWN, n);
-    status_t st = mem_alloc(&order, (size_t)n, sizeof *order, "evidence");
-    if (st) return st;
-    for (int64_t i = 0; i < n; i++) order[i] = i;
-    qsort_r(order, (size_t)n, sizeof *order, by_mass, (void *)(uintptr_t)mass);
-    if (out) json_open(out, "evidence", '[');
-    for (int64_t r = 0; r < shown && !st; r++) {
-        int64_t i = order[r];
-        const store_document_t *d = store_document(j->store, j->sources.doc[i]);
-        if (out) {
-            json_open(out, NULL, '{');
-            json_str(out, "doc", d->id);
-            json_int(out, "segment", j->sources.ordinal[i]);
-            json_num(out, "mass", mass[i]);
-            if (r < SHOWN) st = quote_write(j, out, i);
-            json_close(out);
-        } else {
-            printf("  [%5.1f %%] %s, segment %d: ", 100 * mass[i], d->id, j->sources.ordinal[i]);
-            st = quote_write(j, NULL, i);
-        }
-    }
-    if (out) json_close(out);
-    mem_free(order);
-    return st;
-}
-
-static void piece_print(const char *text, size_t n) {
-    if (!n) return;
-    fwrite(text, 1, n, stdout);
-    fflush(stdout);
-}
-
-static status_t on_token(void *self, int64_t i, int32_t id) {
-    query_job_t *j = self;
-    const char *text;
-    size_t n;
-    (void)i; /* there is one */
-    status_t st = tokenizer_stream_put(&j->stream, id, &text, &n);
-    if (!st) piece_print(text, n);
-    return st;
-}
-
-/* The answer as text. A streamed one has been printed but for what was held back. */
-static status_t text_write(query_job_t *j, int64_t i, const char *text) {
-    size_t n;
-    if (j->n > 1) printf("%s%lld> ", i ? "\n" : "", (long long)i);
-    if (!j->streams) {
-        printf("%s\n", text);
-        return ST_OK;
-    }
-    status_t st = tokenizer_stream_end(&j->stream, &text, &n);
-    if (!st) piece_print(text, n);
-    puts("");
-    return st;
-}
-
-static status_t answer_write(query_job_t *j, int64_t i) {
-    const generation_t *g = &j->gen[i];
-    char *text;
-    size_t bytes;
-    status_t st = tokenizer_decode(j->tokenizer, g->ids.ids, g->ids.n, false, &text, &bytes);
-    if (st) return st;
-    double rate = g->ids.n > 1 ? (double)(g->ids.n - 1) / (g->total_s - g->first_token_s) : 0;
-    const double *mass = g->mass;
-    if (!j->json) {
-        st = text_write(j, i, text);
-        if (mass && !st) st = evidence_write(j, NULL, mass);
-        if (opt_flag(j->o, "stats"))
-            printf("  entropy %.3f nats; first token %.3f s, %lld tokens in %.3f s, %.1f tokens/s\n", g->entropy, g->first_token_s,
-                   (long long)g->ids.n, g->total_s, rate);
-        mem_free(text);
-        return st;
-    }
-    json_out_t out;
-    json_begin(&out, stdout);
-    json_open(&out, NULL, '{');
-    if (j->ids[i])
-        json_raw(&out, "id", j->ids[i]);
-    else
-        json_int(&out, "id", i);
-    json_strn(&out, "text", text, bytes);
-    json_open(&out, "tokens", '[');
-    for (int64_t t = 0; t < g->ids.n; t++) json_int(&out, NULL, g->ids.ids[t]);
-    json_close(&out);
-    json_str(&out, "finish_reason", g->ended ? "stop" : "length");
-    json_int(&out, "prompt_tokens", g->n_prompt);
-    json_num(&out, "entropy", g->entropy);
-    if (edits(j)) json_num(&out, "edit_share", g->edits);
-    if (mass) st = evidence_write(j, &out, mass);
-    json_open(&out, "timings", '{');
-    json_num(&out, "first_token_s", g->first_token_s);
-    json_num(&out, "total_s", g->total_s);
-    json_num(&out, "tokens_per_s", rate);
-    json_close(&out);
-    json_end(&out);
-    mem_free(text);
-    return st;
-}
-
-/* A generation has ended: its evidence comes to rank 0, and answers whose turn it is are printed. */
-static status_t on_done(void *self, generation_t *g) {
-    query_job_t *j = self;
-    comm_t *comm = j->c->comm;
-    if (g->mass && comm->size > 1) {
-        int64_t *bytes = NULL;
-        double *all = NULL;
-        status_t st = mem_alloc(&bytes, (size_t)comm->size, sizeof *bytes, "evidence");
-        if (!st) st = mem_alloc(&all, (size_t)j->kv.n_segment, sizeof *all, "evidence");
-        for (int r = 0; !st && r < comm->size; r++) {
-            int64_t from = i64_min(j->kv.first_group[r] * j->kv.group, j->kv.n_segment),
-                    to = i64_min(j->kv.first_group[r + 1] * j->kv.group, j->kv.n_segment);
-            bytes[r] = (to - from) * (int64_t)sizeof(double);
-        }
-        if (!st) st = comm->ops->gather(comm, 0, g->mass, all, bytes);
-        mem_free(bytes);
-        mem_free(g->mass);
-        g->mass = all;
-        if (st) return st;
-    }
-    j->done[g - j->gen] = true;
-    for (; j->next < j->n && j->done[j->next]; j->next++) {
-        status_t st = comm->rank == 0 ? answer_write(j, j->next) : ST_OK;
-        if (st) return st;
-        ids_free(&j->gen[j->next].ids);
-        mem_free(j->gen[j->next].mass);
-        j->gen[j->next].mass = NULL;
-    }
-    return ST_OK;
-}
-
 static status_t generations_make(query_job_t *j) {
     status_t st = mem_zalloc(&j->gen, (size_t)j->n, sizeof *j->gen, "prompts");
     if (!st) st = mem_zalloc(&j->done, (size_t)j->n, sizeof *j->done, "prompts");
@@ -434,7 +246,7 @@ static status_t answers_interleaved(query_job_t *j, const generate_spec_t *how, 
                  "quality "
                  "needs an --adapter",
                  opt_text(j->o, "gist-init"));
-    return interleave_generate(j->c->model, j->c->comm, &spec, how, end, n_end, j->gen, j->n, on_done, j);
+    return interleave_generate(j->c->model, j->c->comm, &spec, how, end, n_end, j->gen, j->n, query_done, j);
 }
 
 static status_t query_open(query_job_t *j) {
@@ -446,7 +258,7 @@ static status_t query_open(query_job_t *j) {
     if (!st && dir && !layout_find(store_profile(j->store)->layout, &j->layout))
         st = status_fail(ST_INPUT, "%s: was encoded with --layout %s, which this program does not know; use the program that wrote it", dir,
                          store_profile(j->store)->layout);
-    if (!st && dir && strcmp(options_command(j->o)->name, "query") && !edits(j))
+    if (!st && dir && strcmp(options_command(j->o)->name, "query") && !query_edits(j))
         st = status_fail(ST_INPUT, "%s: was encoded with --layout %s and is no pool of edits; use precis query", dir,
                          layout_info(j->layout)->name);
     if (!st && dir) st = sources_open(j->store, dir, opt_text(j->o, "docs"), &j->sources);
@@ -467,7 +279,7 @@ status_t query_run(const options_t *o, context_t *c) {
     if (!st) st = job_attend(o, j.layout, AGG_BOTH, &attend);
     if (!st) st = prompts_share(&j);
     if (!st) st = context_load_model(c);
-    if (!st) st = edits(&j) ? context_open_edits(&j, &attend) : context_open_store(&j);
+    if (!st) st = query_edits(&j) ? context_open_edits(&j, &attend) : context_open_store(&j);
     if (!st) st = comm_agree(c->comm, generations_make(&j));
     if (st) goto out;
     if ((st = check_positions(&j))) goto out;
@@ -482,18 +294,18 @@ status_t query_run(const options_t *o, context_t *c) {
                             .attend = attend,
                             .batch = opt_int(o, "slots")};
     spec.attend.fetch_raw = opt_text(o, "fetch") && !strcmp(opt_text(o, "fetch"), "raw");
-    spec.attend.want_mass = j.store != NULL && !edits(&j); /* edits are many and small: no evidence is kept of them */
+    spec.attend.want_mass = j.store != NULL && !query_edits(&j); /* edits are many and small: no evidence is kept of them */
     j.streams = !j.json && j.n == 1 && c->comm->rank == 0;
     if (j.streams) {
         tokenizer_stream_begin(&j.stream, j.tokenizer, false);
-        spec.token = on_token;
+        spec.token = query_token;
         spec.token_ctx = &j;
     }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
     if (!j.store && j.layout == LAYOUT_UNIGIST)
         st = answers_interleaved(&j, &spec, end, n_end);
     else
-        st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, on_done, &j);
+        st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, query_done, &j);
 out:
     job_free(&j);
     return st;

@@ -1,8 +1,10 @@
 /* Partial results live in two places:
  *
- *   part   [n_hold][rows][heads](d)    one block per local segment of the chunk at hand (all local segments under SEL, which chooses before
- * it merges) sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g. A rank fills its own groups, the gather fills the
- * rest, the last merge reads all.
+ *   part   [n_hold][rows][heads](d)        one block per local segment of the chunk at hand
+ *                                          (all local segments under SEL, which chooses before it merges)
+ *   sums   [1 + n_group][rows][heads](d)   slot 0: base; slot 1+g: group g
+ *
+ * A rank fills its own groups, the gather fills the rest, the last merge reads all.
  */
 #include "query/attend_impl.h"
 
@@ -263,38 +265,6 @@ static status_t joined_attention(attend_t *a, int layer, const void *q) {
     return st;
 }
 
-static bool any_kept(const attend_t *a, int64_t i) {
-    const uint8_t *keep = a->keep + (a->ctx->first + i) * plane(a);
-    for (int64_t x = 0; x < plane(a); x++)
-        if (keep[x]) return true;
-    return false;
-}
-
-/* Two-level answers: of the segments that anyone keeps, the raw rows take the place of the gists. Their owner attends to them; no K/V
- * crosses the wire. */
-static status_t fetch_raw(attend_t *a, int layer, const void *q) {
-    int64_t cells = plane(a);
-    for (int64_t i = 0; i < a->ctx->n_local; i++) {
-        if (!any_kept(a, i)) continue;
-        layout_clear(&a->segments);
-        status_t st = layout_add_run(&a->segments, -1, 0, a->n_row);
-        if (!st) st = layout_add_span(&a->segments, span_all(0, 0, a->ctx->raw[i].n_row));
-        if (st) return st;
-        attn_args_t args = attention_args(a, layer, q);
-        args.pools = &a->ctx->raw[i];
-        args.n_pool = args.n_run = args.n_span = args.n_block = 1;
-        args.runs = a->segments.runs;
-        args.spans = a->segments.spans;
-        args.o = a->part.o + i * cells * a->config->d_head;
-        args.lse = a->part.lse + i * cells;
-        args.m = a->spec.want_entropy ? a->part.m + i * cells : NULL;
-        st = a->be->ops->attention(a->be, &args);
-        if (!st) st = a->be->ops->copy_out(a->be, a->lse_local + i * cells, args.lse, (size_t)cells * sizeof(float));
-        if (st) return st;
-    }
-    return ST_OK;
-}
-
 /* The groups that local segments [first, first+n) make up, each merged into its slot of `sums`. */
 static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
     const context_kv_t *ctx = a->ctx;
@@ -319,118 +289,6 @@ static status_t merge_groups(attend_t *a, int64_t first, int64_t n) {
         at = end;
     }
     return ST_OK;
-}
-
-/* Scores and lse of all segments on all ranks; the same choice on each. */
-static status_t choose(attend_t *a) {
-    const context_kv_t *ctx = a->ctx;
-    int64_t cells = plane(a), P = ctx->n_segment;
-    size_t cell_bytes = (size_t)cells * sizeof(float);
-    float *top = NULL;
-    status_t st = mem_alloc(&top, (size_t)(ctx->n_local * cells), ATTN_TOP * sizeof(float), "largest logits");
-    if (!st) st = a->be->ops->copy_out(a->be, top, a->part.top, (size_t)(ctx->n_local * cells) * ATTN_TOP * sizeof(float));
-    if (!st) st = a->be->ops->copy_out(a->be, a->total, a->sums.lse, cell_bytes); /* the base's lse */
-    if (st) goto out;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < ctx->n_local; i++) {
-        float *score = a->score + 2 * i * cells, *lse = score + cells;
-        double log_n = log((double)i64_max(1, ctx->pools[i].n_row));
-        memcpy(lse, a->lse_local + i * cells, cell_bytes);
-        for (int64_t x = 0; x < cells; x++)
-            score[x] = a->spec.by_mean ? (float)((double)lse[x] - log_n) : select_log_sum(top + (i * cells + x) * ATTN_TOP, ATTN_TOP);
-    }
-    const float *all = a->score;
-    if (a->comm->size > 1) {
-        for (int r = 0; r < a->comm->size; r++) {
-            int64_t from = i64_min(ctx->first_group[r] * ctx->group, P), to = i64_min(ctx->first_group[r + 1] * ctx->group, P);
-            a->bytes_each[r] = (to - from) * 2 * (int64_t)cell_bytes;
-        }
-        if ((st = a->comm->ops->all_gather(a->comm, a->score, a->score_all, a->bytes_each))) goto out;
-        all = a->score_all;
-    }
-    /* L over everything, base first and then segments in order; scores packed to [P][rows][heads] */
-#pragma omp parallel for schedule(static)
-    for (int64_t x = 0; x < cells; x++) {
-        float max = a->total[x];
-        for (int64_t g = 0; g < P; g++) max = fmaxf(max, all[(2 * g + 1) * cells + x]);
-        double sum = exp((double)a->total[x] - (double)max);
-        for (int64_t g = 0; g < P; g++) sum += exp((double)all[(2 * g + 1) * cells + x] - (double)max);
-        a->total[x] = (float)((double)max + log(sum));
-    }
-    float *packed = NULL;
-    if ((st = mem_alloc(&packed, (size_t)(P * cells), sizeof(float), "scores"))) goto out;
-    for (int64_t g = 0; g < P; g++) memcpy(packed + g * cells, all + 2 * g * cells, cell_bytes);
-    for (int q = 0; q < a->n_query; q++)
-        select_pieces(a->spec.aggregate, a->spec.select, P, a->n_row, (int)a->config->n_head, a->queries[q].row, a->queries[q].n, packed,
-                      a->total, a->keep, a->scratch);
-    mem_free(packed);
-    if (ctx->n_local) st = a->be->ops->copy_in(a->be, a->keep_dev, a->keep + ctx->first * cells, (size_t)(ctx->n_local * cells));
-out:
-    mem_free(top);
-    return st;
-}
-
-/* Group results of every rank to every rank from device to device, each to its place. */
-static status_t share_groups_device(attend_t *a) {
-    const context_kv_t *ctx = a->ctx;
-    comm_device_t *dev = a->comm->device;
-    float *const sums[3] = {a->sums.o, a->sums.lse, a->sums.m};
-    const size_t width[3] = {(size_t)a->config->d_head, 1, 1};
-    comm_part_t *parts = NULL; /* [2][size][3] */
-    comm_exchange_t *exchange;
-    int size = a->comm->size, rank = a->comm->rank, n_send = 0, n_recv = 0;
-    status_t st = mem_alloc(&parts, 6 * (size_t)size, sizeof *parts, "messages of a query");
-    for (int r = 0; r < size && !st; r++)
-        for (int i = 0; i < 3 && r != rank; i++) {
-            size_t each = (size_t)plane(a) * width[i];
-            int64_t mine = ctx->first_group[rank + 1] - ctx->first_group[rank], theirs = ctx->first_group[r + 1] - ctx->first_group[r];
-            float *from = sums[i] + (size_t)(a->n_base + ctx->first_group[rank]) * each,
-                  *to = sums[i] + (size_t)(a->n_base + ctx->first_group[r]) * each;
-            comm_part_t part = {.peer = r, .count = 1};
-            part.bytes = part.stride = mine * (int64_t)(each * sizeof(float));
-            part.p = from;
-            if (mine) parts[n_send++] = part;
-            part.bytes = part.stride = theirs * (int64_t)(each * sizeof(float));
-            part.p = to;
-            if (theirs) parts[3 * size + n_recv++] = part;
-        }
-    if (!st) st = dev->ops->exchange_start(dev, parts, n_send, parts + 3 * size, n_recv, &exchange);
-    if (!st) st = dev->ops->exchange_wait(dev, exchange);
-    mem_free(parts);
-    return st;
-}
-
-/* Group results of every rank to every rank: [o of its groups][lse][m], rank after rank. */
-status_t share_groups(attend_t *a) {
-    const context_kv_t *ctx = a->ctx;
-    int rank = a->comm->rank;
-    int64_t d = a->config->d_head;
-    size_t cell_bytes = (size_t)plane(a) * sizeof(float), each = cell_bytes * (size_t)(d + 2);
-    int64_t first = ctx->first_group[rank], mine = ctx->first_group[rank + 1] - first;
-    backend_t *be = a->be;
-    if (!be->host_memory && a->comm->device) return share_groups_device(a);
-    int64_t own = a->n_base + first;
-    const float *part[3] = {a->sums.o + own * plane(a) * d, a->sums.lse + own * plane(a), a->sums.m + own * plane(a)};
-    const size_t size[3] = {cell_bytes * (size_t)d, cell_bytes, cell_bytes};
-    status_t st = ST_OK;
-    char *to = a->wire_send;
-    for (int i = 0; !st && i < 3 && mine; i++) {
-        st = be->ops->copy_out(be, to, part[i], size[i] * (size_t)mine);
-        to += size[i] * (size_t)mine;
-    }
-    if (st) return st;
-    for (int r = 0; r < a->comm->size; r++) a->bytes_each[r] = (ctx->first_group[r + 1] - ctx->first_group[r]) * (int64_t)each;
-    if ((st = a->comm->ops->all_gather(a->comm, a->wire_send, a->wire_recv, a->bytes_each))) return st;
-    const char *from = a->wire_recv;
-    for (int r = 0; r < a->comm->size; r++) {
-        int64_t slot = a->n_base + ctx->first_group[r], n = ctx->first_group[r + 1] - ctx->first_group[r];
-        float *at[3] = {a->sums.o + slot * plane(a) * d, a->sums.lse + slot * plane(a), a->sums.m + slot * plane(a)};
-        for (int i = 0; !st && i < 3; i++) {
-            if (n && r != rank) st = be->ops->copy_in(be, at[i], from, size[i] * (size_t)n);
-            from += size[i] * (size_t)n;
-        }
-    }
-    return st ? st : be->ops->sync(be);
 }
 
 void sum_entropy(attend_t *a, int layer) {
@@ -481,7 +339,7 @@ static status_t attend_layer(void *self, int layer, const void *q, void *o) {
         /* all slots are filled */
     } else if (a->spec.select) {
         if (!st && ctx->n_local) st = segment_attention(a, layer, q, 0, ctx->n_local);
-        if (!st) st = choose(a);
+        if (!st) st = choose_segments(a);
         if (!st && a->spec.fetch_raw) st = fetch_raw(a, layer, q);
         if (!st) st = merge_groups(a, 0, ctx->n_local);
     } else if (!st) {

@@ -1,4 +1,5 @@
-/* Inside of attend_t, for its own files only: attend.c runs a layer, reweigh.c changes the weight of whole blocks before they are merged.
+/* Inside of attend_t, for its own files only: attend.c runs a layer, choose.c selects segments, share.c brings ranks' groups
+ * together, reweigh.c changes the weight of whole blocks before they are merged.
  */
 #ifndef QUERY_ATTEND_IMPL_H
 #define QUERY_ATTEND_IMPL_H
@@ -47,12 +48,16 @@ static inline int64_t plane(const attend_t *a) { return a->n_row * a->config->n_
 
 /* apart.c: how a layer goes where the context has a softmax of its own. */
 status_t apart_layer(attend_t *a, int layer, const void *q, void *o);
-/* attend.c: sink and own rows into the first slots of `sums`; this rank's segments into their groups' slots; those of all ranks to all. */
+/* attend.c: sink and own rows into the first slots of `sums`; this rank's segments into their groups' slots. */
 status_t base_attention(attend_t *a, int layer, const void *q);
 status_t groups_attention(attend_t *a, int layer, const void *q);
-status_t share_groups(attend_t *a);
 attn_args_t attention_args(const attend_t *a, int layer, const void *q);
 void sum_entropy(attend_t *a, int layer);
+/* choose.c: which segments each row and head keeps, from the partial results of all; of those the raw rows instead, each at its owner. */
+status_t choose_segments(attend_t *a);
+status_t fetch_raw(attend_t *a, int layer, const void *q);
+/* share.c: the groups' slots of all ranks to all. */
+status_t share_groups(attend_t *a);
 /* reweigh.c, before the last merge: structured prompting's ln P on the own rows (slot 1 of `sums`), APE's scale on all groups together. */
 status_t reweigh(attend_t *a);
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 typedef struct {
-    uint8_t data[1 << 16];
+    uint8_t data[1 << 18];
     size_t n;
 } bytes_t;
 

@@ -7,17 +7,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "tests/unit.h"
-#include "text/tokenizer_impl.h"
-
-#define GOLDEN "tests/golden/tokens/"
-
-static tokenizer_t *load(const char *family) {
-    char path[128];
-    tokenizer_t *t = NULL;
-    snprintf(path, sizeof path, GOLDEN "%s.json", family);
-    CU_ASSERT_EQUAL_FATAL(tokenizer_from_json(path, &t), ST_OK);
-    return t;
-}
+#include "tokenizer_golden.h"
 
 /* ---- chat ---- */
 

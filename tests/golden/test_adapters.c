@@ -91,8 +91,8 @@ static double error_of(const case_t *c) {
 }
 
 static void test_golden(void) {
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
-    for (int b = 0; b < 2; b++)
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++)
         for (int i = 0; i < N_CASE; i++) {
             open_all(FOLDER, cases[i].adapter, create[b], DT_F32);
             double e = error_of(&cases[i]);
@@ -105,7 +105,7 @@ static void test_golden(void) {
 /* The same base as a GGUF file: rounded, and its rows of q and k in pair order, which factors must not notice. */
 static void test_quantised(void) {
     for (int i = 0; i < N_CASE; i++) {
-        open_all(FOLDER "/model.gguf", cases[i].adapter, backend_create_cpu, DT_F32);
+        open_all(FOLDER "/model.gguf", cases[i].adapter, backend_tested, DT_F32);
         double e = error_of(&cases[i]);
         if (!(e < 0.1)) fprintf(stderr, "%s: %g\n", cases[i].name, e);
         CU_ASSERT(e < 0.1);
@@ -116,7 +116,7 @@ static void test_quantised(void) {
 static void test_passes(void) {
     for (int act = 0; act < 2; act++)
         for (int i = 0; i < N_CASE; i++) {
-            open_all(FOLDER, cases[i].adapter, backend_create_cpu, act ? DT_BF16 : DT_F32);
+            open_all(FOLDER, cases[i].adapter, backend_tested, act ? DT_BF16 : DT_F32);
             int64_t n = run_case(&cases[i], MAX_ROWS, got), v = model_config(tiny.model)->n_vocab;
             CU_ASSERT(n > 0 && error_of(&cases[i]) < 0.1);
             for (int64_t max_row = 1; max_row < 30; max_row += 9) {

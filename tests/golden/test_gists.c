@@ -132,8 +132,8 @@ static double error_of(const case_t *c, int64_t max_row) {
 }
 
 static void test_against_dense(void) {
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
-    for (int b = 0; b < 2; b++) {
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++) {
         open_all(create[b], 2);
         for (int i = 0; i < N_CASE; i++) {
             double e = error_of(&cases[i], 64);
@@ -146,7 +146,7 @@ static void test_against_dense(void) {
 
 /* Passes of any size, and raw rows alone, give the same bits. */
 static void test_passes(void) {
-    open_all(backend_create_cpu, 2);
+    open_all(backend_tested, 2);
     for (int i = 0; i < N_CASE; i++) {
         sequence_spec_t s = spec_of(&cases[i], MAX_ROWS);
         int64_t n = run_case(&s, got), v = model_config(tiny.model)->n_vocab;
@@ -162,7 +162,7 @@ static void test_passes(void) {
 static void test_threads(void) {
     hash_t first[N_CASE];
     for (int threads = 1; threads <= 3; threads++) {
-        open_all(backend_create_cpu, threads);
+        open_all(backend_tested, threads);
         for (int i = 0; i < N_CASE; i++) {
             sequence_spec_t s = spec_of(&cases[i], 13);
             int64_t n = run_case(&s, got);
@@ -176,7 +176,7 @@ static void test_threads(void) {
 
 /* r = 1 gists with an infinite window: full attention over an interleaved sequence, whether its gists are eviction's or a segment's. */
 static void test_ratio_one(void) {
-    open_all(backend_create_cpu, 2);
+    open_all(backend_tested, 2);
     int64_t v = model_config(tiny.model)->n_vocab;
     sequence_spec_t s = {.layout = LAYOUT_UNIGIST,
                          .kept = {.gist = {.ratio = 1, .window = 64}, .init = GIST_UNIT},

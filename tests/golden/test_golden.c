@@ -45,14 +45,14 @@ out:
 }
 
 static void compare(const char *const *dirs, int n, const char *model_end, const char *golden_end, dtype_t act, double tolerance) {
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
+    const backend_create_t *create = backends_tested();
     for (int i = 0; i < n; i++)
-        for (int b = 0; b < 2; b++) {
+        for (int b = 0; create[b]; b++) {
             char model[256], golden[256];
             snprintf(model, sizeof model, "%s%s", dirs[i], model_end);
             snprintf(golden, sizeof golden, "%s/%s", dirs[i], golden_end);
             double e = error_of(model, golden, create[b], act);
-            if (getenv("VERBOSE")) printf("%-36s %s %s %.2e\n", model, b ? "cpu" : "cpu_ref", dtype_name(act), e);
+            if (getenv("VERBOSE")) printf("%-36s %s %s %.2e\n", model, create[1] && !b ? "cpu_ref" : backend_wish(), dtype_name(act), e);
             CU_ASSERT(e <= tolerance);
         }
 }

@@ -84,6 +84,7 @@ static status_t edits_store(int n, int64_t max_row) {
     store_writer_t *w = NULL;
     kv_pool_t raw = {0}, gists[MAX_EDIT] = {{0}};
     piece_t pieces[MAX_EDIT];
+    char *k[MAX_EDIT] = {0}, *v[MAX_EDIT] = {0};
     int64_t repaired;
     status_t st = store_prepare(dir, &p, &repaired);
     if (!st) st = store_writer_open(dir, &p, 0, &w);
@@ -98,13 +99,15 @@ static status_t edits_store(int n, int64_t max_row) {
     size_t below = kv_bytes(c, tiny.be->act, 1) / (size_t)c->n_layer * (size_t)(c->n_layer - p.n_layer);
     for (int i = 0; i < n && !st; i++) {
         if ((st = kept_remember(&kept, e, tiny.model, &pieces[i]))) break;
+        k[i] = memory_copy(tiny.be, gists[i].k, kv_bytes(c, tiny.be->act, 1));
+        v[i] = memory_copy(tiny.be, gists[i].v, kv_bytes(c, tiny.be->act, 1));
         store_item_t item = {.address = store_address(&p, tokens[i], edit_length(i), NULL),
                              .n_token = edit_length(i),
                              .n_row = 1,
                              .tokens = tokens[i],
                              .type = tiny.be->act,
-                             .k = (char *)gists[i].k + below,
-                             .v = (char *)gists[i].v + below};
+                             .k = k[i] + below,
+                             .v = v[i] + below};
         st = store_append(w, &item);
     }
     if (w && !st) st = store_writer_wait(w);
@@ -112,7 +115,11 @@ static status_t edits_store(int n, int64_t max_row) {
         status_t closed = store_writer_close(w);
         if (!st) st = closed;
     }
-    for (int i = 0; i < n; i++) kv_free(tiny.be, &gists[i]);
+    for (int i = 0; i < n; i++) {
+        kv_free(tiny.be, &gists[i]);
+        free(k[i]);
+        free(v[i]);
+    }
     kv_free(tiny.be, &raw);
     encoder_free(e);
     return st;
@@ -164,8 +171,8 @@ static double error_of(const case_t *c) {
 }
 
 static void test_golden(void) {
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
-    for (int b = 0; b < 2; b++)
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++)
         for (int i = 0; i < N_CASE; i++) {
             open_all(cases[i].adapter, create[b], DT_F32);
             CU_ASSERT_EQUAL(edits_store(cases[i].n, 32), ST_OK);
@@ -180,7 +187,7 @@ static void test_golden(void) {
 static void test_passes(void) {
     for (int act = 0; act < 2; act++)
         for (int i = 0; i < N_CASE; i++) {
-            open_all(cases[i].adapter, backend_create_cpu, act ? DT_BF16 : DT_F32);
+            open_all(cases[i].adapter, backend_tested, act ? DT_BF16 : DT_F32);
             CU_ASSERT_EQUAL(edits_store(cases[i].n, 300), ST_OK);
             CU_ASSERT_EQUAL(ask(&cases[i], MAX_QUERY, got), ST_OK);
             CU_ASSERT(error_of(&cases[i]) < 0.1);

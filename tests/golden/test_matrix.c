@@ -160,7 +160,7 @@ static double error_of(const tensor_t *want, const char *name, int64_t rope_leng
 static bool seen[N_ARCH][N_HEAD][N_ROPE];
 
 static void model_compare(const cJSON *line, dtype_t act, double tolerance) {
-    static const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
+    const backend_create_t *create = backends_tested();
     const char *name = json_get_str(line, "name");
     const tensor_t *want = safetensors_find(golden, name);
     int64_t length = 0;
@@ -175,9 +175,10 @@ static void model_compare(const cJSON *line, dtype_t act, double tolerance) {
     for (int a = 0; a < N_ARCH; a++)
         for (int h = 0; h < N_HEAD; h++)
             if (!strcmp(archs[a], c.arch) && heads[h] == c.d_head) seen[a][h][c.rope_scaling] = true;
-    for (int b = 0; b < 2; b++) {
+    for (int b = 0; create[b]; b++) {
         double e = error_of(want, name, length, create[b], act);
-        if (getenv("VERBOSE") || !(e <= tolerance)) printf("%-28s %-7s %s %.2e\n", name, b ? "cpu" : "cpu_ref", dtype_name(act), e);
+        if (getenv("VERBOSE") || !(e <= tolerance))
+            printf("%-28s %-7s %s %.2e\n", name, create[1] && !b ? "cpu_ref" : backend_wish(), dtype_name(act), e);
         CU_ASSERT(e <= tolerance);
     }
 }

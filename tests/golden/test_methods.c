@@ -147,8 +147,8 @@ static void close_all(void) {
 }
 
 static void test_golden(void) {
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
-    for (int b = 0; b < 2; b++) {
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++) {
         open_all(create[b], DT_F32, 2);
         for (int i = 0; i < N_CASE; i++)
             for (int window = 0; window < 2; window++) {
@@ -163,7 +163,7 @@ static void test_golden(void) {
 
 static void test_passes(void) {
     for (int act = 0; act < 2; act++) {
-        open_all(backend_create_cpu, act ? DT_BF16 : DT_F32, 2);
+        open_all(backend_tested, act ? DT_BF16 : DT_F32, 2);
         for (int i = 0; i < N_CASE; i++)
             for (int window = 0; window < 2; window++) {
                 if (window ? cases[i].segment && !cases[i].window : !cases[i].segment) continue;
@@ -182,7 +182,7 @@ static void test_passes(void) {
 
 /* Neighbours that must be something else in the limit. */
 static void test_identities(void) {
-    open_all(backend_create_cpu, DT_F32, 2);
+    open_all(backend_tested, DT_F32, 2);
     int64_t v = model_config(tiny.model)->n_vocab, cells = (N_QUERY - 1) * v;
     case_t pce = {.name = "pce", .layout = LAYOUT_PCE, .pieces = 3, .n_sink = 3, .align = ALIGN_LEFT}, other = pce;
     run_case(&pce, true, MAX_ROWS, got);
@@ -237,10 +237,14 @@ static status_t stored(const char *dir, encoder_t *e, store_t **store, context_k
         store_item_t item = {.address = store_address(&p, tokens, n, NULL), .n_token = n, .n_row = n, .tokens = tokens, .type = DT_F32};
         st = kv_alloc(tiny.be, c, DT_F32, n, "a piece", &pool);
         if (!st) st = encoder_run(e, &(piece_t){.tokens = tokens, .n = n, .pool = pool}, 1);
-        item.k = pool.k;
-        item.v = pool.v;
+        void *k = st ? NULL : memory_copy(tiny.be, pool.k, kv_bytes(c, DT_F32, n)),
+             *v = st ? NULL : memory_copy(tiny.be, pool.v, kv_bytes(c, DT_F32, n));
+        item.k = k;
+        item.v = v;
         if (!st) st = store_append(w, &item);
         if (!st) st = store_writer_wait(w);
+        free(k);
+        free(v);
         kv_free(tiny.be, &pool);
     }
     if (w) {
@@ -264,7 +268,7 @@ static void test_joined(void) {
     int64_t rows[N_QUERY];
     attend_spec_t spec = {.want_entropy = true};
     encoder_spec_t es = {.align = ALIGN_LEFT, .max_row = MAX_ROWS};
-    open_all(backend_create_cpu, DT_F32, 2);
+    open_all(backend_tested, DT_F32, 2);
     fix_dir(dir);
     const tensor_t *want = safetensors_find(ref, "block");
     CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &es, &e), ST_OK);

@@ -136,15 +136,15 @@ static void compare(backend_create_t create, dtype_t act, double tolerance) {
 }
 
 static void test_against_dense(void) {
-    compare(backend_create_cpu_ref, DT_F32, 1e-4);
-    compare(backend_create_cpu, DT_F32, 1e-4);
-    compare(backend_create_cpu, DT_BF16, 1e-2);
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++) compare(create[b], DT_F32, 1e-4);
+    compare(backend_tested, DT_BF16, 1e-2);
 }
 
 /* Passes of any size, and other queries beside it, change no bit; nor does a selection that keeps all. */
 static void test_bits(void) {
     static float one[QUERY * N_VOCAB], two[QUERY * N_VOCAB];
-    open_all(backend_create_cpu, DT_F32);
+    open_all(backend_tested, DT_F32);
     for (int i = 0; i < N_CASE; i++) {
         attend_spec_t spec = {.want_entropy = true};
         CU_ASSERT_EQUAL(case_run(&cases[i], &spec, MAX_ROW, 1, one), ST_OK);
@@ -163,7 +163,7 @@ static void test_bits(void) {
 /* Selection chooses by what the window leaves of a piece: finite, and another answer. */
 static void test_select(void) {
     static float one[QUERY * N_VOCAB], two[QUERY * N_VOCAB];
-    open_all(backend_create_cpu, DT_F32);
+    open_all(backend_tested, DT_F32);
     attend_spec_t spec = {.want_entropy = true, .want_mass = true};
     CU_ASSERT_EQUAL(case_run(&cases[3], &spec, MAX_ROW, 1, one), ST_OK);
     for (int agg = AGG_NONE; agg <= AGG_BOTH; agg++) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
+#include "golden/backends.h"
 #include "io/safetensors.h"
 #include "layout/layout.h"
 #include "model/model.h"
@@ -20,8 +21,6 @@ typedef struct {
     kv_pool_t pool;
     int64_t n_row; /* in the pool */
 } tiny_t;
-
-typedef status_t (*backend_create_t)(dtype_t, int, backend_t **);
 
 /* comm NULL: one rank of its own. rope_length 0: as the model comes. */
 static inline status_t tiny_open_length(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,
@@ -39,9 +38,8 @@ static inline status_t tiny_open_length(tiny_t *t, comm_t *comm, const char *pat
     t->pool = (kv_pool_t){.type = act, .n_row = max_row, .row_stride = row, .head_stride = head, .layer_stride = layer};
     if ((st = t->be->ops->alloc(t->be, bytes, "keys", &t->pool.k)) || (st = t->be->ops->alloc(t->be, bytes, "values", &t->pool.v)))
         return st;
-    memset(t->pool.k, 0xff, bytes); /* NaN: rows that are not there yet must not be looked at */
-    memset(t->pool.v, 0xff, bytes);
-    return ST_OK;
+    st = memory_poison(t->be, t->pool.k, bytes); /* rows that are not there yet must not be looked at */
+    return st ? st : memory_poison(t->be, t->pool.v, bytes);
 }
 
 static inline status_t tiny_open_on(tiny_t *t, comm_t *comm, const char *path, backend_create_t create, dtype_t act, int n_threads,

@@ -41,7 +41,7 @@ static int32_t tokens[N];
 static void open_model(dtype_t act) {
     rng_t rnd = {3};
     for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&rnd, N_VOCAB);
-    CU_ASSERT_EQUAL(tiny_open_on(&tiny, comm, model, backend_create_cpu, act, 1, 8), ST_OK);
+    CU_ASSERT_EQUAL(tiny_open_on(&tiny, comm, model, backend_tested, act, 1, 8), ST_OK);
 }
 
 static gist_spec_t gist_of(const case_t *c) {
@@ -121,14 +121,15 @@ static void pools_of(const case_t *c, int64_t n, kv_pool_t *raw, kv_pool_t *gist
     int64_t rows[2] = {layout_info(c->layout)->whole ? encoder_tail(&g, n) : n, gist_count(&g, n)};
     for (int i = 0; i < 2; i++) {
         CU_ASSERT_EQUAL(kv_alloc(tiny.be, model_config(tiny.model), tiny.be->act, rows[i], "test", both[i]), ST_OK);
-        memset(both[i]->k, 0xff, kv_bytes(model_config(tiny.model), tiny.be->act, rows[i]));
-        memset(both[i]->v, 0xff, kv_bytes(model_config(tiny.model), tiny.be->act, rows[i]));
+        size_t bytes = kv_bytes(model_config(tiny.model), tiny.be->act, rows[i]);
+        CU_ASSERT_EQUAL(memory_poison(tiny.be, both[i]->k, bytes), ST_OK);
+        CU_ASSERT_EQUAL(memory_poison(tiny.be, both[i]->v, bytes), ST_OK);
     }
 }
 
 static bool pools_equal(const kv_pool_t *a, const kv_pool_t *b) {
     size_t bytes = kv_bytes(model_config(tiny.model), tiny.be->act, a->n_row);
-    return a->n_row == b->n_row && !memcmp(a->k, b->k, bytes) && !memcmp(a->v, b->v, bytes);
+    return a->n_row == b->n_row && memory_equal(tiny.be, a->k, tiny.be, b->k, bytes) && memory_equal(tiny.be, a->v, tiny.be, b->v, bytes);
 }
 
 static void kept_case(const case_t *c, comm_t *self) {

@@ -93,7 +93,7 @@ static tiny_t tiny;
 static float one[MAX_TOKEN * 256], two[MAX_TOKEN * 256];
 static const attend_spec_t plain = {.want_entropy = true};
 
-static void open_tiny(dtype_t act) { CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_create_cpu, act, 2, MAX_TOKEN), ST_OK); }
+static void open_tiny(dtype_t act) { CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_tested, act, 2, MAX_TOKEN), ST_OK); }
 static int64_t cells(int64_t n) { return n * model_config(tiny.model)->n_vocab; }
 
 /* P = 1 without a sink is full attention, and so is a document in front of a query fed as one text. */

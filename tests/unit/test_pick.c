@@ -31,7 +31,7 @@ static void segment_encode(encoder_t **e, piece_t *p, int64_t n_sink) {
     static const int32_t sink[] = {3, 1, 4, 1, 5, 9};
     rng_t r = {21};
     for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&r, VOCAB);
-    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_create_cpu, DT_F32, 2, 8), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_tested, DT_F32, 2, 8), ST_OK);
     encoder_spec_t s = {.sink = sink, .n_sink = n_sink, .align = ALIGN_LEFT, .max_row = 64};
     CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &s, e), ST_OK);
     *p = (piece_t){.tokens = tokens, .n = N};
@@ -81,45 +81,72 @@ static void test_scores(void) {
 
 /* Attention over packed rows is attention over those rows: with all of them kept, that over the segment, bit by bit; and both backends
  * agree. */
+enum { ROWS = 3, N_O = ROWS * Q_HEADS * D, N_LSE = ROWS * Q_HEADS };
+typedef struct {
+    float q[N_O], o[N_O], lse[N_LSE];
+} attended_t;
+
+/* On a backend whose memory may be its own; q there already. */
+static void attend_on(backend_t *be, attn_args_t a, attended_t *r) {
+    void *dev;
+    CU_ASSERT_EQUAL_FATAL(be->ops->alloc(be, sizeof *r, "rows", &dev), ST_OK);
+    attended_t *there = dev;
+    CU_ASSERT_EQUAL(be->ops->copy_in(be, there, r, sizeof *r), ST_OK);
+    a.q = (char *)dev + offsetof(attended_t, q);
+    a.o = (char *)dev + offsetof(attended_t, o);
+    a.lse = (float *)(void *)((char *)dev + offsetof(attended_t, lse));
+    CU_ASSERT_EQUAL(be->ops->attention(be, &a), ST_OK);
+    CU_ASSERT_EQUAL(be->ops->copy_out(be, r, there, sizeof *r), ST_OK);
+    be->ops->free(be, dev);
+}
+
+/* One layer, over the packed rows of all heads, or (whole) over the rows that were packed. */
+static void attend_packed(backend_t *be, int layer, const kv_pool_t *packed, bool whole, attended_t *r) {
+    const model_config_t *c = model_config(tiny.model);
+    kv_pool_t parts[HEADS];
+    span_t spans[HEADS];
+    for (int h = 0; h < HEADS; h++) {
+        parts[h] = whole ? *packed : pick_part(c, packed, count, layer, h);
+        spans[h] = span_all(h, 0, parts[h].n_row);
+    }
+    int n = whole ? 1 : HEADS;
+    run_t run = {.n = ROWS, .pool = -1, .n_span = n};
+    attn_args_t a = {.layer = layer, .n_head = Q_HEADS, .n_kv_head = HEADS, .d_head = D, .scale = 0.25f, .n_row = ROWS};
+    a.n_pool = a.n_span = n, a.n_run = a.n_block = 1, a.pools = parts, a.runs = &run, a.spans = spans;
+    a.o_type = DT_F32;
+    attend_on(be, a, r);
+}
+
 static void test_attention(void) {
     encoder_t *e;
     piece_t p;
-    kv_pool_t packed, parts[HEADS];
-    static float q[3 * Q_HEADS * D], o[2][3 * Q_HEADS * D], lse[2][3 * Q_HEADS];
+    kv_pool_t packed;
+    static attended_t got, want;
     backend_t *plain;
     rng_t r = {4};
     segment_encode(&e, &p, 6);
     const model_config_t *c = model_config(tiny.model);
     CU_ASSERT_EQUAL_FATAL(backend_create_cpu_ref(DT_F32, 1, &plain), ST_OK);
     scores(e, &p, SCORE_RECONSTRUCT, 64, score);
-    for (int i = 0; i < 3 * Q_HEADS * D; i++) q[i] = (float)rng_below(&r, 2000) / 1000 - 1;
+    for (int i = 0; i < N_O; i++) got.q[i] = want.q[i] = (float)rng_below(&r, 2000) / 1000 - 1;
     for (int ratio = 1; ratio <= 4; ratio += 3) {
         int64_t m = pick_rows(ratio, N);
         CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, c, DT_F32, m, "packed", &packed), ST_OK);
         CU_ASSERT_EQUAL(pick_choose(c, BUDGET_HEAD, m, N, score, count, keep), ST_OK);
         CU_ASSERT_EQUAL(pick_pack(tiny.be, c, N, m, keep, &p.pool, &packed), ST_OK);
+        size_t bytes = kv_bytes(c, DT_F32, m);
+        kv_pool_t host = kv_view(c, DT_F32, m, memory_copy(tiny.be, packed.k, bytes), memory_copy(tiny.be, packed.v, bytes));
         for (int layer = 0; layer < LAYERS; layer++) {
-            span_t spans[HEADS];
-            for (int h = 0; h < HEADS; h++) {
-                parts[h] = pick_part(c, &packed, count, layer, h);
-                spans[h] = span_all(h, 0, parts[h].n_row);
-            }
-            run_t run = {.n = 3, .pool = -1, .n_span = HEADS};
-            attn_args_t a = {.layer = layer, .n_head = Q_HEADS, .n_kv_head = HEADS, .d_head = D, .scale = 0.25f, .n_row = 3, .q = q};
-            a.n_pool = a.n_span = HEADS, a.n_run = a.n_block = 1, a.pools = parts, a.runs = &run, a.spans = spans;
-            a.o_type = DT_F32, a.o = o[0], a.lse = lse[0];
-            CU_ASSERT_EQUAL(tiny.be->ops->attention(tiny.be, &a), ST_OK);
-            a.o = o[1], a.lse = lse[1];
-            CU_ASSERT_EQUAL(plain->ops->attention(plain, &a), ST_OK);
-            for (int i = 0; i < 3 * Q_HEADS * D; i++) CU_ASSERT(fabsf(o[0][i] - o[1][i]) < 1e-4f);
-            for (int i = 0; i < 3 * Q_HEADS; i++) CU_ASSERT(fabsf(lse[0][i] - lse[1][i]) < 1e-4f);
+            attend_packed(tiny.be, layer, &packed, false, &got);
+            attend_packed(plain, layer, &host, false, &want);
+            for (int i = 0; i < N_O; i++) CU_ASSERT(fabsf(got.o[i] - want.o[i]) < 1e-4f);
+            for (int i = 0; i < N_LSE; i++) CU_ASSERT(fabsf(got.lse[i] - want.lse[i]) < 1e-4f);
             if (ratio > 1) continue;
-            span_t all = span_all(0, 0, N);
-            run.n_span = a.n_pool = a.n_span = 1;
-            a.pools = &p.pool, a.spans = &all;
-            CU_ASSERT_EQUAL(tiny.be->ops->attention(tiny.be, &a), ST_OK);
-            CU_ASSERT(!memcmp(o[0], o[1], sizeof o[0]) && !memcmp(lse[0], lse[1], sizeof lse[0]));
+            attend_packed(tiny.be, layer, &p.pool, true, &want);
+            CU_ASSERT(!memcmp(got.o, want.o, sizeof got.o) && !memcmp(got.lse, want.lse, sizeof got.lse));
         }
+        free(host.k);
+        free(host.v);
         kv_free(tiny.be, &packed);
     }
     plain->ops->destroy(plain);
@@ -251,8 +278,8 @@ static void query_against(safetensors_t *ref, const char *name, score_method_t b
 static void test_query(void) {
     safetensors_t *ref;
     CU_ASSERT_EQUAL_FATAL(safetensors_open("tests/golden/tiny-llama/golden-scores.safetensors", &ref), ST_OK);
-    const backend_create_t create[] = {backend_create_cpu_ref, backend_create_cpu};
-    for (int b = 0; b < 2; b++) {
+    const backend_create_t *create = backends_tested();
+    for (int b = 0; create[b]; b++) {
         CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, create[b], DT_F32, 2, 8), ST_OK);
         query_against(ref, "query_reconstruct_head", SCORE_RECONSTRUCT, BUDGET_HEAD, 64);
         query_against(ref, "query_observed_uniform", SCORE_OBSERVED, BUDGET_UNIFORM, 13);

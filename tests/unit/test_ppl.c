@@ -32,7 +32,7 @@ static ppl_spec_t spec_of(layout_method_t layout) {
 static void open_all(void) {
     rng_t r = {5};
     for (int i = 0; i < N_WINDOW * WINDOW; i++) tokens[i] = (int32_t)rng_below(&r, VOCAB);
-    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_create_cpu, DT_F32, 2, 8), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_tested, DT_F32, 2, 8), ST_OK);
 }
 
 static ppl_row_t run(const ppl_spec_t *s) {

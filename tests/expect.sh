@@ -1,3 +1,4 @@
+# shellcheck disable=SC2154
 # Sourced: a table of commands. The caller has set precis, work (a folder) and suite (its name); count_end prints the suite's last line.
 # A pattern is an extended regular expression; - expects nothing at all, * anything.
 passed=0 failed=0

@@ -28,7 +28,9 @@ one_bits() { # layout, ranks or "share", processes, at
     case $1 in full) set -- full "${@:2}"; together="--shard document" ;; blockgist) set -- "blockgist --ratio 4" "${@:2}"; together="--keep both" ;;
     unigist) set -- "unigist --ratio 4 --local 64 --sinks 4" "${@:2}"; together="--shard document" ;; esac
     [ "$2" = share ] && share=--share-gpu
-    [ "$2" = share ] || [ "$gpus" -eq 0 ] || export CUDA_VISIBLE_DEVICES=$(seq -s, "$4" $(($4 + $3 - 1)))
+    local own
+    own=$(seq -s, "$4" $(($4 + $3 - 1)))
+    [ "$2" = share ] || [ "$gpus" -eq 0 ] || export CUDA_VISIBLE_DEVICES="$own"
     mkdir -p "$dir"
     same="--backend $backend --dtype bf16 --model $model --quiet $share"
     # shellcheck disable=SC2086

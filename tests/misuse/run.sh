@@ -203,4 +203,4 @@ if command -v mpirun >/dev/null && "$precis" version | grep -q '^MPI'; then
 else
     skipped=$((skipped + 8))
 fi
-count_end $([ $skipped -eq 0 ] || echo $skipped)
+count_end "$([ $skipped -eq 0 ] || echo $skipped)"

@@ -1,14 +1,14 @@
 #!/bin/bash
 # The partition changes nothing: stores, answers and their statistics have the same bits at 1, 2, 3, 4 and 7 ranks x 1 and 2 threads.
 #
-#     tests/parallel/bits.sh PRECIS [MODEL]        without MODEL: the tiny random model of tests/golden with a tokenizer of 160 tokens made here
+#     tests/parallel/bits.sh PRECIS [MODEL]        without MODEL: that of tests/tiny_model.sh
 #
 # Prints a line per check that fails and `bits: N passed, N failed`.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/env.sh"
-. "$here/model.sh"
+. "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [MODEL]" >&2; exit 2; }
 precis=$(realpath "$1") model=${2:-}
 command -v mpirun >/dev/null || { echo "bits: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
@@ -22,7 +22,7 @@ check() { # NAME STATUS [WORDS]
 
 if [ -z "$model" ]; then
     model=$dir/model
-    make_model "$root" "$model"
+    tiny_model "$model"
 fi
 
 # Very unequal documents; one of them alone has fewer segments than ranks.

@@ -9,7 +9,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/env.sh"
-. "$here/model.sh"
+. "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [FIRST SECOND]" >&2; exit 2; }
 precis=$(realpath "$1") first=${2:-cpu} second=${3:-cpu_ref}
 command -v mpirun >/dev/null || { echo "mixed: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
@@ -20,7 +20,7 @@ check() { # NAME STATUS [WORDS]
     if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
 }
 model=$dir/model
-make_model "$root" "$model"
+tiny_model "$model"
 head -c 6000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 700 "$root/LICENSE" >"$dir/short.txt"
 texts=("$dir/long.txt" "$dir/short.txt")

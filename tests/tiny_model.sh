@@ -1,4 +1,4 @@
-# Sourced: a tiny random model of tests/golden with a tokenizer of 160 tokens made here, so that it reads text.
+# Sourced: tiny_model DIR makes a model that reads text, in a moment: the random llama of tests/golden with a tokenizer of 160 tokens.
 
 # 94 printable characters, blank, newline, and 64 merges of two: ids 0..159. In the byte-level alphabet a blank is written U+0120, a newline U+010A.
 write_tokenizer() {
@@ -18,8 +18,8 @@ write_tokenizer() {
     }'
 }
 
-make_model() { # ROOT FOLDER
-    mkdir -p "$2"
-    cp "$1/tests/golden/tiny-llama/config.json" "$1/tests/golden/tiny-llama/model.safetensors" "$2"
-    LC_ALL=C write_tokenizer >"$2/tokenizer.json"
+tiny_model() { # DIR
+    local golden
+    golden=$(cd "$(dirname "${BASH_SOURCE[0]}")/golden/tiny-llama" && pwd)
+    mkdir -p "$1" && cp "$golden/config.json" "$golden/model.safetensors" "$1" && LC_ALL=C write_tokenizer >"$1/tokenizer.json"
 }

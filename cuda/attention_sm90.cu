@@ -428,8 +428,8 @@ __global__ void built_kernel(unsigned *flag) {
 // ---- host -----------------------------------------------------------------------------------------------------------
 bool attention_sm90_built(cuda_backend_t *b) {
     unsigned flag = 0;
-    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + 1);
-    if (cudaMemcpyAsync(&flag, b->counter + 1, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
+    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + COUNT_BUILT);
+    if (cudaMemcpyAsync(&flag, b->counter + COUNT_BUILT, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
     return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
 }
 
@@ -497,7 +497,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.lse = x->lse;
     a.m = x->m;
     a.top = x->top;
-    a.counter = b->counter;
+    a.counter = b->counter + COUNT_ATTENTION;
     a.spans = plan->spans;
     ST_TRY(attn_part_alloc(b, x, plan, &a.part));
     for (int s = 0; s < plan->n_slab; s++) {

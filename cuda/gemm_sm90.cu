@@ -1,8 +1,11 @@
 // Matrix products on Hopper, y = x W^T, with the next step of the decoder block folded into the end of each tile: added to the residual
 // stream, gated (silu(gate) * up), or rotated and put into the K/V pools. What would be written and read again as f32 stays in registers.
 //
-//   clusters of 2 blocks   take tiles that lie one below the other (128 rows each); they load one half each of the weight tile they share
-//   producer (1 thread)    fills a ring of stages of 64 columns of both operands
+//   clusters of 2 blocks   take tiles that lie one below the other (128 rows each); they load one half each of the weight tile they share.
+//                          Tiles come from a counter, so that a cluster which starts late (another kernel holds its multiprocessors) or
+//                          runs slowly takes fewer
+//   producer (1 thread)    fills a ring of stages of 64 columns of both operands; that of block 0 takes the cluster's next tile while the
+//                          last stages of the one before are on their way, and tells both blocks
 //   consumers              together: 64 rows of a tile each, for long sums; in turns: whole tiles, so that one ends its tile while the
 //                          other multiplies, for short sums, where the end weighs as much as the products
 //
@@ -14,10 +17,13 @@
 #include "hopper_wide.cuh"
 
 enum { BM = 128, BK = 64, CLUSTER = 2, ORDER_N = 8, THREADS = 384, BAR_TURN = 1 };
+// Tiles told of that someone may not have read yet: the producer is at most the stages of the ring and two tiles ahead of any consumer.
+enum { TOLD = 16 };
 
 struct gemm_kernel_args {
     CUtensorMap x_map, w_map; // boxes of 64 columns: 128 rows of x, half a tile of W
     int n_row, n_out, n_step, n_pair, n_col; // steps of 64 columns; pairs of row tiles; column tiles
+    unsigned *counter;                       // tiles taken
     void *y;
     // QKV
     int n_head, n_kv, n_run, layer;
@@ -47,18 +53,41 @@ __device__ __forceinline__ tile_t tile_of(const gemm_kernel_args &a, int w, int 
 }
 
 struct gemm_bars_t {
-    uint32_t full, empty;
+    uint32_t full, empty, told; // arrays of 8-byte barriers
+    uint32_t tile;              // tiles told of, 4 bytes each
 };
+struct told_t { // position in the list of tiles told of
+    int at = 0, phase = 0;
+    // The tile told of; n_pair * n_col or more: there are no more.
+    __device__ __forceinline__ int next(const gemm_bars_t &bar) {
+        int w;
+        mbar_wait(bar.told + 8 * at, phase);
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(w) : "r"(bar.tile + 4 * at) : "memory");
+        if (++at == TOLD) at = 0, phase ^= 1;
+        return w;
+    }
+};
+// Every cluster takes tiles until there are none: so many takes set the counter back to 0.
+__device__ __forceinline__ unsigned tile_take(const gemm_kernel_args &a) {
+    return atomicInc(a.counter, (unsigned)(a.n_pair * a.n_col) + gridDim.x / CLUSTER - 1);
+}
 
-template <int BN, bool TURNS> __device__ __forceinline__ void gemm_produce(const gemm_kernel_args &a, uint32_t smem, gemm_bars_t bar) {
+template <int BN, bool TURNS>
+__device__ __forceinline__ void gemm_produce(const gemm_kernel_args &a, uint32_t smem, const gemm_bars_t &bar, unsigned next) {
     using shape = gemm_shape_t<BN, TURNS>;
     constexpr uint32_t HALF = shape::W_BYTES / CLUSTER;
-    int at = 0, phase = 0;
+    int at = 0, phase = 0, take = max(a.n_step - 3, 0); // the answer comes while the last steps are loaded
     uint32_t rank = cluster_rank();
-    for (int w = (int)blockIdx.x / CLUSTER; w < a.n_pair * a.n_col; w += (int)gridDim.x / CLUSTER) {
+    for (told_t told;;) {
+        mbar_expect(bar.told + 8 * told.at, 4);
+        if (rank == 0)
+            for (uint32_t r = 0; r < CLUSTER; r++) store_async_at(bar.tile + 4 * told.at, next, bar.told + 8 * told.at, r);
+        int w = told.next(bar);
+        if (w >= a.n_pair * a.n_col) return;
         tile_t t = tile_of(a, w, (int)rank, BN);
         for (int k = 0; k < a.n_step; k++) {
             uint32_t full = bar.full + 8 * at, dst = smem + at * shape::STAGE;
+            if (rank == 0 && k == take) next = tile_take(a);
             mbar_wait(bar.empty + 8 * at, phase ^ 1); // free in both blocks: our half of W goes to both
             mbar_expect(full, shape::STAGE);
             tma_load_2d(dst, &a.x_map, full, k * BK, t.row);
@@ -254,7 +283,7 @@ template <int BN, int OUT> __device__ __forceinline__ void tile_end(const gemm_k
 
 // ---- the kernel -----------------------------------------------------------------------------------------------------
 template <int BN, bool TURNS, int OUT>
-__device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t smem, uint32_t out, gemm_bars_t bar, int wg) {
+__device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t smem, uint32_t out, const gemm_bars_t &bar, int wg) {
     using shape = gemm_shape_t<BN, TURNS>;
     constexpr int B = shape::BLOCKS;
     float c[B][BN / 2];
@@ -269,7 +298,9 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
     };
     int turn = 0;
     if (TURNS && wg == 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
-    for (int w = (int)blockIdx.x / CLUSTER; w < a.n_pair * a.n_col; w += (int)gridDim.x / CLUSTER) {
+    for (told_t told;;) {
+        int w = told.next(bar);
+        if (w >= a.n_pair * a.n_col) return;
         if (TURNS && (turn ^= 1) == wg) { // the other consumer's tile
             step(a.n_step);
             continue;
@@ -311,21 +342,25 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     using shape = gemm_shape_t<BN, TURNS>;
     extern __shared__ char raw[];
-    __shared__ __align__(8) uint64_t bars[2 * shape::STAGES];
+    __shared__ __align__(8) uint64_t bars[2 * shape::STAGES + TOLD];
+    __shared__ int tiles[TOLD];
     uint32_t smem = (smem_addr(raw) + 1023) & ~1023u, out = smem + shape::STAGES * shape::STAGE, b0 = smem_addr(bars);
-    gemm_bars_t bar = {b0, b0 + 8 * shape::STAGES};
+    gemm_bars_t bar = {b0, b0 + 8 * shape::STAGES, b0 + 16 * shape::STAGES, smem_addr(tiles)};
+    unsigned first = 0;
     if (threadIdx.x == 0) {
+        if (cluster_rank() == 0) first = tile_take(a);
         for (int i = 0; i < shape::STAGES; i++) {
             mbar_init(bar.full + 8 * i, 1);
             mbar_init(bar.empty + 8 * i, CLUSTER * 4 * (TURNS ? 1 : 2)); // an arrival per warp that uses the stage, in both blocks
         }
+        for (int i = 0; i < TOLD; i++) mbar_init(bar.told + 8 * i, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == 0) gemm_produce<BN, TURNS>(a, smem, bar);
+        if (threadIdx.x == 0) gemm_produce<BN, TURNS>(a, smem, bar, first);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
         gemm_consume<BN, TURNS, OUT>(a, smem, out + (wg - 1) * shape::OUT_BYTES, bar, wg - 1);
@@ -363,6 +398,7 @@ template <int BN, bool TURNS, int OUT> static status_t gemm_launch(cuda_backend_
     uint64_t w_dims[2] = {(uint64_t)g->shape.n_in, (uint64_t)g->shape.n_out}, stride = (uint64_t)g->shape.n_in * 2;
     uint32_t w_box[2] = {BK, BN / CLUSTER};
     if (!tensor_map_make(&a.w_map, g->w, 2, w_dims, &stride, w_box)) return status_fail(ST_FAIL, "GPU: no tensor map of a weight; please report this");
+    a.counter = b->counter + COUNT_GEMM + (b->gemm_turn ^= 1);
     int64_t work = (int64_t)a.n_pair * a.n_col * CLUSTER, grid = b->n_sm / CLUSTER * CLUSTER;
     gemm_sm90_kernel<BN, TURNS, OUT><<<(unsigned)i64_min(work, grid), THREADS, shape::SMEM, b->stream>>>(a);
     CUDA_LAUNCHED("matrix product (wgmma)");

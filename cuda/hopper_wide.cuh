@@ -26,6 +26,13 @@ __device__ __forceinline__ void mbar_arrive_at(uint32_t bar, uint32_t rank) {
                  "r"(rank)
                  : "memory");
 }
+// Four bytes into the shared memory of block `rank`, counted by that block's own barrier; `at` and `bar` are this block's names of them.
+__device__ __forceinline__ void store_async_at(uint32_t at, uint32_t value, uint32_t bar, uint32_t rank) {
+    asm volatile("{\n.reg .b32 at_there, bar_there;\nmapa.shared::cluster.u32 at_there, %0, %3;\nmapa.shared::cluster.u32 bar_there, %2, %3;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [at_there], %1, [bar_there];\n}\n" ::"r"(at),
+                 "r"(value), "r"(bar), "r"(rank)
+                 : "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }

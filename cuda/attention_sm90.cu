@@ -482,7 +482,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     uint64_t dims[3] = {(uint64_t)x->d_head, (uint64_t)x->n_head, (uint64_t)x->n_row};
     uint64_t strides[2] = {(uint64_t)x->d_head * 2, (uint64_t)x->d_head * 2 * (uint64_t)x->n_head};
     uint32_t box[3] = {64, (uint32_t)group, (uint32_t)rows};
-    if (!tensor_map_make(&a.q_map, x->q, 3, dims, strides, box)) return ST_OK;
+    if (!tensor_map_make(&a.q_map, DT_BF16, x->q, 3, dims, strides, box)) return ST_OK;
     a.n_head = x->n_head;
     a.n_kv = x->n_kv_head;
     a.group = group;

@@ -179,7 +179,9 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
     gemm_bars_t bar = {b0, b0 + 8 * STAGES, b0 + 16 * STAGES, b1, b1 + 16, smem_addr(tiles)};
     unsigned first = 0;
     if (threadIdx.x == 0) {
-        if (cluster_rank() == 0) first = tile_take(a);
+        if (cluster_rank() == 0) first = tile_take(a); // the product before this one has another counter
+        tma_map_prefetch(&a.x_map);
+        tma_map_prefetch(&a.w_map);
         for (int i = 0; i < STAGES; i++) {
             mbar_init(bar.full + 8 * i, 1);
             mbar_init(bar.empty + 8 * i, CLUSTER * READERS); // an arrival per warp, in both blocks
@@ -192,6 +194,8 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
+    pdl_wait();
+    pdl_go(); // not earlier: the next product's counter is that of the one before this, which must have ended
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
@@ -238,9 +242,7 @@ template <int BN, bool TURNS, int OUT> static status_t gemm_launch(cuda_backend_
     if (!tensor_map_make(&a.w_map, DT_BF16, g->w, 2, w_dims, &stride, w_box)) return status_fail(ST_FAIL, "GPU: no tensor map of a weight; please report this");
     a.counter = b->counter + COUNT_GEMM + (b->gemm_turn ^= 1);
     int64_t work = (int64_t)a.n_pair * a.n_col * CLUSTER, grid = b->n_sm / CLUSTER * CLUSTER;
-    gemm_sm90_kernel<BN, TURNS, OUT><<<(unsigned)i64_min(work, grid), THREADS, shape::SMEM, b->stream>>>(a);
-    CUDA_LAUNCHED("matrix product (wgmma)");
-    return ST_OK;
+    return pdl_launch(b, gemm_sm90_kernel<BN, TURNS, OUT>, dim3((unsigned)i64_min(work, grid)), THREADS, shape::SMEM, "matrix product (wgmma)", a);
 }
 template <int BN, bool TURNS> static status_t gemm_launch_out(cuda_backend_t *b, gemm_kernel_args &a, const gemm_args_t *g) {
     switch (g->out) {

@@ -4,6 +4,7 @@
 //     cuda_products check [seed]     each line: case, what differs, ok or WRONG
 //     cuda_products products         TFLOP/s; cuBLASLt's product alone (f32 results; added where ours adds) beside it
 //     cuda_products held             time with 4, 8 and 16 multiprocessors held, over the time with none
+//     cuda_products once             each product of the SmolLM2 shape once, for a profiler
 #include "../../cuda/gemm.cuh"
 #include "cuda_problem.cuh"
 
@@ -223,6 +224,14 @@ static void time_held(cuda_backend_t *b, const char *shape, const product_t *p, 
     }
 }
 
+static void run_once(cuda_backend_t *b, const product_t *p, int64_t n) {
+    for (int i = 0; i < 4; i++) {
+        product_case c(b, p[i], n, 4096);
+        c.folded();
+        OK(b->base.ops->sync(&b->base));
+    }
+}
+
 int main(int argc, char **argv) {
     backend_t *own, *lt;
     const char *mode = argc > 1 ? argv[1] : "check";
@@ -240,9 +249,11 @@ int main(int argc, char **argv) {
     } else if (!strcmp(mode, "products")) {
         time_products(b, library, "8b", products_8b, 16384);
         time_products(b, library, "smollm2", products_smollm2, 65536);
-    } else {
+    } else if (!strcmp(mode, "held")) {
         time_held(b, "8b", products_8b, 16384);
         time_held(b, "smollm2", products_smollm2, 65536);
+    } else {
+        run_once(b, products_smollm2, 65536);
     }
     own->ops->destroy(own);
     lt->ops->destroy(lt);

@@ -6,6 +6,9 @@
  *
  * A rank's message to another is one send, however many blocks it has: they are packed into one stretch of memory first, at the speed of
  * device memory, and what several ranks get is packed once. NCCL runs what one group holds at the same time; groups run in order.
+ *
+ * A send's blocks hold their multiprocessors from when they begin until the other rank's have begun as well and all bytes are over. Beside
+ * computing a few of them are fast enough and leave the others to it; where nothing runs beside, as many as NCCL likes.
  */
 #include "mpi/comm_nccl.h"
 
@@ -42,9 +45,8 @@ typedef struct {
 } stall_t;
 
 typedef struct {
-    comm_device_t base; /* first: the two pointers are the same */
-    ncclComm_t nccl,
-        whole; /* for messages beside computing, with few blocks; for all-gathers, as NCCL likes it, made when first asked for */
+    comm_device_t base;      /* first: the two pointers are the same */
+    ncclComm_t wide, narrow; /* of as many blocks as NCCL likes; of few, for messages beside computing, or NULL: the same */
     cudaStream_t backend, stream;
     cudaEvent_t issued;
     message_t *messages; /* [2][size] sent, received */
@@ -149,10 +151,11 @@ static void messages_place(nccl_t *c, message_t *m, const staging_t *s) {
 }
 
 static status_t messages_go(nccl_t *c, const message_t *send, const message_t *recv) {
+    ncclComm_t nccl = c->base.beside && c->narrow ? c->narrow : c->wide;
     status_t st = nccl_check(ncclGroupStart(), "a group of messages");
     for (int r = 0; r < c->base.comm->size && !st; r++) {
-        if (send[r].bytes) st = nccl_check(ncclSend(send[r].at, (size_t)send[r].bytes, ncclInt8, r, c->nccl, c->stream), "send");
-        if (recv[r].bytes && !st) st = nccl_check(ncclRecv(recv[r].at, (size_t)recv[r].bytes, ncclInt8, r, c->nccl, c->stream), "receive");
+        if (send[r].bytes) st = nccl_check(ncclSend(send[r].at, (size_t)send[r].bytes, ncclInt8, r, nccl, c->stream), "send");
+        if (recv[r].bytes && !st) st = nccl_check(ncclRecv(recv[r].at, (size_t)recv[r].bytes, ncclInt8, r, nccl, c->stream), "receive");
         c->base.comm->sent_bytes += send[r].bytes;
     }
     status_t ended = nccl_check(ncclGroupEnd(), "a group of messages");
@@ -244,24 +247,25 @@ static status_t nccl_stalled(comm_device_t *d, double *seconds) {
 
 /* ---- joining ---------------------------------------------------------------------------------------------------- */
 
-/* A communicator of all ranks that takes at most n_cta blocks of the GPU at a time; 0: as NCCL likes. Collective. */
-static status_t join(nccl_t *c, int n_cta, ncclComm_t *out) {
+/* Both communicators of all ranks. Collective. */
+static status_t join(nccl_t *c, int n_cta) {
     comm_t *comm = c->base.comm;
     ncclUniqueId id = {{0}};
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    if (n_cta) config.maxCTAs = n_cta;
     status_t st = comm->rank == 0 ? nccl_check(ncclGetUniqueId(&id), "an id") : ST_OK;
     if ((st = comm_agree(comm, st))) return st;
     if ((st = comm->ops->bcast(comm, 0, &id, sizeof id))) return st;
-    return comm_agree(comm, nccl_check(ncclCommInitRankConfig(out, comm->size, id, comm->rank, &config), "joining the ranks"));
+    st = nccl_check(ncclCommInitRankConfig(&c->wide, comm->size, id, comm->rank, &config), "joining the ranks");
+    if ((st = comm_agree(comm, st)) || !n_cta) return st;
+    config.maxCTAs = n_cta;
+    return comm_agree(comm, nccl_check(ncclCommSplit(c->wide, 0, comm->rank, &c->narrow, &config), "joining the ranks"));
 }
 
 static status_t nccl_all_gather(comm_device_t *d, const void *send, void *recv, int64_t bytes_each) {
     nccl_t *c = (nccl_t *)d;
-    status_t st = c->whole ? ST_OK : join(c, 0, &c->whole);
-    if (!st) st = cuda_check(cudaEventRecord(c->issued, c->backend), "an event");
+    status_t st = cuda_check(cudaEventRecord(c->issued, c->backend), "an event");
     if (!st) st = cuda_check(cudaStreamWaitEvent(c->stream, c->issued, 0), "an event");
-    if (!st) st = nccl_check(ncclAllGather(send, recv, (size_t)bytes_each, ncclInt8, c->whole, c->stream), "all-gather");
+    if (!st) st = nccl_check(ncclAllGather(send, recv, (size_t)bytes_each, ncclInt8, c->wide, c->stream), "all-gather");
     if (!st) st = cuda_check(cudaEventRecord(c->issued, c->stream), "an event");
     if (!st) d->comm->sent_bytes += bytes_each * (d->comm->size - 1);
     return st ? st : cuda_check(cudaStreamWaitEvent(c->backend, c->issued, 0), "an event");
@@ -273,8 +277,8 @@ static void nccl_close(comm_device_t *d) {
     nccl_t *c = (nccl_t *)d;
     if (!c) return;
     if (c->stream) cudaStreamSynchronize(c->stream);
-    if (c->nccl) ncclCommDestroy(c->nccl);
-    if (c->whole) ncclCommDestroy(c->whole);
+    if (c->narrow) ncclCommDestroy(c->narrow);
+    if (c->wide) ncclCommDestroy(c->wide);
     for (comm_exchange_t *e = c->spare, *next; e; e = next) {
         next = e->next;
         cudaEventDestroy(e->done);
@@ -314,7 +318,7 @@ status_t comm_nccl_create(comm_t *comm, int device, void *stream, int n_cta, com
         if (!st) st = cuda_check(cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking, greatest), "a stream");
         if (!st) st = cuda_check(cudaEventCreateWithFlags(&c->issued, cudaEventDisableTiming), "an event");
     }
-    if (!(st = comm_agree(comm, st))) st = join(c, n_cta, &c->nccl);
+    if (!(st = comm_agree(comm, st))) st = join(c, n_cta);
     if (st) {
         nccl_close(c ? &c->base : NULL);
         return st;

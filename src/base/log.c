@@ -15,6 +15,8 @@ void log_setup(int rank, int size, log_level_t level) {
 
 bool log_wanted(log_level_t level) { return level <= threshold && (my_rank == 0 || level <= LOG_WARN); }
 
+bool log_first(void) { return my_rank == 0; }
+
 void log_line(log_level_t level, const char *fmt, ...) {
     static const char *const name[] = {"error", "warning", "info", "debug"};
     if (!log_wanted(level)) return;

@@ -96,7 +96,7 @@ static status_t run_eval_agree(const options_t *o, context_t *c) {
     sequence_spec_t spec = {.align = job_align(o, ALIGN_LEFT), .segment = opt_int(o, "segment"), .max_row = 256};
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
+    if (!st) st = job_sink(c, job_bos(o), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &spec.layout, &spec.kept);
     if (!st) st = job_adapter(c, spec.layout, &spec.kept);
     if (!st) st = job_positions(o, spec.layout, &spec.align, &spec.kept);

@@ -121,7 +121,7 @@ status_t encode_run(const options_t *o, context_t *c) {
     if (!st) st = job_tokenizer(c, &tokenizer);
     if (!st) { /* edits of a model that has no BOS begin without one */
         bool edits = !opt_text(o, "layout");
-        st = job_sink(o, tokenizer, job_bos(o) && !(edits && tokenizer_bos(tokenizer) < 0), &sink);
+        st = job_sink(c, job_bos(o) && !(edits && tokenizer_bos(tokenizer) < 0), &sink);
     }
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_adapter(c, layout, &kept);
@@ -170,6 +170,9 @@ status_t encode_run(const options_t *o, context_t *c) {
                  opt_text(o, "gist-init"));
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
     if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
+    if (!st && c->comm->rank == 0 && !report.n_document)
+        st = status_fail(ST_INPUT, "%s%s: no document in it, so nothing was encoded; check the path", inputs[0],
+                         n_input > 1 ? " and the other inputs" : "");
 out:
     ids_free(&sink);
     return st;

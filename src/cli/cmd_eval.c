@@ -162,7 +162,7 @@ static status_t run_eval_ppl(const options_t *o, context_t *c) {
                            (long long)score, (long long)window);
     status_t st = context_open_file(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, job_bos(o), &sink);
+    if (!st) st = job_sink(c, job_bos(o), &sink);
     if (!st) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &repeat);
     if (!st) st = job_kept(o, model_file_config(c->file), &layout, &kept);
     if (!st) st = job_adapter(c, layout, &kept);

@@ -111,7 +111,7 @@ static status_t sequence_options(const options_t *o, const context_t *c, int64_t
     align_t align = job_align(o, ALIGN_LEFT);
     *out = (sequence_spec_t){.layout = LAYOUT_FULL, .kept = {.gist = {.window = -1}}, .segment = n, .max_row = BATCH_ROWS};
     status_t st = sunk ? job_tokenizer(c, &tokenizer) : ST_OK;
-    if (!st && sunk) st = job_sink(o, tokenizer, job_bos(o), sink);
+    if (!st && sunk) st = job_sink(c, job_bos(o), sink);
     if (!st && layout) st = job_kept(o, model_file_config(c->file), &out->layout, &out->kept);
     if (!st) st = job_adapter(c, out->layout, &out->kept);
     if (!st) st = job_positions(o, out->layout, &align, &out->kept);

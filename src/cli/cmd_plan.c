@@ -18,7 +18,7 @@ static status_t corpus_measure(const options_t *o, const tokenizer_t *t, encode_
         encode_plan_document(in, opt_int(o, "corpus-tokens"));
         return n ? status_fail(ST_USAGE, "give either INPUT files or --corpus-tokens, not both") : ST_OK;
     }
-    if (!n) return status_fail(ST_USAGE, "give the corpus: INPUT files, or --corpus-tokens N");
+    if (!n) return status_fail(ST_USAGE, "no corpus; give INPUT files, or --corpus-tokens N");
     corpus_t *corpus = NULL;
     ids_t ids = {0};
     status_t st = corpus_open(inputs, n, "text", &corpus);
@@ -116,7 +116,7 @@ static status_t run_plan(const options_t *o, context_t *c) {
     status_t st = context_open_file(c);
     if (!st) st = context_open_backend(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
-    if (!st) st = job_sink(o, tokenizer, opt_flag(o, "bos"), &sink);
+    if (!st) st = job_sink(c, opt_flag(o, "bos"), &sink);
     if (!st) st = job_kept(o, model_file_config(c->file), &in.layout, &in.kept);
     if (!st && layout_info(in.layout)->streams)
         st = status_fail(ST_USAGE, "--layout streaming keeps nothing of a text, so there is nothing to plan");

@@ -34,24 +34,27 @@ static status_t prompt_add(query_job_t *j, const char *text, size_t bytes, const
         st = tokenizer_chat(j->tokenizer, opt_text(j->o, "system"), text, p);
     else if (!st)
         st = tokenizer_encode(j->tokenizer, text, bytes, opt_flag(j->o, "special"), p);
+    if (!st) st = ids_check(p, 0, model_file_config(j->c->file)->n_vocab, "the prompt");
     if (!st && !p->n) st = status_fail(ST_INPUT, "the prompt is empty; write some text");
     return st;
 }
 
 static status_t prompts_read(query_job_t *j) {
     const char *one = opt_text(j->o, "prompt"), *file = opt_text(j->o, "prompts");
+    context_warn_text("--prompt", one);
+    context_warn_text("--system", opt_text(j->o, "system"));
     if (one) return prompt_add(j, one, strlen(one), NULL);
     corpus_t *in = NULL;
     status_t st = corpus_open(&file, 1, "prompt", &in);
     for (bool got = true; !st && got;) {
         document_t doc;
         if ((st = corpus_next(in, &doc, &got)) || !got) break;
-        const char *text = doc.record ? json_get_str(doc.record, "prompt") : doc.text;
         if (j->n == MAX_PROMPTS)
             st = status_fail(ST_INPUT, "%s: more than %d prompts; split the file", file, MAX_PROMPTS);
-        else if ((st = prompt_add(j, text, strlen(text), json_get(doc.record, "id"))))
-            status_prefix(st, "%s line %lld: ", file, (long long)doc.line);
+        else if ((st = prompt_add(j, doc.text, doc.bytes, json_get(doc.record, "id"))))
+            doc.line ? status_prefix(st, "%s line %lld: ", file, (long long)doc.line) : status_prefix(st, "%s: ", file);
     }
+    if (!st && !j->n) st = status_fail(ST_INPUT, "%s: no prompt in it; write {\"prompt\":\"...\"}, one a line", file);
     corpus_close(in);
     return st;
 }
@@ -215,6 +218,19 @@ static void job_free(query_job_t *j) {
     mem_free(j->done);
 }
 
+/* Flags that ask something of a store, or of one of another layout. */
+static status_t store_options(const query_job_t *j) {
+    static const char *const keys[] = {"select", "select-by", "aggregate", "fetch", "positions", "ape-temperature", "ape-scale"};
+    const layout_info_t *info = layout_info(j->layout);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        if (!opt_flagged(j->o, keys[i])) continue;
+        if (!j->store) return status_fail(ST_USAGE, "--%s: asks something of a store; give --store DIR too, or leave it out", keys[i]);
+        if (!strncmp(keys[i], "ape-", 4) && !info->reweighs)
+            return status_fail(ST_USAGE, "--%s: has no meaning for a store of --layout %s; leave it out", keys[i], info->name);
+    }
+    return ST_OK;
+}
+
 /* --layout and its kin say how a prompt alone is read; a store knows how it was made. */
 static status_t layout_options(query_job_t *j) {
     static const char *const keys[] = {"layout", "ratio", "local", "sinks", "sink", "gist-init"};
@@ -230,11 +246,12 @@ static status_t layout_options(query_job_t *j) {
         if (i && layout != LAYOUT_UNIGIST)
             return status_fail(ST_USAGE, "--%s: without --store only for --layout unigist; leave it out", keys[i]);
     }
-    if (j->store || layout == LAYOUT_PCE || layout == LAYOUT_FULL) return ST_OK; /* the same for a prompt alone */
+    status_t st = store_options(j);
+    if (st || j->store || layout == LAYOUT_PCE || layout == LAYOUT_FULL) return st; /* the same for a prompt alone */
     if (layout != LAYOUT_UNIGIST)
         return status_fail(ST_USAGE, "--layout %s: a prompt alone is answered under full or unigist; encode its context, and give --store",
                            layout_info(layout)->name);
-    status_t st = job_sink(o, j->tokenizer, false, &j->sink);
+    st = job_sink(j->c, false, &j->sink);
     if (!st) st = job_kept(o, model_file_config(j->c->file), &j->layout, &j->kept);
     return st ? st : job_adapter(j->c, j->layout, &j->kept);
 }
@@ -272,7 +289,7 @@ status_t query_run(const options_t *o, context_t *c) {
     const char *format = opt_text(o, "format");
     j.json = format ? strncmp(format, "json", 4) == 0 : opt_text(o, "prompts") != NULL;
     if (!opt_text(o, "prompt") == !opt_text(o, "prompts"))
-        return status_fail(ST_USAGE, "give either --prompt TEXT or --prompts FILE.jsonl");
+        return status_fail(ST_USAGE, "no question, or two; give either --prompt TEXT or --prompts FILE.jsonl");
     if (opt_text(o, "docs") && !opt_text(o, "store"))
         return status_fail(ST_USAGE, "--docs chooses documents of a store; give --store DIR too");
     status_t st = query_open(&j);

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "cli/registry.h"
 #include "io/file.h"
+#include "io/utf8.h"
 
 enum { SINK_MAX_BYTES = 16 << 20 };
 
@@ -84,12 +85,22 @@ bool context_progress(const context_t *c) {
     return !strcmp(wish, "on") || isatty(STDERR_FILENO) || log_wanted(LOG_INFO);
 }
 
+void context_warn_text(const char *where, const char *text) {
+    size_t n = text ? strlen(text) : 0, good = n ? utf8_valid_bytes(text, n) : 0;
+    if (good < n && log_first()) log_warn("%s: not UTF-8 at byte %zu; bad places become U+FFFD", where, good);
+}
+
 status_t context_sink_text(const options_t *o, char **text) {
     const char *sink = opt_text(o, "sink");
     size_t bytes;
     *text = NULL;
     if (!sink || !strcmp(sink, "none")) return ST_OK;
-    if (sink[0] == '@') return file_read_text(sink + 1, SINK_MAX_BYTES, text, &bytes);
+    if (sink[0] == '@') {
+        status_t st = file_read_text(sink + 1, SINK_MAX_BYTES, text, &bytes);
+        if (!st) context_warn_text(sink + 1, *text);
+        return st;
+    }
+    context_warn_text("--sink", sink);
     *text = mem_strdup(sink);
     return *text ? ST_OK : status_fail(ST_FAIL, "out of memory for --sink");
 }

@@ -40,6 +40,8 @@ status_t threads_choose(const options_t *o, comm_t *comm, int *out);
 /* Progress lines wanted on this rank? --progress and --quiet. */
 bool context_progress(const context_t *c);
 
+/* Warns when a text of the command line is not UTF-8. NULL: there is none. */
+void context_warn_text(const char *where, const char *text);
 /* --sink as text: TEXT, @FILE read whole, none or nothing given: NULL. *text is the caller's (mem_free). */
 status_t context_sink_text(const options_t *o, char **text);
 

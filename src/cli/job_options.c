@@ -11,10 +11,11 @@ enum { PASS_ROWS = 1024 };
 
 static const char *const align_names[] = {"even", "left", "right", "sequential"};
 
-status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out) {
+status_t job_sink(const context_t *c, bool bos, ids_t *out) {
+    const tokenizer_t *t = model_file_tokenizer(c->file);
     char *text = NULL;
     *out = (ids_t){0};
-    status_t st = context_sink_text(o, &text);
+    status_t st = context_sink_text(c->options, &text);
     if (!st && bos) {
         if (tokenizer_bos(t) < 0)
             st = status_fail(
@@ -24,6 +25,7 @@ status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out
             st = ids_push(out, tokenizer_bos(t));
     }
     if (!st && text) st = tokenizer_encode(t, text, strlen(text), true, out);
+    if (!st) st = ids_check(out, 0, model_file_config(c->file)->n_vocab, "--sink");
     mem_free(text);
     if (st) ids_free(out);
     return st;
@@ -102,6 +104,8 @@ status_t job_pass_rows(const options_t *o, const context_t *c, int64_t segment, 
 status_t job_tokenizer(const context_t *c, const tokenizer_t **out) {
     *out = model_file_tokenizer(c->file);
     if (*out) return ST_OK;
+    const char *fault = model_file_tokenizer_fault(c->file);
+    if (fault) return status_fail(ST_INPUT, "%s (this command reads text, so it needs the tokenizer)", fault);
     return status_fail(ST_INPUT, "%s: has no tokenizer, and this command reads text; put tokenizer.json beside the weights",
                        model_file_path(c->file));
 }
@@ -154,11 +158,24 @@ static status_t select_options(const options_t *o, const char *keep, kept_t *out
     return ST_OK;
 }
 
+/* Flags that the layout makes nothing of: said, but no fault, since jobs that compare layouts give them all the same ones. */
+static void warn_unused(const options_t *o, const layout_info_t *l) {
+    const struct {
+        const char *key;
+        bool used;
+    } keys[] = {{"ratio", l->gists || l->selects}, {"keep-by", l->selects},           {"budget", l->selects},
+                {"keep", l->gists || l->selects},  {"local", l->gists || l->streams}, {"gist-init", l->gists || opt_int(o, "sinks")}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && log_first(); i++)
+        if (!keys[i].used && opt_flagged(o, keys[i].key))
+            log_warn("--%s has no meaning for --layout %s and is not used; leave it out, or choose another layout", keys[i].key, l->name);
+}
+
 status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *layout, kept_t *out) {
     const char *keep = opt_text(o, "keep"); /* NULL: the command keeps nothing */
     *out = (kept_t){.gist = {.window = -1}, .keep = KEEP_RAW, .n_blank = opt_int(o, "sinks")};
     if (!layout_find(layout_name(o), layout)) return status_fail(ST_USAGE, "--layout %s is not known", layout_name(o));
     const layout_info_t *info = layout_info(*layout);
+    warn_unused(o, info);
     status_t st = gist_init_option(o, c, out);
     if (!st && info->selects) st = select_options(o, keep, out);
     if (!st && info->streams) return stream_options(o, out);

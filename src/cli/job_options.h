@@ -7,8 +7,8 @@
 #include "layout/layout.h"
 #include "query/attend.h"
 
-/* The sink's token ids: BOS when `bos`, then --sink's text, special tokens in it recognised. */
-status_t job_sink(const options_t *o, const tokenizer_t *t, bool bos, ids_t *out);
+/* The sink's token ids: BOS when `bos`, then --sink's text, special tokens in it recognised. The model has a tokenizer (job_tokenizer). */
+status_t job_sink(const context_t *c, bool bos, ids_t *out);
 /* --bos, or a layout that has one. */
 bool job_bos(const options_t *o);
 align_t job_align(const options_t *o, align_t fallback);

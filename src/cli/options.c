@@ -149,6 +149,7 @@ static status_t read_flag(const options_t *o, int argc, char **argv, flag_t *out
     char key[64];
     snprintf(key, sizeof key, "%.*s", n, word);
     int i = index_of(o, option_meant(key, equals ? equals + 1 : argc > 1 ? argv[1] : NULL));
+    if (i >= 0 && !o->taken[i] && !strcmp(key, "score")) i = index_of(o, "keep-by"); /* a word that is none of its choices */
     *out = (flag_t){.i = i, .value = equals ? equals + 1 : NULL, .used = 1};
     int flag = i < 0 && !equals && !strncmp(word, "no-", 3) ? index_of(o, word + 3) : -1;
     if (flag >= 0 && o->taken[flag] && t[flag].type == OPT_FLAG) {

@@ -2,6 +2,7 @@
 #include "cli/registry.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +114,22 @@ static int twin(const unsigned char *ids, int size, int rank) {
     return -1;
 }
 
+#ifdef HAVE_NCCL
+/* PRECIS_NCCL_CTAS=BLOCKS[:FREE]: blocks that messages beside computing take (0: as many as NCCL likes), and multiprocessors that the
+ * kernels leave free for them. Kernels take their work tile by tile, so a held multiprocessor costs its share and no more. */
+static status_t nccl_blocks(int *n_cta, int *n_free) {
+    const char *wish = getenv("PRECIS_NCCL_CTAS");
+    int n = 0;
+    *n_cta = 4;
+    *n_free = 0;
+    if (!wish) return ST_OK;
+    int got = sscanf(wish, "%3d%n:%3d%n", n_cta, &n, n_free, &n);
+    if (got < 1 || wish[n] || *n_cta < 0 || *n_cta > 64 || *n_free < 0 || *n_free > 64)
+        return status_fail(ST_USAGE, "PRECIS_NCCL_CTAS=%s: BLOCKS or BLOCKS:FREE is wanted, each 0 to 64; leave it unset for 4:0", wish);
+    return ST_OK;
+}
+#endif
+
 static status_t device_open(comm_t *comm, backend_t *be, bool share) {
     unsigned char mine[16] = {0}, *all = NULL;
     int64_t *each = NULL, on_cpu = strcmp(be->ops->name, "cuda") != 0;
@@ -132,10 +149,10 @@ static status_t device_open(comm_t *comm, backend_t *be, bool share) {
                          first, twin(all, comm->size, first));
     if (st || first >= 0 || on_cpu) goto out;
 #ifdef HAVE_NCCL
-    const char *wish = getenv("PRECIS_NCCL_CTAS");
-    int n_cta = wish && isdigit((unsigned char)*wish) ? atoi(wish) : 0; /* 0: NCCL's own choice, and nothing is left free for it */
+    int n_cta, n_free;
+    if ((st = comm_agree(comm, nccl_blocks(&n_cta, &n_free)))) goto out;
     st = launch_device(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
-    if (!st) backend_cuda_leave(be, n_cta);
+    if (!st) backend_cuda_leave(be, n_free);
 #endif
 out:
     mem_free(all);

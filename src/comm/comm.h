@@ -84,7 +84,8 @@ typedef struct {
 struct comm_device {
     const comm_device_ops_t *ops;
     comm_t *comm;
-    bool timed; /* waits are timed, until stalled is asked */
+    bool timed;  /* waits are timed, until stalled is asked */
+    bool beside; /* exchanges from now on travel beside computing: they take little of the device, and longer */
 };
 
 status_t comm_self_create(comm_t **out);

@@ -76,10 +76,7 @@ static status_t document_read(const round_spec_t *spec, const document_t *doc, r
     int64_t begin = r->tokens.n, n_segment;
     status_t st = tokenizer_encode(spec->tokenizer, doc->text, doc->bytes, spec->parse_special, &r->tokens);
     if (st) return status_prefix(st, "%s: ", doc->id);
-    for (int64_t i = begin; i < r->tokens.n; i++)
-        if (r->tokens.ids[i] < 0 || r->tokens.ids[i] >= spec->max_id)
-            return status_fail(ST_INPUT, "%s: the tokenizer gave id %d, but the model has %lld rows; the tokenizer is another model's",
-                               doc->id, r->tokens.ids[i], (long long)spec->max_id);
+    if ((st = ids_check(&r->tokens, begin, spec->max_id, doc->id))) return st;
     if (r->tokens.n == begin) log_warn("%s: no text; recorded without segments", doc->id);
     if ((st = document_cut(spec, r, begin, &n_segment))) return st;
     return doc_add(r, doc, r->tokens.n - begin, n_segment);

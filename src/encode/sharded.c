@@ -381,6 +381,7 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
     if (!st) st = steps_setup(&f);
     pass_begin(e);
     if ((st = comm_agree(comm, st))) goto out;
+    if (comm->device) comm->device->beside = true;
     for (int back = 0; back < 2; back++)
         for (int64_t i = 0; i < plan->most[back] && !st; i++) st = keys(&f, 0, back, i);
     for (int layer = 0; layer < f.config->n_layer && !st; layer++) st = layer_run(&f, layer);
@@ -390,6 +391,7 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
         log_error("%s", status_message());
         comm->ops->abort(comm, st);
     }
+    if (comm->device) comm->device->beside = false;
 out:
     flow_free(&f);
     return st;

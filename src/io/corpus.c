@@ -137,6 +137,8 @@ static status_t begin_file(corpus_t *c, bool in_folder, bool *skip) {
     c->ended = c->warned = c->text_given = *skip = false;
     while (!c->ended && c->end < SNIFF_BYTES)
         if ((st = fill(c))) return st;
+    if (!in_folder && c->end >= 2 && (!memcmp(c->buf, "\xFF\xFE", 2) || !memcmp(c->buf, "\xFE\xFF", 2)))
+        return status_fail(ST_INPUT, "%s: byte 0: UTF-16, but texts are UTF-8; convert it: iconv -f UTF-16 -t UTF-8", c->source);
     if (c->end >= 3 && !memcmp(c->buf, "\xEF\xBB\xBF", 3)) c->start = 3;
     c->lines = is_jsonl(c->source) || (!strcmp(c->source, "-") && c->end > c->start && c->buf[c->start] == '{');
     if (in_folder && !c->lines && memchr(c->buf, 0, c->end < SNIFF_BYTES ? c->end : SNIFF_BYTES)) {

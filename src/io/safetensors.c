@@ -168,7 +168,8 @@ static status_t read_header(safetensors_t *s, const char *name) {
     memcpy(&n, s->map.data, LENGTH_BYTES);
     if (n > s->map.bytes - LENGTH_BYTES || n > HEADER_BYTES_MAX)
         return status_fail(ST_INPUT,
-                           "%s: byte 0: a header of %" PRIu64 " bytes in a file of %zu (at most %d); it is cut or no safetensors file",
+                           "%s: byte 0: a header of %" PRIu64
+                           " bytes in a file of %zu (at most %d); it is cut or no safetensors file: name a whole one",
                            name, n, s->map.bytes, HEADER_BYTES_MAX);
     const char *text = (const char *)s->map.data + LENGTH_BYTES;
     s->data_offset = LENGTH_BYTES + (size_t)n;

@@ -13,9 +13,10 @@ struct model_file {
     safetensors_t **shards; /* the .safetensors files of a folder */
     int64_t n_shard;
     tokenizer_t *tokenizer;
-    weight_t *weights; /* [bind_count] */
-    bool random;       /* no file: weights are made up (random.c) */
-    tensor_t *made;    /* shapes of the weights that there are then */
+    char *tokenizer_fault; /* why there is none, where a file was meant to hold one */
+    weight_t *weights;     /* [bind_count] */
+    bool random;           /* no file: weights are made up (random.c) */
+    tensor_t *made;        /* shapes of the weights that there are then */
     char *names;
 };
 

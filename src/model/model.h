@@ -26,8 +26,10 @@ const model_config_t *model_file_config(const model_file_t *f);
 /* config_rope_length, before the model is loaded. */
 status_t model_file_rope_length(model_file_t *f, int64_t length);
 const gguf_t *model_file_gguf(const model_file_t *f); /* NULL for a folder */
-/* NULL when the folder has none (then commands that need text refuse, those that take ids work). */
+/* NULL when there is none that can be read (then commands that need text refuse, those that take ids work); _fault: why not, where a file
+ * was meant to hold one. */
 const tokenizer_t *model_file_tokenizer(const model_file_t *f);
+const char *model_file_tokenizer_fault(const model_file_t *f);
 int64_t model_file_n_tensors(const model_file_t *f);
 const tensor_t *model_file_tensor(const model_file_t *f, int64_t i);
 /* The tokenizer alone, of a folder with tokenizer.json or of a .gguf file: neither dimensions nor weights need be there, or be any that we

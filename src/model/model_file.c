@@ -132,8 +132,18 @@ static status_t tokenizer_of(model_file_t *f) {
     }
     if (st != ST_INPUT) return st;
     f->tokenizer = NULL;
-    log_warn("%s; only token ids can be used with this model", status_message());
+    f->tokenizer_fault = mem_strdup(status_message());
+    if (log_first()) log_warn("%s; only token ids can be used with this model", status_message());
     return ST_OK;
+}
+
+/* A model that does not say its name goes by that of its file or folder. */
+static void name_by_path(model_file_t *f) {
+    size_t end = strlen(f->path);
+    while (end > 1 && f->path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin > 0 && f->path[begin - 1] != '/') begin--;
+    snprintf(f->config.name, sizeof f->config.name, "%.*s", (int)(end - begin), f->path + begin);
 }
 
 static status_t fill(model_file_t *f) {
@@ -143,6 +153,7 @@ static status_t fill(model_file_t *f) {
     } else {
         if ((st = gguf_open(f->path, &f->gguf)) || (st = config_from_gguf(f->gguf, f->path, &f->config))) return st;
     }
+    if (!*f->config.name) name_by_path(f);
     tensor_source_t source = source_of(f);
     if ((st = mem_zalloc(&f->weights, (size_t)bind_count(&f->config), sizeof *f->weights, "the table of weights"))) return st;
     if ((st = bind_weights(&source, &f->config, f->weights))) return st;
@@ -186,6 +197,7 @@ void model_file_close(model_file_t *f) {
     mem_free(f->weights);
     mem_free(f->made);
     mem_free(f->names);
+    mem_free(f->tokenizer_fault);
     for (int64_t i = 0; i < f->n_shard; i++) safetensors_close(f->shards[i]);
     mem_free(f->shards);
     gguf_close(f->gguf);
@@ -198,6 +210,7 @@ const model_config_t *model_file_config(const model_file_t *f) { return &f->conf
 status_t model_file_rope_length(model_file_t *f, int64_t length) { return config_rope_length(&f->config, f->path, length); }
 const gguf_t *model_file_gguf(const model_file_t *f) { return f->gguf; }
 const tokenizer_t *model_file_tokenizer(const model_file_t *f) { return f->tokenizer; }
+const char *model_file_tokenizer_fault(const model_file_t *f) { return f->tokenizer_fault; }
 int64_t model_file_n_tensors(const model_file_t *f) { return source_of(f).n; }
 const tensor_t *model_file_tensor(const model_file_t *f, int64_t i) {
     tensor_source_t s = source_of(f);

@@ -32,6 +32,14 @@ status_t ids_push(ids_t *v, int32_t id) {
     return ST_OK;
 }
 
+status_t ids_check(const ids_t *v, int64_t from, int64_t n_row, const char *what) {
+    for (int64_t i = from; i < v->n; i++)
+        if (v->ids[i] < 0 || v->ids[i] >= n_row)
+            return status_fail(ST_INPUT, "%s: the tokenizer gave id %d, but the model has %lld rows; the tokenizer is another model's",
+                               what, v->ids[i], (long long)n_row);
+    return ST_OK;
+}
+
 status_t tokenizer_create(tokenizer_t **out) {
     status_t st = mem_zalloc(out, 1, sizeof **out, "a tokenizer");
     if (!st) (*out)->bos = -1;

@@ -22,6 +22,8 @@ typedef struct {
 } ids_t; /* zero it first; ids_free when done */
 void ids_free(ids_t *v);
 status_t ids_push(ids_t *v, int32_t id);
+/* Ids from `from` on must be rows of a model that has n_row: else ST_INPUT with `what` (a document, an option) in front. */
+status_t ids_check(const ids_t *v, int64_t from, int64_t n_row, const char *what);
 
 status_t tokenizer_from_gguf(const gguf_t *g, const char *name, tokenizer_t **out);
 status_t tokenizer_from_json(const char *path, tokenizer_t **out); /* tokenizer.json; tokenizer_config.json beside it is read when there */

@@ -5,7 +5,8 @@
 #
 # MODEL and TEXT are for the bits (any model with a tokenizer; a text of a few thousand tokens) and for the kill; the rates use random weights.
 # RANKS="1 2 4 8"  SHAPE=8b  TOKENS=128K  BATCH=8K  REPEATS=3  LAYOUTS="full pce blockgist unigist" (of the bits)
-# PARTS="device bits shard weak segments kill"  BACKEND=cuda (cpu: a rehearsal without GPUs)
+# PARTS="device bits shard weak segments kill"; also "blocks": `full` at most ranks with BLOCKS="0 2 4 8" blocks for messages (PRECIS_NCCL_CTAS)
+# BACKEND=cuda (cpu: a rehearsal without GPUs)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../parallel/env.sh"
@@ -21,6 +22,27 @@ say() { echo "# $*"; }
 check() { if [ "$2" -eq 0 ]; then echo "ok    $1"; else failed=$((failed + 1)); echo "FAIL  $1"; fi; }
 mpi() { n=$1; shift; timeout -k 5 "${LIMIT:-300}" mpirun -n "$n" "$@"; } # at so many ranks
 times() { awk "BEGIN { print $1 * $2 }"; }
+# What one layout gives at one number of ranks, on the GPUs from number `at` on: its store's digest, an answer from it, logits.
+one_bits() { # layout, ranks or "share", processes, at
+    together= share= dir=$work/$1-$2 # together: of the store alone
+    case $1 in full) set -- full "${@:2}"; together="--shard document" ;; blockgist) set -- "blockgist --ratio 4" "${@:2}"; together="--keep both" ;;
+    unigist) set -- "unigist --ratio 4 --local 64 --sinks 4" "${@:2}"; together="--shard document" ;; esac
+    [ "$2" = share ] && share=--share-gpu
+    local own
+    own=$(seq -s, "$4" $(($4 + $3 - 1)))
+    [ "$2" = share ] || [ "$gpus" -eq 0 ] || export CUDA_VISIBLE_DEVICES="$own"
+    mkdir -p "$dir"
+    same="--backend $backend --dtype bf16 --model $model --quiet $share"
+    # shellcheck disable=SC2086
+    {
+        mpi "$3" "$precis" encode $same --store "$dir/kept" --layout $1 $together --segment 512 --sink "A text:" "$text" || echo "encode failed"
+        "$precis" store digest "$dir/kept" | cut -d' ' -f1 >"$dir/store"
+        mpi "$3" "$precis" query $same --store "$dir/kept" --prompt "You may" --max-tokens 16 >"$dir/answer" || echo "query failed"
+        mpi "$3" "$precis" logits $same --tokens "$work/ids" --out "$dir/logits" --layout $1 --segment 256 || echo "logits failed"
+    } 2>"$dir/err" >&2 || true
+    grep -h -m 3 -E 'error|failed' "$dir/err"
+    return 0
+}
 nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | sort | uniq -c
 "$precis" version | grep -E '^(precis|CUDA|NCCL|MPI)'
 
@@ -34,28 +56,23 @@ for part in $parts; do
     bits)
         say "stores, logits and answers at $ranks ranks, and with two ranks a GPU"
         (seq 1 159; seq 2 2 159; seq 1 159) | tr '\n' ' ' >"$work/ids"
-        for layout in full pce "blockgist --ratio 4 --keep both" "unigist --ratio 4 --local 64 --sinks 4"; do
-            name=${layout%% *} first= together=
-            case " ${LAYOUTS:-full pce blockgist unigist} " in *" $name "*) ;; *) continue ;; esac
-            case $name in full | unigist) together="--shard document" ;; esac
+        for n in $ranks share; do # jobs of n ranks side by side, each on GPUs of its own
+            count=$n at=0
+            if [ "$n" = share ]; then count=2; for m in $ranks; do [ "$m" -gt 1 ] && count=$((2 * m)); done; fi
+            for layout in full pce blockgist unigist; do
+                case " ${LAYOUTS:-full pce blockgist unigist} " in *" $layout "*) ;; *) continue ;; esac
+                if [ "$n" = share ] || [ $((at + count)) -gt "$gpus" ]; then wait; at=0; fi
+                one_bits "$layout" "$n" "$count" "$at" &
+                at=$((at + count))
+            done
+            wait
+        done
+        for layout in ${LAYOUTS:-full pce blockgist unigist}; do
             for n in $ranks share; do
-                share= count=$n
-                if [ "$n" = share ]; then share=--share-gpu count=2; for m in $ranks; do [ "$m" -gt 1 ] && count=$((2 * m)); done; fi
-                rm -rf "$work/store"
-                # shellcheck disable=SC2086
-                mpi "$count" "$precis" encode --backend "$backend" --dtype bf16 --model "$model" --store "$work/store" --layout $layout $together \
-                    --segment 512 --sink "A text:" $share --quiet "$text" 2>"$work/err" || cat "$work/err"
-                "$precis" store digest "$work/store" 2>>"$work/err" | cut -d' ' -f1 >"$work/digest-$n"
-                # shellcheck disable=SC2086
-                mpi "$count" "$precis" query --backend "$backend" --dtype bf16 --model "$model" --store "$work/store" --prompt "You may" --max-tokens 16 $share \
-                    --quiet >"$work/answer-$n" 2>>"$work/err"
-                # shellcheck disable=SC2086
-                mpi "$count" "$precis" logits --backend "$backend" --dtype bf16 --model "$model" --tokens "$work/ids" --out "$work/logits-$n" --layout $layout \
-                    --segment 256 $share 2>>"$work/err" >&2
-                first=${first:-$n}
-                [ -s "$work/digest-$n" ] && cmp -s "$work/digest-$n" "$work/digest-$first"; check "$name, $count ranks $share: store" $?
-                [ -s "$work/answer-$n" ] && cmp -s "$work/answer-$n" "$work/answer-$first"; check "$name, $count ranks $share: answer" $?
-                [ -s "$work/logits-$n" ] && cmp -s "$work/logits-$n" "$work/logits-$first"; check "$name, $count ranks $share: logits" $?
+                for what in store answer logits; do
+                    [ -s "$work/$layout-$n/$what" ] && cmp -s "$work/$layout-$n/$what" "$work/$layout-${ranks%% *}/$what"
+                    check "$layout, $n ranks: $what" $?
+                done
             done
         done
         if [ "$backend" = cuda ]; then
@@ -81,6 +98,14 @@ for part in $parts; do
                 echo "${layout%% *},$part,$n ranks,$rate tokens/s,ideal $(times "${base:-0}" "$n"),$(awk "BEGIN { printf \"%.1f\", 100 * ${rate:-0} / ((${base:-0} + 1e-9) * $n) }") %"
                 [ "$part" = weak ] || { [ -n "$digest" ] && [ "$digest" = "$first" ]; check "${layout%% *}, $n ranks: the K/V of $tokens tokens" $?; }
             done
+        done
+        ;;
+    blocks)
+        for n in $ranks; do :; done
+        say "blocks for messages beside computing: full, $n ranks, shape $shape, $tokens tokens"
+        for b in ${BLOCKS:-0 2 4 8}; do
+            PRECIS_NCCL_CTAS=$b mpi "$n" "$precis" bench shard --backend "$backend" --shape "$shape" --layout full --window "$tokens" --batch "$batch" --sinks 128 \
+                --repeats "$repeats" --quiet 2>&1 | sed -n "s/^\(rate\|overlap\|stalled\|messages\)/PRECIS_NCCL_CTAS=$b: &/p"
         done
         ;;
     segments)

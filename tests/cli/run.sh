@@ -1,41 +1,15 @@
 #!/bin/bash
 # The command line: a table of commands with the exit code, a pattern for standard output and one for standard error.   usage: tests/cli/run.sh build/precis
-# Needs no model but the tiny ones of tests/golden. A pattern is an extended regular expression; - expects nothing at all, * anything.
+# Needs no model but the tiny ones of tests/golden. tests/expect.sh says what a pattern is.
 set -u
 precis=$(realpath "${1:?usage: $0 PRECIS}")
 cd "$(dirname "$0")/../.." || exit 1
-work=$(mktemp -d)
+suite=cli
+work=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 tiny=tests/golden/tiny-llama/model.gguf
 unset "${!PRECIS_@}"
-passed=0 failed=0
-
-matches() { # FILE PATTERN
-    case $2 in
-    '*') true ;;
-    -) [ ! -s "$1" ] ;;
-    *) grep -qE -e "$2" "$1" ;;
-    esac
-}
-
-# expect CODE STDOUT STDERR ARGUMENTS...
-expect() {
-    local code=$1 out=$2 err=$3 rc
-    shift 3
-    timeout 60 "$precis" "$@" >"$work/out" 2>"$work/err" </dev/null
-    rc=$?
-    if [ "$rc" -eq "$code" ] && matches "$work/out" "$out" && matches "$work/err" "$err"; then passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "cli: precis $*"
-        echo "cli:   exit $rc (wanted $code); stdout (wanted $out): $(head -c 300 "$work/out"); stderr (wanted $err): $(head -c 300 "$work/err")"
-    fi
-}
-holds() { # NAME COMMAND...: a shell command that must succeed
-    local name=$1
-    shift
-    if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "cli: $name"; fi
-}
+. tests/expect.sh
 
 # ---- help: on stdout, exit 0, by example ------------------------------------------------------------------------------------------------------------
 expect 0 'commands' - --help
@@ -203,5 +177,4 @@ if [ -w /dev/full ]; then
     holds 'a full standard output is not noticed' test $rc -eq 1 -a -s "$work/err"
 fi
 
-echo "cli: $passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+count_end

@@ -1,13 +1,14 @@
 #!/bin/bash
 # The partition changes nothing: stores, answers and their statistics have the same bits at 1, 2, 3, 4 and 7 ranks x 1 and 2 threads.
 #
-#     tests/parallel/bits.sh PRECIS [MODEL]        without MODEL: the tiny random model of tests/golden with a tokenizer of 160 tokens made here
+#     tests/parallel/bits.sh PRECIS [MODEL]        without MODEL: that of tests/tiny_model.sh
 #
 # Prints a line per check that fails and `bits: N passed, N failed`.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/env.sh"
+. "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [MODEL]" >&2; exit 2; }
 precis=$(realpath "$1") model=${2:-}
 command -v mpirun >/dev/null || { echo "bits: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
@@ -19,29 +20,9 @@ check() { # NAME STATUS [WORDS]
     if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
 }
 
-# 94 printable characters, blank, newline, and 64 merges of two: ids 0..159. In the byte-level alphabet a blank is written U+0120, a newline U+010A.
-write_tokenizer() {
-    awk 'BEGIN {
-        s = "\304\240"; n = 0
-        for (c = 33; c < 127; c++) { t = sprintf("%c", c); if (t == "\"" || t == "\\") t = "\\" t; v[n++] = t }
-        v[n++] = s; v[n++] = "\304\212"
-        for (i = 0; i < 26; i++) { m[k++] = s " " sprintf("%c", 97 + i); v[n++] = s sprintf("%c", 97 + i) }
-        for (i = 0; i < 26; i++) { m[k++] = sprintf("%c", 97 + i) " e"; v[n++] = sprintf("%ce", 97 + i) }
-        for (i = 0; i < 12; i++) { m[k++] = sprintf("%c", 98 + i) " a"; v[n++] = sprintf("%ca", 98 + i) }
-        printf "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},"
-        printf "\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"unk_token\":null,\"vocab\":{"
-        for (i = 0; i < n; i++) printf "%s\"%s\":%d", i ? "," : "", v[i], i
-        printf "},\"merges\":["
-        for (i = 0; i < k; i++) printf "%s\"%s\"", i ? "," : "", m[i]
-        print "]}}"
-    }'
-}
-
 if [ -z "$model" ]; then
     model=$dir/model
-    mkdir "$model"
-    cp "$root/tests/golden/tiny-llama/config.json" "$root/tests/golden/tiny-llama/model.safetensors" "$model"
-    LC_ALL=C write_tokenizer >"$model/tokenizer.json"
+    tiny_model "$model"
 fi
 
 # Very unequal documents; one of them alone has fewer segments than ranks.

@@ -143,32 +143,39 @@ std::string product_case::apart(cuda_backend_t *library) {
 }
 
 // ---- multiprocessors held by another kernel ---------------------------------------------------------------------------
-__global__ void hold_kernel(volatile int *go_on, volatile int *begun) {
+__global__ void hold_kernel(volatile int *stop, volatile int *begun) {
     begun[blockIdx.x] = 1;
-    while (*go_on) __nanosleep(500);
+    while (!*stop) {}
 }
 struct holder {
-    cudaStream_t stream;
-    int *state; // [0]: go on; [1 ..]: block has begun
+    cudaStream_t stream, other;
+    int *stop;  // on the device: what is polled must not cross PCIe
+    int *begun; // of each block, on the host
     explicit holder(int n) {
         enum { BYTES = 200 << 10 }; // nothing else finds room beside it
         int least, greatest;
         CU(cudaFuncSetAttribute(hold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
         CU(cudaDeviceGetStreamPriorityRange(&least, &greatest));
         CU(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
-        CU(cudaHostAlloc(&state, (size_t)(n + 1) * sizeof *state, cudaHostAllocMapped));
-        memset(state, 0, (size_t)(n + 1) * sizeof *state);
-        state[0] = 1;
-        if (n) hold_kernel<<<(unsigned)n, 32, BYTES, stream>>>(state, state + 1);
+        CU(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+        CU(cudaMalloc(&stop, sizeof *stop));
+        CU(cudaMemset(stop, 0, sizeof *stop));
+        CU(cudaHostAlloc(&begun, (size_t)(n + 1) * sizeof *begun, cudaHostAllocMapped));
+        memset(begun, 0, (size_t)(n + 1) * sizeof *begun);
+        CU(cudaDeviceSynchronize());
+        if (n) hold_kernel<<<(unsigned)n, 32, BYTES, stream>>>(stop, begun);
         CU(cudaGetLastError());
         for (int i = 0; i < n; i++)
-            while (!((volatile int *)state)[i + 1]) {}
+            while (!((volatile int *)begun)[i]) {}
     }
     ~holder() {
-        ((volatile int *)state)[0] = 0;
+        cudaMemsetAsync(stop, 0xff, sizeof *stop, other);
+        cudaStreamSynchronize(other);
         cudaStreamSynchronize(stream);
         cudaStreamDestroy(stream);
-        cudaFreeHost(state);
+        cudaStreamDestroy(other);
+        cudaFree(stop);
+        cudaFreeHost(begun);
     }
 };
 
@@ -236,6 +243,7 @@ int main(int argc, char **argv) {
     backend_t *own, *lt;
     const char *mode = argc > 1 ? argv[1] : "check";
     setvbuf(stdout, NULL, _IOLBF, 0);
+    setenv("CUDA_MODULE_LOADING", "EAGER", 1); // a kernel first loaded beside one that holds multiprocessors would wait for its end
     OK(backend_create_cuda(DT_BF16, 0, &own));
     setenv("PRECIS_CUDA_LIBRARY_GEMM", "1", 1);
     OK(backend_create_cuda(DT_BF16, 0, &lt));

@@ -279,7 +279,7 @@ typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, vo
                               const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                               CUtensorMapFloatOOBfill);
 
-bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box) {
+bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box) {
     static encode_fn encode;
     if (!encode) { // found at run time, so that the program needs no driver library to start
         void *f = NULL;
@@ -293,8 +293,9 @@ bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims
     cuuint32_t bx[5], one[5] = {1, 1, 1, 1, 1};
     for (int i = 0; i < rank; i++) d[i] = dims[i], bx[i] = box[i];
     for (int i = 0; i + 1 < rank; i++) s[i] = strides[i];
-    return encode((CUtensorMap *)map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank, (void *)base, d, s, bx, one,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+    return encode((CUtensorMap *)map, type == DT_F32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank,
+                  (void *)base, d, s, bx, one, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  box[0] * dtype_bytes(type) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -307,7 +308,7 @@ static bool pool_map(CUtensorMap *map, const kv_pool_t &p, const void *base, con
     uint32_t box[4] = {64, KEY_BLOCK, 1, 1};
     if (p.type != DT_BF16 || p.row_stride <= 0 || p.head_stride < 0 || p.layer_stride < 0) return false;
     if ((row | head | layer) % 16 || (uintptr_t)base % 16) return false;
-    return tensor_map_make(map, base, 4, dims, strides, box);
+    return tensor_map_make(map, DT_BF16, base, 4, dims, strides, box);
 }
 
 status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok) {

@@ -50,7 +50,8 @@ typedef struct {
 status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok);
 // Tensor maps of the pools (K of pool p at 2p, V at 2p + 1) on the device; *ok = false when a pool does not suit the copy engine.
 status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok);
-bool tensor_map_make(void *map, const void *base, int rank, const uint64_t *dims, const uint64_t *strides_bytes, const uint32_t *box);
+// Boxes whose rows are 128 bytes (or 64), swizzled over as many. rank - 1 strides, in bytes.
+bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box);
 
 typedef struct { // partial results, as the outputs are laid out
     float *o, *lse, *m, *top;

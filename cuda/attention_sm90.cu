@@ -428,8 +428,8 @@ __global__ void built_kernel(unsigned *flag) {
 // ---- host -----------------------------------------------------------------------------------------------------------
 bool attention_sm90_built(cuda_backend_t *b) {
     unsigned flag = 0;
-    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + 1);
-    if (cudaMemcpyAsync(&flag, b->counter + 1, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
+    built_kernel<<<1, 1, 0, b->stream>>>(b->counter + COUNT_BUILT);
+    if (cudaMemcpyAsync(&flag, b->counter + COUNT_BUILT, sizeof flag, cudaMemcpyDeviceToHost, b->stream) != cudaSuccess) flag = 0;
     return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
 }
 
@@ -482,7 +482,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     uint64_t dims[3] = {(uint64_t)x->d_head, (uint64_t)x->n_head, (uint64_t)x->n_row};
     uint64_t strides[2] = {(uint64_t)x->d_head * 2, (uint64_t)x->d_head * 2 * (uint64_t)x->n_head};
     uint32_t box[3] = {64, (uint32_t)group, (uint32_t)rows};
-    if (!tensor_map_make(&a.q_map, x->q, 3, dims, strides, box)) return ST_OK;
+    if (!tensor_map_make(&a.q_map, DT_BF16, x->q, 3, dims, strides, box)) return ST_OK;
     a.n_head = x->n_head;
     a.n_kv = x->n_kv_head;
     a.group = group;
@@ -497,7 +497,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.lse = x->lse;
     a.m = x->m;
     a.top = x->top;
-    a.counter = b->counter;
+    a.counter = b->counter + COUNT_ATTENTION;
     a.spans = plan->spans;
     ST_TRY(attn_part_alloc(b, x, plan, &a.part));
     for (int s = 0; s < plan->n_slab; s++) {

@@ -22,6 +22,9 @@ typedef __nv_bfloat16 bf16;
 struct gemm_plan;  // linear.cu
 struct attn_cache; // attention_plan.cu
 enum { N_TICKET = 16 };
+// Work counters of persistent kernels: each kernel leaves its own at 0. Products take turns at two, so that one may begin to take work
+// while the one before it ends.
+enum { COUNT_ATTENTION, COUNT_GEMM, COUNT_BUILT = COUNT_GEMM + 2, N_COUNTER = 64 };
 
 typedef struct {
     backend_t base;
@@ -42,7 +45,8 @@ typedef struct {
     size_t scratch_bytes;
     gemm_plan *plans;
     attn_cache *attn;
-    unsigned *counter; // work counter of persistent kernels
+    unsigned *counter; // [N_COUNTER]
+    int gemm_turn;     // which of its counters the next product takes
     cudaStream_t copies; // copies out beside the operations
     cudaEvent_t issued, copied[N_TICKET];
     int64_t ticket; // of the last copy

@@ -111,23 +111,6 @@ static void check_attention(cuda_backend_t *b, int family) {
 }
 
 // ---- times ----------------------------------------------------------------------------------------------------------
-// Median time of f on the device: everything is queued first, so that the host's part stays hidden.
-template <class F> static double median_ms(cuda_backend_t *b, int reps, F f) {
-    std::vector<cudaEvent_t> at((size_t)reps + 1);
-    std::vector<float> ms((size_t)reps);
-    for (cudaEvent_t &e : at) CU(cudaEventCreate(&e));
-    f();
-    f();
-    for (int i = 0; i <= reps; i++) {
-        CU(cudaEventRecord(at[(size_t)i], b->stream));
-        if (i < reps) f();
-    }
-    CU(cudaEventSynchronize(at.back()));
-    for (int i = 0; i < reps; i++) CU(cudaEventElapsedTime(&ms[(size_t)i], at[(size_t)i], at[(size_t)i + 1]));
-    for (cudaEvent_t &e : at) CU(cudaEventDestroy(e));
-    std::sort(ms.begin(), ms.end());
-    return ms[ms.size() / 2];
-}
 static void time_layout(cuda_backend_t *b, const char *what, const layout_case &lay, int n_head, int n_kv, int d, int family) {
     problem p;
     problem_make<bf16>(p, lay, n_head, n_kv, d, DT_BF16, false, false, DT_BF16);

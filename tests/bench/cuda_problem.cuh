@@ -89,6 +89,24 @@ static void verdict(const char *name, double e, double limit) {
     if (!ok) n_wrong++;
 }
 
+// Median time of f on the device: everything is queued first, so that the host's part stays hidden.
+template <class F> static double median_ms(cuda_backend_t *b, int reps, F f) {
+    std::vector<cudaEvent_t> at((size_t)reps + 1);
+    std::vector<float> ms((size_t)reps);
+    for (cudaEvent_t &e : at) CU(cudaEventCreate(&e));
+    f();
+    f();
+    for (int i = 0; i <= reps; i++) {
+        CU(cudaEventRecord(at[(size_t)i], b->stream));
+        if (i < reps) f();
+    }
+    CU(cudaEventSynchronize(at.back()));
+    for (int i = 0; i < reps; i++) CU(cudaEventElapsedTime(&ms[(size_t)i], at[(size_t)i], at[(size_t)i + 1]));
+    for (cudaEvent_t &e : at) CU(cudaEventDestroy(e));
+    std::sort(ms.begin(), ms.end());
+    return ms[ms.size() / 2];
+}
+
 // ---- layouts --------------------------------------------------------------------------------------------------------
 struct layout_case {
     std::vector<int64_t> pool_rows;
@@ -216,7 +234,7 @@ static void problem_make(problem &p, const layout_case &lay, int n_head, int n_k
     int pad = hostile ? 8 : 0, layers = hostile ? LAYERS : 1;
     p.lay = lay;
     for (int64_t n : lay.pool_rows) {
-        kv_pool_t q;
+        kv_pool_t q = {};
         int64_t cap = n + (hostile ? 3 : 0); // rows >= n_row exist in memory and must not matter
         q.type = pool_type;
         q.n_row = n;

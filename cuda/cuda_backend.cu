@@ -231,8 +231,8 @@ static status_t setup(cuda_backend_t *b) {
     if (s) return status_fail(ST_FAIL, "cuBLASLt does not start: %s; check driver and library versions", cublasLtGetStatusString(s));
     ST_TRY(alloc_cuda(&b->base, WORK_BYTES, "the GEMM workspace", &b->work));
     b->work_bytes = WORK_BYTES;
-    ST_TRY(alloc_cuda(&b->base, 256, "work counters", &b->counter));
-    CUDA_TRY(cudaMemset(b->counter, 0, 256));
+    ST_TRY(alloc_cuda(&b->base, N_COUNTER * sizeof *b->counter, "work counters", &b->counter));
+    CUDA_TRY(cudaMemset(b->counter, 0, N_COUNTER * sizeof *b->counter));
     ST_TRY(ring_make(b, RING_BYTES));
     ST_TRY(choose_family(b));
     snprintf(b->base.detail, sizeof b->base.detail, "cuda, %s, device %d: %.60s, %d multiprocessors, attention %s", dtype_name(b->base.act),

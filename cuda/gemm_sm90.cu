@@ -1,8 +1,11 @@
 // Matrix products on Hopper, y = x W^T, with the next step of the decoder block folded into the end of each tile: added to the residual
 // stream, gated (silu(gate) * up), or rotated and put into the K/V pools. What would be written and read again as f32 stays in registers.
 //
-//   clusters of 2 blocks   take tiles that lie one below the other (128 rows each); they load one half each of the weight tile they share
-//   producer (1 thread)    fills a ring of stages of 64 columns of both operands
+//   clusters of 2 blocks   take tiles that lie one below the other (128 rows each); they load one half each of the weight tile they share.
+//                          Tiles come from a counter, so that a cluster which starts late (another kernel holds its multiprocessors) or
+//                          runs slowly takes fewer
+//   producer (1 thread)    fills a ring of stages of 64 columns of both operands; that of block 0 takes the cluster's next tile while the
+//                          last stages of the one before are on their way, and tells both blocks
 //   consumers              together: 64 rows of a tile each, for long sums; in turns: whole tiles, so that one ends its tile while the
 //                          other multiplies, for short sums, where the end weighs as much as the products
 //
@@ -10,29 +13,20 @@
 #include <cuda.h>
 
 #include "attention_plan.cuh"
-#include "gemm.cuh"
-#include "hopper_wide.cuh"
+#include "gemm_end.cuh"
 
-enum { BM = 128, BK = 64, CLUSTER = 2, ORDER_N = 8, THREADS = 384, BAR_TURN = 1 };
+enum { ORDER_N = 8, THREADS = 384, BAR_TURN = 1 };
+// Tiles told of that someone may not have read yet: the producer is at most the stages of the ring and two tiles ahead of any consumer.
+enum { TOLD = 16 };
 
-struct gemm_kernel_args {
-    CUtensorMap x_map, w_map; // boxes of 64 columns: 128 rows of x, half a tile of W
-    int n_row, n_out, n_step, n_pair, n_col; // steps of 64 columns; pairs of row tiles; column tiles
-    void *y;
-    // QKV
-    int n_head, n_kv, n_run, layer;
-    const float *bias, *cos_sin;
-    bf16 *q;
-    const kv_pool_t *pools;
-    const run_t *runs;
-};
-
-// TURNS: consumers take whole tiles in turns.
-template <int BN, bool TURNS> struct gemm_shape_t {
-    static constexpr int STAGES = 4, BLOCKS = TURNS ? 2 : 1; // blocks of 64 rows that a consumer holds
+// TURNS: consumers take whole tiles in turns. OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
+template <int BN, bool TURNS, int OUT> struct gemm_shape_t {
+    static constexpr bool QKV = OUT >= 64;
+    static constexpr int BLOCKS = TURNS ? 2 : 1; // of 64 rows, that a consumer holds
+    static constexpr int STAGES = TURNS && (QKV || OUT == GEMM_GLU) ? 5 : 4, BOXES = QKV ? 1 : OUT == GEMM_GLU ? (TURNS ? 3 : 4) : TURNS ? 4 : 2;
     static constexpr int X_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = X_BYTES + W_BYTES;
-    static constexpr int OUT_BYTES = 64 * 256; // per consumer: 64 rows on their way out
-    static constexpr int SMEM = STAGES * STAGE + 2 * OUT_BYTES + 1024;
+    static constexpr int BOX = QKV ? BOX_QKV : OUT == GEMM_GLU ? BOX_GLU : BOX_F32, WARP_BYTES = BOXES * BOX;
+    static constexpr int SMEM = STAGES * STAGE + 8 * WARP_BYTES + 1024;
 };
 
 struct tile_t {
@@ -47,18 +41,44 @@ __device__ __forceinline__ tile_t tile_of(const gemm_kernel_args &a, int w, int 
 }
 
 struct gemm_bars_t {
-    uint32_t full, empty;
+    uint32_t full, empty, told, place_full, place_empty; // arrays of 8-byte barriers
+    uint32_t tile;                                       // tiles told of, 4 bytes each
 };
-
-template <int BN, bool TURNS> __device__ __forceinline__ void gemm_produce(const gemm_kernel_args &a, uint32_t smem, gemm_bars_t bar) {
-    using shape = gemm_shape_t<BN, TURNS>;
-    constexpr uint32_t HALF = shape::W_BYTES / CLUSTER;
+struct told_t { // position in the list of tiles told of
     int at = 0, phase = 0;
+    // Of the tile told of last: which of two tables of places is its own, and how often that was full before (the parity).
+    __device__ __forceinline__ int side() const { return (at + 1) & 1; }
+    __device__ __forceinline__ int side_phase() const { return (at + TOLD - 1) >> 1 & 1; }
+    // The tile told of; n_pair * n_col or more: there are no more.
+    __device__ __forceinline__ int next(const gemm_bars_t &bar) {
+        int w;
+        mbar_wait(bar.told + 8 * at, phase);
+        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(w) : "r"(bar.tile + 4 * at) : "memory");
+        if (++at == TOLD) at = 0, phase ^= 1;
+        return w;
+    }
+};
+// Every cluster takes tiles until there are none: so many takes set the counter back to 0.
+__device__ __forceinline__ unsigned tile_take(const gemm_kernel_args &a) {
+    return atomicInc(a.counter, (unsigned)(a.n_pair * a.n_col) + gridDim.x / CLUSTER - 1);
+}
+
+template <int BN, bool TURNS, int OUT>
+__device__ __forceinline__ void gemm_produce(const gemm_kernel_args &a, uint32_t smem, const gemm_bars_t &bar, unsigned next) {
+    using shape = gemm_shape_t<BN, TURNS, OUT>;
+    constexpr uint32_t HALF = shape::W_BYTES / CLUSTER;
+    int at = 0, phase = 0, take = max(a.n_step - 3, 0); // the answer comes while the last steps are loaded
     uint32_t rank = cluster_rank();
-    for (int w = (int)blockIdx.x / CLUSTER; w < a.n_pair * a.n_col; w += (int)gridDim.x / CLUSTER) {
+    for (told_t told;;) {
+        mbar_expect(bar.told + 8 * told.at, 4);
+        if (rank == 0)
+            for (uint32_t r = 0; r < CLUSTER; r++) store_async_at(bar.tile + 4 * told.at, next, bar.told + 8 * told.at, r);
+        int w = told.next(bar);
+        if (w >= a.n_pair * a.n_col) return;
         tile_t t = tile_of(a, w, (int)rank, BN);
         for (int k = 0; k < a.n_step; k++) {
             uint32_t full = bar.full + 8 * at, dst = smem + at * shape::STAGE;
+            if (rank == 0 && k == take) next = tile_take(a);
             mbar_wait(bar.empty + 8 * at, phase ^ 1); // free in both blocks: our half of W goes to both
             mbar_expect(full, shape::STAGE);
             tma_load_2d(dst, &a.x_map, full, k * BK, t.row);
@@ -68,195 +88,26 @@ template <int BN, bool TURNS> __device__ __forceinline__ void gemm_produce(const
     }
 }
 
-// ---- ends of tiles --------------------------------------------------------------------------------------------------
-// Rows of 256 bytes wait in shared memory, 16-byte chunks swizzled by the row, so that they leave 16 bytes a thread. A warp reads back only
-// what it wrote.
-__device__ __forceinline__ uint32_t out_at(uint32_t out, int row, int byte) {
-    return out + row * 256 + ((((uint32_t)byte >> 4) ^ (row & 7)) << 4) + (byte & 15);
-}
-__device__ __forceinline__ void out_put(uint32_t at, float x, float y) {
-    __nv_bfloat162 v = __floats2bfloat162_rn(x, y);
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(*(uint32_t *)&v) : "memory");
-}
-__device__ __forceinline__ uint4 out_get(uint32_t at) {
-    uint4 v;
-    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
-    return v;
-}
-
-// c: 64 rows of a tile, rows from `row` on; thread: rows lane / 4 and + 8 of its warp's 16, columns 8 j + 2 (lane % 4). 64 columns at a time
-// go through shared memory, so that whole lines are read and written.
-// G: loads in flight.
-template <int BN, bool ADD, int G> __device__ __forceinline__ void end_f32(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16;
-    auto at = [&](int r, int chunk) { return out + (w16 + r) * 256 + ((chunk ^ ((r & 3) << 1)) << 4); };
-#pragma unroll
-    for (int q = 0; q < BN / 64; q++) {
-        float *y = (float *)a.y + (int64_t)(row + w16 + lane / 16) * a.n_out + col + 64 * q + 4 * (lane % 16);
-        bool inside = col + 64 * q + 4 * (lane % 16) < a.n_out;
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const float *x = c + 32 * q + 4 * j + 2 * r;
-                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at(lane / 4 + 8 * r, 2 * j + (lane % 4) / 2) + 8 * (lane & 1)), "f"(x[0]),
-                             "f"(x[1])
-                             : "memory");
-            }
+// QKV, a warp of its own: where the rows of the next tiles go, worked out while sums run.
+template <int BN> __device__ __forceinline__ void gemm_places(const gemm_kernel_args &a, const gemm_bars_t &bar, place_t (*places)[BM]) {
+    for (told_t told;;) {
+        int w = told.next(bar);
+        if (w >= a.n_pair * a.n_col) return;
+        int side = told.side(), row = tile_of(a, w, (int)cluster_rank(), BN).row, lane = threadIdx.x & 31;
+        mbar_wait(bar.place_empty + 8 * side, told.side_phase() ^ 1);
+        for (int i = lane; i < BM; i += 32) places[side][i] = place_of(a, row + i);
         __syncwarp();
-#pragma unroll
-        for (int i0 = 0; i0 < 8; i0 += G) {
-            float4 v[G];
-#pragma unroll
-            for (int i = 0; i < G; i++)
-                if (ADD && inside && row + w16 + 2 * (i0 + i) + lane / 16 < a.n_row) v[i] = *(const float4 *)(y + (int64_t)(2 * (i0 + i)) * a.n_out);
-#pragma unroll
-            for (int i = 0; i < G; i++) {
-                uint4 bits = out_get(at(2 * (i0 + i) + lane / 16, lane % 16));
-                float4 x = *(float4 *)&bits;
-                if (ADD) x = make_float4(v[i].x + x.x, v[i].y + x.y, v[i].z + x.z, v[i].w + x.w);
-                if (inside && row + w16 + 2 * (i0 + i) + lane / 16 < a.n_row) *(float4 *)(y + (int64_t)(2 * (i0 + i)) * a.n_out) = x;
-            }
-        }
-        __syncwarp();
+        if (lane == 0) mbar_arrive(bar.place_full + 8 * side);
     }
-}
-// The residual rows of a tile on their way into the L2 cache while its sums run.
-template <int BN, int N_THREAD> __device__ __forceinline__ void fetch_f32(const gemm_kernel_args &a, int row, int col, int thread) {
-    constexpr int LINES = BN / 32;
-#pragma unroll 4
-    for (int i = thread; i < BM * LINES; i += N_THREAD) {
-        int r = row + i / LINES, x = col + i % LINES * 32;
-        if (r < a.n_row && x < a.n_out) asm volatile("prefetch.global.L2 [%0];" ::"l"((const float *)a.y + (int64_t)r * a.n_out + x));
-    }
-}
-
-template <int BN> __device__ __forceinline__ void end_glu(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    constexpr int CHUNKS = BN / 16; // 16-byte chunks of a row of the result
-    int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16;
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-#pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
-            const float *g = c + 8 * j + 2 * r, *u = g + 4;
-            out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), silu_times(g[0], u[0]), silu_times(g[1], u[1]));
-        }
-    __syncwarp();
-    bf16 *y = (bf16 *)a.y;
-    int64_t width = a.n_out / 2;
-#pragma unroll
-    for (int i = 0; i < 16 * CHUNKS / 32; i++) {
-        int at = i * 32 + lane, r = w16 + at / CHUNKS, chunk = at % CHUNKS, to = col / 2 + chunk * 8;
-        uint4 v = out_get(out_at(out, r, 16 * chunk));
-        if (row + r < a.n_row && to < width) *(uint4 *)(y + (row + r) * width + to) = v;
-    }
-    __syncwarp();
-}
-
-// Where K and V of a row go, at head 0 of the layer; NULL: nowhere.
-struct place_t {
-    bf16 *k, *v;
-    int64_t head_stride;
-};
-__device__ __forceinline__ place_t place_of(const gemm_kernel_args &a, int row) {
-    int lo = 0, hi = a.n_run;
-    while (lo + 1 < hi) { // runs are sorted by their rows
-        int mid = (lo + hi) / 2;
-        if (a.runs[mid].row <= row) lo = mid;
-        else hi = mid;
-    }
-    const run_t &r = a.runs[lo];
-    place_t p = {NULL, NULL, 0};
-    if (!a.n_run || row < r.row || row >= r.row + r.n || r.pool < 0) return p;
-    const kv_pool_t &pool = a.pools[r.pool];
-    int64_t at = a.layer * pool.layer_stride + (r.index + row - r.row) * pool.row_stride;
-    p.k = (bf16 *)pool.k + at;
-    p.v = (bf16 *)pool.v + at;
-    p.head_stride = pool.head_stride;
-    return p;
-}
-__device__ __forceinline__ bf16 *lane_pointer(bf16 *p, int from) { return (bf16 *)__shfl_sync(~0u, (unsigned long long)p, from); }
-
-// Bias and rotation, in place. The angles of a row are read once for all heads of the tile.
-template <int BN, int D> __device__ __forceinline__ void turn_heads(const gemm_kernel_args &a, float (&c)[BN / 2], int r0, int col) {
-    constexpr int HALF = D / 16; // groups of 8 columns between the two of a pair
-    int lane = threadIdx.x & 31;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
-        float2 cosine[HALF], sine[HALF];
-#pragma unroll
-        for (int j = 0; j < HALF; j++) cosine[j] = *(const float2 *)(cs + 8 * j), sine[j] = *(const float2 *)(cs + D / 2 + 8 * j);
-#pragma unroll
-        for (int x = 0; x < BN / D; x++) {
-            int h = col / D + x;
-            bool turns = h < a.n_head + a.n_kv;
-#pragma unroll
-            for (int j = 0; j < HALF; j++) {
-                float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
-                if (a.bias && h < a.n_head + 2 * a.n_kv) {
-                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
-                    lo[0] = __fadd_rn(lo[0], b[0]), lo[1] = __fadd_rn(lo[1], b[1]);
-                    hi[0] = __fadd_rn(hi[0], b[D / 2]), hi[1] = __fadd_rn(hi[1], b[D / 2 + 1]);
-                }
-                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
-                if (turns) {
-                    lo[0] = turn_low(l0, h0, cosine[j].x, sine[j].x), lo[1] = turn_low(l1, h1, cosine[j].y, sine[j].y);
-                    hi[0] = turn_high(l0, h0, cosine[j].x, sine[j].x), hi[1] = turn_high(l1, h1, cosine[j].y, sine[j].y);
-                }
-            }
-        }
-    }
-}
-
-template <int BN, int D> __device__ __forceinline__ void end_qkv(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    constexpr int CHUNKS = D / 8;
-    int lane = threadIdx.x & 31, w16 = (threadIdx.x / 32 % 4) * 16, r0 = row + w16 + lane / 4;
-    turn_heads<BN, D>(a, c, r0, col);
-    place_t place[2] = {place_of(a, r0), place_of(a, r0 + 8)};
-#pragma unroll
-    for (int x = 0; x < BN / D; x++) {
-        int h = col / D + x, kv = h - a.n_head;
-        bool is_q = kv < 0, is_k = !is_q && kv < a.n_kv;
-        if (!is_q && !is_k) kv -= a.n_kv;
-        if (h >= a.n_head + 2 * a.n_kv) break;
-        bf16 *to[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            const place_t &p = place[r];
-            to[r] = is_q ? a.q + ((int64_t)(r0 + 8 * r) * a.n_head + h) * D : !p.k ? NULL : (is_k ? p.k : p.v) + kv * p.head_stride;
-            if (r0 + 8 * r >= a.n_row) to[r] = NULL;
-#pragma unroll
-            for (int j = 0; j < D / 8; j++) {
-                const float *v = c + 4 * (x * (D / 8) + j) + 2 * r;
-                out_put(out_at(out, w16 + lane / 4 + 8 * r, 16 * j + 4 * (lane % 4)), v[0], v[1]);
-            }
-        }
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 16 * CHUNKS / 32; i++) {
-            int at = i * 32 + lane, r = at / CHUNKS, chunk = at % CHUNKS;
-            bf16 *p0 = lane_pointer(to[0], (r & 7) * 4), *p1 = lane_pointer(to[1], (r & 7) * 4), *p = r < 8 ? p0 : p1;
-            uint4 v = out_get(out_at(out, w16 + r, 16 * chunk));
-            if (p) *(uint4 *)(p + 8 * chunk) = v;
-        }
-        __syncwarp();
-    }
-}
-
-// OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
-template <int BN, int OUT> __device__ __forceinline__ void tile_end(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t out) {
-    if constexpr (OUT == GEMM_SET) end_f32<BN, false, 4>(a, c, row, col, out);
-    else if constexpr (OUT == GEMM_ADD) end_f32<BN, true, BN == 256 ? 8 : 4>(a, c, row, col, out);
-    else if constexpr (OUT == GEMM_GLU) end_glu<BN>(a, c, row, col, out);
-    else end_qkv<BN, OUT>(a, c, row, col, out);
 }
 
 // ---- the kernel -----------------------------------------------------------------------------------------------------
 template <int BN, bool TURNS, int OUT>
-__device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t smem, uint32_t out, gemm_bars_t bar, int wg) {
-    using shape = gemm_shape_t<BN, TURNS>;
+__device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t smem, uint32_t boxes, const gemm_bars_t &bar, int wg,
+                                             const place_t (*places)[BM]) {
+    using shape = gemm_shape_t<BN, TURNS, OUT>;
     constexpr int B = shape::BLOCKS;
+    outbox_t<shape::BOXES, shape::BOX> box = {boxes + ((int)threadIdx.x / 32 - 4) * shape::WARP_BYTES, 0};
     float c[B][BN / 2];
     int at = 0, phase = 0, lane = threadIdx.x & 31;
     auto step = [&](int n) {
@@ -269,14 +120,15 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
     };
     int turn = 0;
     if (TURNS && wg == 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
-    for (int w = (int)blockIdx.x / CLUSTER; w < a.n_pair * a.n_col; w += (int)gridDim.x / CLUSTER) {
+    for (told_t told;;) {
+        int w = told.next(bar);
+        if (w >= a.n_pair * a.n_col) break;
         if (TURNS && (turn ^= 1) == wg) { // the other consumer's tile
             step(a.n_step);
             continue;
         }
         tile_t t = tile_of(a, w, (int)cluster_rank(), BN);
         int before = 0;
-        if (OUT == GEMM_ADD) fetch_f32<BN, TURNS ? 128 : 256>(a, t.row, t.col, ((int)threadIdx.x - 128) % (TURNS ? 128 : 256));
         if (TURNS) bar_sync(BAR_TURN + wg, 256); // the other has seen its last stage full: the next phase of each is ours
         for (int k = 0; k < a.n_step; k++) {
             mbar_wait(bar.full + 8 * at, phase);
@@ -296,9 +148,17 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
         if (TURNS) bar_arrive(BAR_TURN + 1 - wg, 256);
         wgmma_wait<0>();
         release(before);
+        if (shape::QKV) mbar_wait(bar.place_full + 8 * told.side(), told.side_phase());
 #pragma unroll
-        for (int m = 0; m < B; m++) tile_end<BN, OUT>(a, c[m], t.row + (TURNS ? m : wg) * 64, t.col, out);
+        for (int m = 0; m < B; m++) {
+            int row = (TURNS ? m : wg) * 64 + ((int)threadIdx.x / 32 % 4) * 16; // of the tile
+            if constexpr (OUT == GEMM_SET || OUT == GEMM_ADD) end_f32<BN, OUT == GEMM_ADD>(a, c[m], t.row + row, t.col, box);
+            else if constexpr (OUT == GEMM_GLU) end_glu<BN>(a, c[m], t.row + row, t.col, box);
+            else end_qkv<BN, OUT>(a, c[m], t.row + row, t.col, box.first, places[told.side()] + row);
+        }
+        if (shape::QKV && lane == 0) mbar_arrive(bar.place_empty + 8 * told.side());
     }
+    if (!shape::QKV && lane == 0) bulk_wait<0>(); // before the boxes go, and the kernel ends
 }
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -309,26 +169,43 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
 template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_bounds__(THREADS, 1) gemm_sm90_kernel(
     const __grid_constant__ gemm_kernel_args a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    using shape = gemm_shape_t<BN, TURNS>;
+    using shape = gemm_shape_t<BN, TURNS, OUT>;
+    constexpr int STAGES = shape::STAGES, READERS = 4 * (TURNS ? 1 : 2); // warps that use a stage or a table of places
     extern __shared__ char raw[];
-    __shared__ __align__(8) uint64_t bars[2 * shape::STAGES];
-    uint32_t smem = (smem_addr(raw) + 1023) & ~1023u, out = smem + shape::STAGES * shape::STAGE, b0 = smem_addr(bars);
-    gemm_bars_t bar = {b0, b0 + 8 * shape::STAGES};
+    __shared__ __align__(8) uint64_t bars[2 * STAGES + TOLD + 4];
+    __shared__ int tiles[TOLD];
+    __shared__ place_t places[2][shape::QKV ? BM : 1];
+    uint32_t smem = (smem_addr(raw) + 1023) & ~1023u, b0 = smem_addr(bars), b1 = b0 + 16 * STAGES + 8 * TOLD;
+    gemm_bars_t bar = {b0, b0 + 8 * STAGES, b0 + 16 * STAGES, b1, b1 + 16, smem_addr(tiles)};
+    unsigned first = 0;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < shape::STAGES; i++) {
+        if (cluster_rank() == 0) first = tile_take(a); // the product before this one has another counter
+        tma_map_prefetch(&a.x_map);
+        tma_map_prefetch(&a.w_map);
+        for (int i = 0; i < STAGES; i++) {
             mbar_init(bar.full + 8 * i, 1);
-            mbar_init(bar.empty + 8 * i, CLUSTER * 4 * (TURNS ? 1 : 2)); // an arrival per warp that uses the stage, in both blocks
+            mbar_init(bar.empty + 8 * i, CLUSTER * READERS); // an arrival per warp, in both blocks
+        }
+        for (int i = 0; i < TOLD; i++) mbar_init(bar.told + 8 * i, 1);
+        for (int i = 0; i < 2; i++) {
+            mbar_init(bar.place_full + 8 * i, 1);
+            mbar_init(bar.place_empty + 8 * i, READERS);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
+    pdl_wait();
+    pdl_go(); // not earlier: the next product's counter is that of the one before this, which must have ended
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
-        if (threadIdx.x == 0) gemm_produce<BN, TURNS>(a, smem, bar);
+        if (threadIdx.x == 0) gemm_produce<BN, TURNS, OUT>(a, smem, bar, first);
+        if constexpr (shape::QKV)
+            if (threadIdx.x / 32 == 1) gemm_places<BN>(a, bar, places);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        gemm_consume<BN, TURNS, OUT>(a, smem, out + (wg - 1) * shape::OUT_BYTES, bar, wg - 1);
+        if constexpr (shape::QKV) gemm_consume<BN, TURNS, OUT>(a, smem, smem + STAGES * shape::STAGE, bar, wg - 1, places);
+        else gemm_consume<BN, TURNS, OUT>(a, smem, smem + STAGES * shape::STAGE, bar, wg - 1, NULL);
     }
     __syncwarp();
     cluster_sync(); // a block that ended would leave the other's arrivals without a target
@@ -355,18 +232,17 @@ static bool qkv_fits(const qkv_args_t *q) {
 }
 
 template <int BN, bool TURNS, int OUT> static status_t gemm_launch(cuda_backend_t *b, gemm_kernel_args &a, const gemm_args_t *g) {
-    using shape = gemm_shape_t<BN, TURNS>;
+    using shape = gemm_shape_t<BN, TURNS, OUT>;
     static bool ready; // per kernel; one device per process
     if (!ready) CUDA_TRY(cudaFuncSetAttribute(gemm_sm90_kernel<BN, TURNS, OUT>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
     ready = true;
     a.n_col = (a.n_out + BN - 1) / BN;
     uint64_t w_dims[2] = {(uint64_t)g->shape.n_in, (uint64_t)g->shape.n_out}, stride = (uint64_t)g->shape.n_in * 2;
     uint32_t w_box[2] = {BK, BN / CLUSTER};
-    if (!tensor_map_make(&a.w_map, g->w, 2, w_dims, &stride, w_box)) return status_fail(ST_FAIL, "GPU: no tensor map of a weight; please report this");
+    if (!tensor_map_make(&a.w_map, DT_BF16, g->w, 2, w_dims, &stride, w_box)) return status_fail(ST_FAIL, "GPU: no tensor map of a weight; please report this");
+    a.counter = b->counter + COUNT_GEMM + (b->gemm_turn ^= 1);
     int64_t work = (int64_t)a.n_pair * a.n_col * CLUSTER, grid = b->n_sm / CLUSTER * CLUSTER;
-    gemm_sm90_kernel<BN, TURNS, OUT><<<(unsigned)i64_min(work, grid), THREADS, shape::SMEM, b->stream>>>(a);
-    CUDA_LAUNCHED("matrix product (wgmma)");
-    return ST_OK;
+    return pdl_launch(b, gemm_sm90_kernel<BN, TURNS, OUT>, dim3((unsigned)i64_min(work, grid)), THREADS, shape::SMEM, "matrix product (wgmma)", a);
 }
 template <int BN, bool TURNS> static status_t gemm_launch_out(cuda_backend_t *b, gemm_kernel_args &a, const gemm_args_t *g) {
     switch (g->out) {
@@ -398,10 +274,15 @@ status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
     a.n_out = (int)g->shape.n_out;
     a.n_step = (int)i64_ceil_div(g->shape.n_in, BK);
     a.n_pair = (int)i64_ceil_div(g->n_row, BM * CLUSTER);
-    a.y = g->y;
     uint64_t x_dims[2] = {(uint64_t)g->shape.n_in, (uint64_t)g->n_row}, stride = (uint64_t)g->shape.n_in * 2;
     uint32_t x_box[2] = {BK, BM};
-    if (!tensor_map_make(&a.x_map, g->x, 2, x_dims, &stride, x_box)) return ST_OK;
+    if (!tensor_map_make(&a.x_map, DT_BF16, g->x, 2, x_dims, &stride, x_box)) return ST_OK;
+    if (g->out != GEMM_QKV) {
+        bool glu = g->out == GEMM_GLU;
+        uint64_t y_dims[2] = {(uint64_t)(glu ? a.n_out / 2 : a.n_out), (uint64_t)g->n_row}, y_stride = y_dims[0] * (glu ? 2 : 4);
+        uint32_t y_box[2] = {32, BOX_ROWS};
+        if (!tensor_map_make(&a.y_map, glu ? DT_BF16 : DT_F32, g->y, 2, y_dims, &y_stride, y_box)) return ST_OK;
+    }
     if (g->out == GEMM_QKV) {
         const qkv_args_t *q = g->qkv;
         a.n_head = q->n_head, a.n_kv = q->n_kv_head, a.n_run = q->n_run, a.layer = q->layer;

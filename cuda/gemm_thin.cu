@@ -158,7 +158,7 @@ status_t gemm_thin(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
     if (a.n_stage * cols * 2 + 16 > X_BYTES) return ST_OK;
     uint64_t dims[3] = {BOX, (uint64_t)a.n_out, (uint64_t)a.n_in / BOX}, strides[2] = {(uint64_t)a.n_in * 2, BOX * 2};
     uint32_t box[3] = {BOX, (uint32_t)(8 * nu), (uint32_t)(BOXES / nu)};
-    if (!tensor_map_make(&a.w_map, g->w, 3, dims, strides, box)) return ST_OK;
+    if (!tensor_map_make(&a.w_map, DT_BF16, g->w, 3, dims, strides, box)) return ST_OK;
     *done = true;
     if (g->out == GEMM_GLU) return thin_launch<2, GEMM_GLU>(b, a);
     if (g->out == GEMM_SET) return nu == 1 ? thin_launch<1, GEMM_SET>(b, a) : thin_launch<2, GEMM_SET>(b, a);

@@ -156,7 +156,8 @@ static status_t index_load(const folder_t *folder, int file, const store_profile
     return st;
 }
 
-/* Looks again: the file may have grown or got its final name since it was listed. */
+/* Looks again: the file may have grown or got its final name since it was listed. One that got it meanwhile still counts as being written:
+ * its index was read before its end. */
 static status_t data_look(const folder_t *folder, store_file_t *f) {
     char path[FOLDER_PATH];
     struct stat s;
@@ -165,8 +166,8 @@ static status_t data_look(const folder_t *folder, store_file_t *f) {
         store_file_t as = *f;
         as.part = part;
         if ((st = folder_data_path(folder->dir, &as, path)) || stat(path, &s)) continue;
+        if (!f->has_data) f->part = true;
         f->has_data = true;
-        f->part = part;
         f->data_bytes = s.st_size;
     }
     return st;

@@ -16,6 +16,7 @@
 #include "encode/job.h"
 #include "encode/reader.h"
 #include "layout/assign.h"
+#include "layout/shard.h"
 
 enum { WRITE_THREADS = 8, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
@@ -58,8 +59,6 @@ static status_t record_documents(job_t *j, const round_t *r) {
     if (j->comm->rank || !r->n_doc) return ST_OK;
     return store_add_documents(j->spec->store_dir, r->docs, r->n_doc);
 }
-
-enum { SHARD_ROWS = 256 }; /* tokens per rank below which `auto` leaves a document to one rank: waiting would cost more */
 
 /* Takes out of the units those that all ranks share, and encodes them, one after another. Collective. */
 static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double *costs, int64_t *n_unit) {

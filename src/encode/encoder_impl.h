@@ -7,7 +7,6 @@
 
 enum { SINK_POOL = 0, FIRST_POOL = 1 };
 /* Raw rows are evicted page by page. The size decides where long ranges are cut, so it changes bits; passes of any size do not. */
-enum { PAGE_ROWS = 256 };
 
 struct encoder {
     model_t *model;

@@ -15,9 +15,9 @@ const command_t cmd_edit_encode = {
              "--adapter the gist begins as --gist-init says, which the model was not trained for.",
          .examples = "  precis edit encode --model M.gguf --adapter edits.safetensors --store edits.store edits.jsonl\n"
                      "  mpirun -n 4 precis edit encode --model M.gguf --store edits.store edits.jsonl.zst\n",
-         .keys =
-             "model! store! adapter gist-init special kv-dtype rope-length dtype backend threads speed batch verify format progress quiet "
-             "verbose config print-config",
+         .keys = "model! store! adapter gist-init special kv-dtype rope-length dtype backend share-gpu threads speed batch verify format "
+                 "progress quiet "
+                 "verbose config print-config",
          .min_args = 1,
          .max_args = -1},
     .ranks = true,
@@ -35,8 +35,9 @@ const command_t cmd_edit_query = {
              .examples =
                  "  precis edit query --model M.gguf --adapter edits.safetensors --store edits.store --prompt 'The capital of X is'\n"
                  "  mpirun -n 4 precis edit query --model M.gguf --store edits.store --prompts questions.jsonl\n",
-             .keys = "model! store! docs prompt prompts adapter edit-temperature chat system bos special max-tokens temperature top-p seed "
-                     "slots stats rope-length dtype backend threads batch verify format quiet verbose progress config print-config",
+             .keys =
+                 "model! store! docs prompt prompts adapter edit-temperature chat system bos special max-tokens temperature top-p seed "
+                 "slots stats rope-length dtype backend share-gpu threads batch verify format quiet verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = true,

@@ -1,4 +1,4 @@
-// Work lists and tensor maps of attention calls (see attention_plan.cuh), their caches, and the merge of split sums.
+// Work lists and tensor maps of attention calls (see attention_plan.cuh), and their caches.
 #include <algorithm>
 #include <cuda.h>
 #include <new>
@@ -69,6 +69,7 @@ static void key_add(std::vector<char> &key, const void *p, size_t n) { key.inser
 struct maker_t {
     const attn_args_t *x;
     int tile_rows;
+    int64_t inside;
     std::vector<ditem_t> items;
     std::vector<int> cost;
     std::vector<int64_t> place; // items that read the same keys stand together
@@ -112,8 +113,8 @@ static int blocks_of(const span_t &s, int64_t a, int64_t b) {
     return hi > lo ? (int)(i64_ceil_div(hi, KEY_BLOCK) - lo / KEY_BLOCK) : 0;
 }
 
-// The chunk that row k lies in: 512 rows up to row 32K, then 1024 up to 64K, 2048 up to 128K, and so on. However far a pool reaches, a row's
-// chunk stays the same, so a pool that grows does not change the order of sums; and a million rows are 224 chunks.
+// The chunk that row k lies in: 512 rows up to row 32K, then 1024 up to 64K, 2048 up to 128K, and so on. However far a pool reaches, a
+// row's chunk stays the same, so a pool that grows does not change the order of sums; and a million rows are 224 chunks.
 static int64_t chunk_of(int64_t k) {
     int64_t c = CHUNK_MIN;
     for (int64_t end = CHUNK_ROWS; k >= end; end *= 2) c *= 2;
@@ -121,7 +122,7 @@ static int64_t chunk_of(int64_t k) {
 }
 
 static void slab_begin(maker_t &m) {
-    dslab_t s = {(int)m.items.size(), 0, (int)m.merges.size(), 0, 0};
+    dslab_t s = {(int)m.items.size(), 0, (int)m.merges.size(), 0, 0, 0};
     m.slabs.push_back(s);
 }
 static void slab_end(maker_t &m) {
@@ -130,9 +131,8 @@ static void slab_end(maker_t &m) {
     s.n_merge = (int)m.merges.size() - s.merge;
 }
 
-static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int partial, int64_t out, int cost,
-                     int64_t place) {
-    ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, partial, out};
+static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int64_t out, int cost, int64_t place) {
+    ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, -1, out};
     m.items.push_back(it);
     m.cost.push_back(cost);
     m.place.push_back(place);
@@ -142,7 +142,7 @@ static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span,
 static void tile_whole(maker_t &m, const run_t &r, int first, int64_t t, int64_t n, int block, int s0, int s1) {
     int cost = 2; // what an item costs beside its key blocks
     for (int s = s0; s < s1; s++) cost += blocks_of(m.x->spans[s], r.index + t, r.index + t + n - 1);
-    add_item(m, r, t, n, first + s0 - r.span, s1 - s0, 0, (int64_t)block * m.x->n_row + r.row + t, cost, 0);
+    add_item(m, r, t, n, first + s0 - r.span, s1 - s0, (int64_t)block * m.x->n_row + r.row + t, cost, 0);
 }
 
 // The same with split sums.
@@ -160,15 +160,12 @@ static void tile_split(maker_t &m, const run_t &r, int first, int64_t t, int64_t
             if (d.end <= d.begin) continue;
             int cost = 2 + (int)(i64_ceil_div(i64_min(hi, d.end), KEY_BLOCK) - i64_max(lo, d.begin) / KEY_BLOCK);
             m.spans.push_back(d);
-            add_item(m, r, t, n, (int)m.spans.size() - 1, 1, 1, 0, cost, (int64_t)d.pool << 32 | d.begin);
+            add_item(m, r, t, n, (int)m.spans.size() - 1, 1, 0, cost, (int64_t)d.pool << 32 | d.begin);
         }
     }
     size_t n_part = m.items.size() - item0;
-    if (n_part == 0) add_item(m, r, t, n, 0, 0, 0, out, 1, 0);
-    if (n_part == 1) {
-        m.items[item0].partial = 0;
-        m.items[item0].out = out;
-    }
+    if (n_part == 0) add_item(m, r, t, n, 0, 0, out, 1, 0);
+    if (n_part == 1) m.items[item0].out = out;
     if (n_part < 2) return;
     dslab_t *s = &m.slabs.back();
     if (s->part_rows && s->part_rows + (int64_t)n_part * n > m.part_limit && m.slabs.size() < MAX_SLAB) {
@@ -179,9 +176,14 @@ static void tile_split(maker_t &m, const run_t &r, int first, int64_t t, int64_t
         m.items.insert(m.items.end(), moved.begin(), moved.end());
         s = &m.slabs.back();
     }
-    for (size_t i = 0; i < n_part; i++) m.items[item0 + i].out = s->part_rows + (int64_t)i * n;
-    dmerge_t g = {out, s->part_rows, (int)n, (int)n_part};
+    for (size_t i = 0; i < n_part; i++) {
+        m.items[item0 + i].merge = (int)m.merges.size();
+        m.items[item0 + i].out = s->part_rows + (int64_t)i * n;
+    }
+    bool inside = n * (m.x->n_head / m.x->n_kv_head) * (int64_t)n_part <= m.inside;
+    dmerge_t g = {out, s->part_rows, (int)n, (int)n_part, inside};
     m.merges.push_back(g);
+    s->n_apart += !inside;
     s->part_rows += (int64_t)n_part * n;
 }
 
@@ -223,10 +225,10 @@ static void sort_items(maker_t &m) {
     m.items.swap(sorted);
 }
 
-static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok) {
+static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows, int64_t inside, const attn_plan_t **out, bool *ok) {
     if (!b->attn) b->attn = new attn_cache;
     std::vector<char> key;
-    int64_t head[] = {x->n_row, x->n_head, x->n_kv_head, x->d_head, x->o_type, x->n_block, tile_rows, x->n_run, x->n_span};
+    int64_t head[] = {x->n_row, x->n_head, x->n_kv_head, x->d_head, x->o_type, x->n_block, tile_rows, inside, x->n_run, x->n_span};
     key_add(key, head, sizeof head);
     key_add(key, x->runs, sizeof *x->runs * (size_t)x->n_run);
     key_add(key, x->spans, sizeof *x->spans * (size_t)x->n_span);
@@ -239,6 +241,7 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
     maker_t m;
     m.x = x;
     m.tile_rows = tile_rows;
+    m.inside = inside;
     m.ok = x->n_row < LIMIT_32;
     m.part_limit = (int64_t)(PART_BYTES / (sizeof(float) * (size_t)x->n_head * (size_t)(x->d_head + 2 + ATTN_TOP)));
     slab_begin(m);
@@ -253,7 +256,9 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
     if (!m.ok) return ST_OK;
     sort_items(m);
     size_t i_bytes = size_round_up(m.items.size() * sizeof(ditem_t), 16), g_bytes = size_round_up(m.merges.size() * sizeof(dmerge_t), 16);
-    std::vector<char> blob(i_bytes + g_bytes + m.spans.size() * sizeof(dspan_t) + 16);
+    size_t s_bytes = size_round_up(m.spans.size() * sizeof(dspan_t), 16),
+           c_bytes = m.merges.size() * (size_t)x->n_kv_head * sizeof(unsigned);
+    std::vector<char> blob(i_bytes + g_bytes + s_bytes + c_bytes + 16); // counts begin as 0
     if (!m.items.empty()) memcpy(blob.data(), m.items.data(), m.items.size() * sizeof(ditem_t));
     if (!m.merges.empty()) memcpy(blob.data() + i_bytes, m.merges.data(), m.merges.size() * sizeof(dmerge_t));
     if (!m.spans.empty()) memcpy(blob.data() + i_bytes + g_bytes, m.spans.data(), m.spans.size() * sizeof(dspan_t));
@@ -261,14 +266,15 @@ static status_t plan_make(cuda_backend_t *b, const attn_args_t *x, int tile_rows
     c->plan.items = (const ditem_t *)c->dev;
     c->plan.merges = (const dmerge_t *)((char *)c->dev + i_bytes);
     c->plan.spans = (const dspan_t *)((char *)c->dev + i_bytes + g_bytes);
+    c->plan.counts = (unsigned *)((char *)c->dev + i_bytes + g_bytes + s_bytes);
     c->plan.n_slab = (int)m.slabs.size();
     std::copy(m.slabs.begin(), m.slabs.end(), c->plan.slab);
     return ST_OK;
 }
 
-status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok) {
+status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, int64_t inside, const attn_plan_t **out, bool *ok) {
     try {
-        return plan_make(b, x, tile_rows, out, ok);
+        return plan_make(b, x, tile_rows, inside, out, ok);
     } catch (const std::bad_alloc &) {
         return status_fail(ST_FAIL, "no memory for an attention work list of %lld rows; use smaller batches", (long long)x->n_row);
     }
@@ -279,7 +285,8 @@ typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, vo
                               const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
                               CUtensorMapFloatOOBfill);
 
-bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box) {
+bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides,
+                     const uint32_t *box) {
     static encode_fn encode;
     if (!encode) { // found at run time, so that the program needs no driver library to start
         void *f = NULL;
@@ -295,8 +302,8 @@ bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const 
     for (int i = 0; i + 1 < rank; i++) s[i] = strides[i];
     return encode((CUtensorMap *)map, type == DT_F32 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank,
                   (void *)base, d, s, bx, one, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                  box[0] * dtype_bytes(type) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+                  box[0] * dtype_bytes(type) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 static bool pool_map(CUtensorMap *map, const kv_pool_t &p, const void *base, const attn_args_t *x) {
@@ -336,100 +343,6 @@ status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bo
     } catch (const std::bad_alloc &) {
         return status_fail(ST_FAIL, "no memory for the tensor maps of %d pools; use smaller batches", x->n_pool);
     }
-}
-
-// ---- merge of split sums --------------------------------------------------------------------------------------------
-status_t attn_part_alloc(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, attn_part_t *out) {
-    int64_t rows = 0;
-    for (int s = 0; s < p->n_slab; s++) rows = i64_max(rows, p->slab[s].part_rows);
-    size_t n = (size_t)rows * (size_t)x->n_head;
-    float *f = NULL;
-    memset(out, 0, sizeof *out);
-    if (!n) return ST_OK;
-    ST_TRY(cuda_scratch(b, n * sizeof(float) * (size_t)(x->d_head + 2 + ATTN_TOP), &f));
-    out->o = f;
-    out->lse = f + n * (size_t)x->d_head;
-    out->m = out->lse + n;
-    out->top = out->m + n;
-    return ST_OK;
-}
-
-__device__ __forceinline__ void keep_top(float (&best)[ATTN_TOP], float v) {
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) {
-        float hi = fmaxf(best[e], v);
-        v = fminf(best[e], v);
-        best[e] = hi;
-    }
-}
-
-// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps. Weights are made 32 parts at a time, one per lane;
-// the sums run in the order of the parts. An empty part has o = 0 and weight 0 and leaves no trace, so the number of parts does not matter.
-template <int D>
-__global__ void __launch_bounds__(256)
-    merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, float *o, float *lse, float *m, float *top) {
-    pdl_go();
-    pdl_wait();
-    const dmerge_t g = merges[blockIdx.x];
-    int lane = threadIdx.x & 31, at = (int)(blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5));
-    if (at >= g.n * n_head) return;
-    int64_t step = (int64_t)g.n * n_head, from = g.part * n_head + at, to = g.out * n_head + at;
-    float mx = -INFINITY, sum = 0, mm = 0, acc[D / 32], best[ATTN_TOP];
-    for (int k = lane; k < g.n_part; k += 32) mx = fmaxf(mx, part.lse[from + k * step]);
-#pragma unroll
-    for (int s = 16; s; s >>= 1) mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, s));
-#pragma unroll
-    for (int e = 0; e < D / 32; e++) acc[e] = 0;
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) best[e] = -INFINITY;
-    for (int k0 = 0; k0 < g.n_part; k0 += 32) {
-        int n = min(32, g.n_part - k0);
-        float w = 0, ml = 0;
-        if (lane < n && mx != -INFINITY) {
-            w = expf(part.lse[from + (k0 + lane) * step] - mx);
-            if (m) ml = w * part.m[from + (k0 + lane) * step];
-        }
-        if (top && lane < n)
-#pragma unroll
-            for (int e = 0; e < ATTN_TOP; e++) keep_top(best, part.top[(from + (k0 + lane) * step) * ATTN_TOP + e]);
-#pragma unroll 8
-        for (int k = 0; k < n; k++) {
-            float wk = __shfl_sync(~0u, w, k);
-            sum += wk;
-            mm += __shfl_sync(~0u, ml, k);
-            const float *from_o = part.o + (from + (k0 + k) * step) * D + lane;
-#pragma unroll
-            for (int e = 0; e < D / 32; e++) acc[e] = fmaf(wk, from_o[32 * e], acc[e]);
-        }
-    }
-    float inv = sum > 0 ? 1 / sum : 0;
-#pragma unroll
-    for (int e = 0; e < D / 32; e++) o[to * D + lane + 32 * e] = acc[e] * inv;
-    if (lane == 0 && lse) lse[to] = sum > 0 ? mx + logf(sum) : -INFINITY;
-    if (lane == 0 && m) m[to] = mm * inv;
-    if (!top) return;
-#pragma unroll
-    for (int s = 16; s; s >>= 1) {
-        float other[ATTN_TOP];
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, best[e], s);
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) keep_top(best, other[e]);
-    }
-    if (lane == 0)
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) top[to * ATTN_TOP + e] = best[e];
-}
-
-status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part) {
-    const dslab_t &s = p->slab[slab];
-    if (!s.n_merge) return ST_OK;
-    dim3 grid((unsigned)s.n_merge, (unsigned)((TILE_M_MAX * x->n_head + 7) / 8)); // a tile never holds more than TILE_M_MAX rows
-    int64_t rows = 0;
-    for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
-    grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);
-    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 256, 0, "merge of split sums",
-                      p->merges + s.merge, x->n_head, part, (float *)x->o, x->lse, x->m, x->top);
 }
 
 // ---- the operation --------------------------------------------------------------------------------------------------

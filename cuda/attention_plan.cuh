@@ -27,31 +27,35 @@ typedef struct {
 typedef struct {
     int row, n, index; // rows of q, and the pool index of the first
     int span, n_span;
-    int partial; // 1: results go to the partial buffers
+    int merge;   // -1: results are final; otherwise they are partial, and one of this merge's parts
     int64_t out; // row of the output arrays for the item's first row ([..][n_head])
 } ditem_t;
 typedef struct { // rows row.. of block `block`: n_part partial results of n rows each, from partial row `part` on
     int64_t out, part;
     int n, n_part;
+    int inside; // 1: whoever finishes the last part merges them; 0: a launch of its own does
 } dmerge_t;
 typedef struct {
-    int item, n_item, merge, n_merge;
+    int item, n_item, merge, n_merge, n_apart; // n_apart: merges that want a launch of their own
     int64_t part_rows;
 } dslab_t;
 typedef struct {
     const ditem_t *items; // device
     const dspan_t *spans;
     const dmerge_t *merges;
+    unsigned *counts; // [merge][K/V head]: parts finished so far; 0 between calls
     int n_slab;
     dslab_t slab[MAX_SLAB]; // steps, so that partial results fit in a bounded scratch
 } attn_plan_t;
 
-// *ok = false: the call does not fit the fast kernels (sizes beyond 32 bits).
-status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, const attn_plan_t **out, bool *ok);
+// *ok = false: the call does not fit the fast kernels (sizes beyond 32 bits). Merges of up to `inside` partial rows of a K/V head (rows x
+// query heads x parts) are left to the kernel that makes the parts.
+status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, int64_t inside, const attn_plan_t **out, bool *ok);
 // Tensor maps of the pools (K of pool p at 2p, V at 2p + 1) on the device; *ok = false when a pool does not suit the copy engine.
 status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok);
 // Boxes whose rows are 128 bytes (or 64), swizzled over as many. rank - 1 strides, in bytes.
-bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides, const uint32_t *box);
+bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides,
+                     const uint32_t *box);
 
 typedef struct { // partial results, as the outputs are laid out
     float *o, *lse, *m, *top;

@@ -139,7 +139,7 @@ template <int D, bool F32, bool STATS> __global__ void __launch_bounds__(32 * WA
         }
         __syncthreads(); // the next copies go where this block was
     }
-    bool part = F32 && it.partial;
+    bool part = F32 && it.merge >= 0;
     attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -186,7 +186,7 @@ status_t attention_sm80(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     *done = false;
     for (int p = 0; p < x->n_pool; p++) ok = ok && (!x->pools[p].n_row || suits(x->pools[p]));
     if (!ok || (x->d_head != 64 && x->d_head != 128) || group > 64) return ST_OK;
-    ST_TRY(attn_plan(b, x, TILE_M / group, &plan, &ok));
+    ST_TRY(attn_plan(b, x, TILE_M / group, 0, &plan, &ok));
     if (!ok) return ST_OK;
     sm80_args a = {(const bf16 *)x->q,
                    NULL,

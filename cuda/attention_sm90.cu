@@ -13,11 +13,14 @@
 // registers. Rows of V that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
 #include <cuda.h>
 
+#include "at_rest.cuh"
+#include "attention_merge.cuh"
 #include "attention_tile.cuh"
 #include "hopper.cuh"
 
 enum { SHOWN = 4, SHOWN_SPANS = 4 };
 enum { BAR_TURN = 1, BAR_CLEAR = 4 }; // named barriers, one per consumer each
+enum { MERGE_INSIDE = 128 };          // partial rows that one block merges sooner than a launch of its own would
 
 struct sm90_args {
     CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
@@ -30,16 +33,21 @@ struct sm90_args {
     void *o;
     float *lse, *m, *top;
     attn_part_t part;
-    unsigned *counter;
+    const dmerge_t *merges;
+    unsigned *counter, *counts; // of the work list; of finished parts
+    uint64_t at_rest;           // bit p: pool p may be read before the kernels before have ended
 };
 
-// C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice.
+// C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice. One when a call
+// has few rows ("thin"): it is bound by memory and by latencies, and a second consumer would multiply rows that are not there. Its
+// registers are bounded so that the next kernel's blocks find room beside it and wait there.
 template <int D, int C> struct shape_t {
     static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8, ROWS = 64 * C, THREADS = 128 * (C + 1);
     static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K and V
     static constexpr int Q_HALF = ROWS * 128, Q_BYTES = HALVES * Q_HALF;
     static constexpr int SMEM = 2 * Q_BYTES + STAGES * TILE_BYTES + 1024; // and room to align
-    static constexpr int REGS_PRODUCER = C == 2 ? 24 : 32, REGS_CONSUMER = C == 2 ? 240 : 160;
+    static constexpr int REGS_PRODUCER = C == 1 ? 96 : C == 2 ? 24 : 32, REGS_CONSUMER = C == 3 ? 160 : 240;
+    static constexpr int REGS_THREADS = C == 3 ? 512 : 384; // 65536 registers over so many at the start
 };
 struct shown_t { // what the scheduler tells the others about an item
     ditem_t it;
@@ -125,6 +133,7 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
         mbar_arrive(bar.told + 8 * r.at);
         if (w >= n) return;
         r.step();
+        pdl_wait();                   // the counter: of the launch before until here
         mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
         w = gridDim.x + atomicInc(a.counter, n - 1);
     }
@@ -141,6 +150,13 @@ __device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t
     r.step();
 }
 
+// Is everything that an item reads but its queries at rest?
+__device__ __forceinline__ bool item_at_rest(const sm90_args &a, const shown_t &sh) {
+    bool all = sh.it.n_span <= SHOWN_SPANS;
+    for (int s = 0; s < SHOWN_SPANS && s < sh.it.n_span; s++) all = all && sh.span[s].pool < 64 && (a.at_rest >> sh.span[s].pool & 1);
+    return all;
+}
+
 template <int D, int C>
 __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
     ring_t<2> qr;
@@ -148,7 +164,7 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
     ring_t<shape_t<D, C>::STAGES> r;
     int v_row = 0, v_head = 0;
     const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next, be it the next item's: that is the order of use
-    for (;;) {
+    for (bool begun = false;; begun = true) {
         mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
         mbar_wait(bar.told + 8 * tr.at, tr.phase);
         const shown_t &sh = shown[tr.at];
@@ -160,11 +176,21 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
             return;
         }
         mbar_arrive(bar.go);
-        mbar_expect(bar.q_full + 8 * qr.at, a.q_bytes);
+        const uint32_t q_to = q + qr.at * shape_t<D, C>::Q_BYTES, q_full = bar.q_full + 8 * qr.at;
+        auto ask_queries = [&] {
+            if (C == 1) pdl_wait();
+            mbar_expect(q_full, a.q_bytes);
 #pragma unroll
-        for (int h = 0; h < shape_t<D, C>::HALVES; h++)
-            tma_load_3d(q + qr.at * shape_t<D, C>::Q_BYTES + h * shape_t<D, C>::Q_HALF, &a.q_map, bar.q_full + 8 * qr.at, h * 64,
-                        head * a.group, sh.it.row);
+            for (int h = 0; h < shape_t<D, C>::HALVES; h++)
+                tma_load_3d(q_to + h * shape_t<D, C>::Q_HALF, &a.q_map, q_full, h * 64, head * a.group, sh.it.row);
+        };
+        // A thin kernel's first item: K and V at rest fill the ring while the kernels before end, of which the last one makes the queries.
+        int early = C == 1 && !begun && item_at_rest(a, sh) ? shape_t<D, C>::STAGES + 1 : 0;
+        auto load = [&](const CUtensorMap *map, int row, int pool_head) {
+            if (early && --early == 0) ask_queries();
+            load_tile<D, C>(kv, bar, r, map, row, pool_head, a.layer);
+        };
+        if (!early) ask_queries();
         qr.step();
         tr.step();
         for (int s = 0; s < n_span; s++) {
@@ -174,14 +200,15 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
             const int pool_head = sp->only ? 0 : head; // such a pool has no other
             const CUtensorMap *kmap = a.maps + 2 * pool;
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
-                load_tile<D, C>(kv, bar, r, kmap, kb, pool_head, a.layer);
-                if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
+                load(kmap, kb, pool_head);
+                if (vmap) load(vmap, v_row, v_head);
                 vmap = kmap + 1;
                 v_row = kb;
                 v_head = pool_head;
                 empty = false;
             }
         }
+        if (early) ask_queries();
         if (empty && vmap) { // the consumers do not overlap anything with an item without keys
             load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
             vmap = NULL;
@@ -194,7 +221,7 @@ template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2],
                                           row_t<STATS> (&row)[2]) {
     int lane = threadIdx.x & 31, m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + lane / 4;
-    bool part = F32 && it.partial;
+    bool part = F32 && it.merge >= 0;
     attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -236,7 +263,7 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
 // An item that shows no key to any row.
 template <int D, bool F32, bool STATS>
 __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &it, int head, int thread, int n_thread) {
-    bool part = F32 && it.partial;
+    bool part = F32 && it.merge >= 0;
     float *lse = part ? a.part.lse : a.lse, *ml = part ? a.part.m : a.m, *top = part ? a.part.top : a.top;
     for (int m = thread; m < it.n * a.group; m += n_thread) {
         int t = m * a.group_inv >> 16;
@@ -249,6 +276,29 @@ __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &i
             to[0] = make_uint4(0, 0, 0, 0);
             if (F32) to[1] = make_uint4(0, 0, 0, 0);
         }
+    }
+}
+
+// The consumer's part of an item is written; whoever finishes the last part of a merge that is to be done here does it.
+template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a, const ditem_t &it, int head) {
+    __shared__ int last;
+    if (it.merge < 0) return;
+    const dmerge_t g = a.merges[it.merge];
+    if (!g.inside) return;
+    __threadfence();
+    bar_sync(BAR_CLEAR, 128);
+    if (threadIdx.x == 128) {
+        unsigned *count = a.counts + it.merge * a.n_kv + head;
+        last = atomicAdd(count, 1) + 1 == (unsigned)g.n_part;
+        if (last) *count = 0;
+        __threadfence();
+    }
+    bar_sync(BAR_CLEAR, 128);
+    if (!last) return;
+    merged_t out = {(float *)a.o, a.lse, a.m, a.top};
+    for (int i = (int)threadIdx.x / 32 - 4; i < g.n * a.group; i += 4) {
+        int t = i * a.group_inv >> 16, h = head * a.group + (i - t * a.group);
+        merge_pair<D>(a.part, (g.part + t) * a.n_head + h, (int64_t)g.n * a.n_head, g.n_part, (g.out + t) * a.n_head + h, out);
     }
 }
 
@@ -295,11 +345,18 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
 #pragma unroll
         for (int e = 0; e < 32; e++) p[e] = pack_bf16(s[2 * e], s[2 * e + 1]);
     };
-    if (wg == C - 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
+    if (C == 1) pdl_wait();                              // before anything is written
+    if (C > 1 && wg == C - 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
+    auto write = [&] {
+        const shown_t &sh = shown[tr.at];
+        write_out<D, C, F32, STATS>(a, sh.it, sh.head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
+        if constexpr (C == 1 && F32) finish_part<D>(a, sh.it, sh.head);
+    };
     for (;;) {
         if (!open(qr, tr)) {
             if (shown[tr.at].head < 0) return;
             write_empty<D, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, (int)threadIdx.x - 128, 128 * C);
+            if constexpr (C == 1 && F32) finish_part<D>(a, shown[tr.at].it, shown[tr.at].head);
             close();
             continue;
         }
@@ -316,13 +373,13 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         auto products = [&](uint32_t q) {
             int k_at = r.at;
             mbar_wait(bar.full + 8 * r.at, r.phase);
-            bar_sync(BAR_TURN + wg, 256);
+            if (C > 1) bar_sync(BAR_TURN + wg, 256);
             product_qk<D, C>(s, q, kv + k_at * TILE);
             r.step();
             mbar_wait(bar.full + 8 * r.at, r.phase);
             if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
             product_pv<D, C>(o, p, kv + r.at * TILE, first, v_halves);
-            bar_arrive(BAR_TURN + (wg + 1 == C ? 0 : wg + 1), 256);
+            if (C > 1) bar_arrive(BAR_TURN + (wg + 1 == C ? 0 : wg + 1), 256);
             wgmma_wait<1>();
             release(bar.empty, k_at);
         };
@@ -357,7 +414,7 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
             if (!open(qn, tn)) break;
             products(q_rows + qn.at * shape::Q_BYTES); // the next item's first block
             products_end();
-            write_out<D, C, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
+            write();
             close();
             row_begin<STATS>(row[0]);
             row_begin<STATS>(row[1]);
@@ -369,13 +426,13 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         if (ragged) clear_rows<D, C>(kv + r.at * TILE, v_lo, v_hi, wg);
         product_pv<D, C>(o, p, kv + r.at * TILE, first, v_halves);
         products_end();
-        write_out<D, C, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
+        write();
         close();
     }
 }
 
 template <int D, int C, bool F32, bool STATS>
-__global__ void __launch_bounds__(shape_t<D, C>::THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
+__global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
     using shape = shape_t<D, C>;
     constexpr int STAGES = shape::STAGES;
@@ -398,7 +455,7 @@ __global__ void __launch_bounds__(shape_t<D, C>::THREADS, 1) attention_sm90_kern
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     pdl_go();
-    pdl_wait();
+    if (C > 1) pdl_wait(); // thin: every role waits where it must
     __syncthreads();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
@@ -440,15 +497,23 @@ template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backen
         CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
-    return pdl_launch(b, attention_sm90_kernel<D, C, F32, STATS>, dim3((unsigned)grid), shape::THREADS, shape::SMEM, "attention (wgmma)", a);
+    return pdl_launch(b, attention_sm90_kernel<D, C, F32, STATS>, dim3((unsigned)grid), shape::THREADS, shape::SMEM, "attention (wgmma)",
+                      a);
 }
 // Consumers for a call: statistics need registers, so two then.
 #ifndef SM90_CONSUMERS_64
 #define SM90_CONSUMERS_64 3
 #endif
-static int consumers_of(const attn_args_t *x) { return x->d_head == 64 && !x->m && !x->top ? SM90_CONSUMERS_64 : 2; }
-static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_args &a) {
+static int consumers_of(const attn_args_t *x) {
+    int64_t most = 0, group = x->n_head / x->n_kv_head;
+    for (int r = 0; r < x->n_run; r++) most = i64_max(most, x->runs[r].n);
+    if (x->o_type == DT_F32 && most <= 64 / group) return 1;
+    return x->d_head == 64 && !x->m && !x->top ? SM90_CONSUMERS_64 : 2;
+}
+static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_args &a, bool thin) {
     bool f32 = x->o_type == DT_F32, stats = x->m || x->top;
+    if (thin && x->d_head == 64) return stats ? launch<64, 1, true, true>(b, a) : launch<64, 1, true, false>(b, a);
+    if (thin) return stats ? launch<128, 1, true, true>(b, a) : launch<128, 1, true, false>(b, a);
     if (x->d_head == 64) {
         if (stats) return f32 ? launch<64, 2, true, true>(b, a) : launch<64, 2, false, true>(b, a);
         return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a) : launch<64, SM90_CONSUMERS_64, false, false>(b, a);
@@ -470,12 +535,12 @@ static int heads_at_once(const cuda_backend_t *b, const attn_args_t *x) {
 
 status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     const attn_plan_t *plan;
-    int group = x->n_head / x->n_kv_head, rows = 64 * consumers_of(x) / group;
+    int group = x->n_head / x->n_kv_head, consumers = consumers_of(x), rows = 64 * consumers / group;
     bool ok;
     sm90_args a;
     *done = false;
     if ((x->d_head != 64 && x->d_head != 128) || group > 64 || (uintptr_t)x->q % 16 || (uintptr_t)x->o % 16) return ST_OK;
-    ST_TRY(attn_plan(b, x, rows, &plan, &ok));
+    ST_TRY(attn_plan(b, x, rows, consumers == 1 ? MERGE_INSIDE : 0, &plan, &ok));
     if (!ok) return ST_OK;
     ST_TRY(attn_maps(b, x, (const void **)&a.maps, &ok));
     if (!ok) return ST_OK;
@@ -498,6 +563,9 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.m = x->m;
     a.top = x->top;
     a.counter = b->counter + COUNT_ATTENTION;
+    a.counts = plan->counts;
+    a.merges = plan->merges;
+    a.at_rest = consumers == 1 ? pools_at_rest(b, x) : 0;
     a.spans = plan->spans;
     ST_TRY(attn_part_alloc(b, x, plan, &a.part));
     for (int s = 0; s < plan->n_slab; s++) {
@@ -505,7 +573,8 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
         a.items = plan->items + plan->slab[s].item;
         a.n_item = plan->slab[s].n_item;
         a.n_work = a.n_item * x->n_kv_head;
-        ST_TRY(launch_any(b, x, a));
+        ST_TRY(launch_any(b, x, a, consumers == 1));
+        a.at_rest = 0; // of the first slab only: the next follows this very kernel
         ST_TRY(attn_merge_parts(b, x, plan, s, a.part));
     }
     *done = true;

@@ -1,5 +1,6 @@
 // Everything of a decoder block that is neither a matrix product nor attention. All of it is bound by memory: 16-byte accesses where the
 // shape allows, one pass. A row is reduced by one thread block in a fixed order, so its bits depend on nothing but the row.
+#include "at_rest.cuh"
 #include "gemm.cuh"
 
 enum { THREADS = 256 };
@@ -182,8 +183,8 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
     int64_t row = blockIdx.x;
     int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
     if (threadIdx.x == 0) run_at = -1;
-    pdl_go();
     pdl_wait();
+    pdl_go(); // in this order: what follows may then read all K/V rows but these (at_rest.cuh)
     __syncthreads();
     for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
         if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;
@@ -240,9 +241,9 @@ status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
         return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
     qkv_args_t a = *x;
     ST_TRY(cuda_upload_pass(b, x->pools, x->n_pool, x->runs, x->n_run, &a.pools, &a.runs));
-    if (b->base.act == DT_F32)
-        return pdl_launch(b, qkv_kernel<float>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
-    return pdl_launch(b, qkv_kernel<bf16>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a);
+    ST_TRY(pdl_launch(b, b->base.act == DT_F32 ? qkv_kernel<float> : qkv_kernel<bf16>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a));
+    note_fresh(b, x);
+    return ST_OK;
 }
 
 // ---- merge of partial results ---------------------------------------------------------------------------------------

@@ -184,6 +184,8 @@ struct backend {
 /* act: DT_F32 or DT_BF16. n_threads >= 1. The CPU backends; cuda/ has its own create with the same shape. */
 status_t backend_create_cpu_ref(dtype_t act, int n_threads, backend_t **out);
 status_t backend_create_cpu(dtype_t act, int n_threads, backend_t **out);
+/* The best rate of a few products of square matrices, in flop/s. */
+status_t backend_product_rate(backend_t *be, int64_t side, int tries, double *flops);
 /* rope's table on the host; cos_sin is host memory. */
 void backend_rope(int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin);
 /* Is bf16 fast on this CPU (bf16 dot products and a GEMM that uses them)? decides --dtype auto. */

@@ -51,34 +51,10 @@ status_t cpu_fill(backend_t *be, uint64_t seed, size_t first, float scale, size_
 enum { SIDE = 1536, TRIES = 5 };
 static const size_t COPY_BYTES = (size_t)256 << 20;
 
-static status_t product_ceiling(backend_t *be, double *flops) {
-    linear_shape_t s = {SIDE, SIDE, false};
-    size_t cells = (size_t)SIDE * SIDE;
-    void *w = NULL, *x = NULL, *y = NULL, *packed = NULL;
-    linear_t *l = NULL;
-    status_t st = be->ops->alloc(be, cells * 4, "a product", &w);
-    if (!st) st = be->ops->alloc(be, cells * 4, "a product", &x);
-    if (!st) st = be->ops->alloc(be, cells * 4, "a product", &y);
-    if (!st) st = be->ops->alloc(be, be->ops->linear_bytes(be, s), "a product", &packed);
-    if (!st) st = be->ops->fill(be, 1, 0, 1, cells, w);
-    if (!st) st = be->ops->fill(be, 2, 0, 1, cells, x);
-    if (!st) st = be->ops->linear_pack(be, s, packed, 0, SIDE, be->act, w);
-    if (!st) st = be->ops->linear_open(be, s, packed, &l);
-    for (int i = 0; i < TRIES && !st; i++) {
-        double t = clock_s();
-        st = be->ops->linear(be, l, SIDE, x, y, false);
-        *flops = fmax(*flops, 2 * (double)cells * SIDE / (clock_s() - t));
-    }
-    if (l) be->ops->linear_close(be, l);
-    void *each[] = {w, x, y, packed};
-    for (int i = 0; i < 4; i++) be->ops->free(be, each[i]);
-    return st;
-}
-
 status_t cpu_ceilings(backend_t *be, double *flops, double *bytes) {
     char *from = NULL, *to = NULL;
     *flops = *bytes = 0;
-    status_t st = product_ceiling(be, flops);
+    status_t st = backend_product_rate(be, SIDE, TRIES, flops);
     if (!st) st = mem_alloc(&from, COPY_BYTES, 1, "a copy");
     if (!st) st = mem_alloc(&to, COPY_BYTES, 1, "a copy");
     if (!st) memset(from, 1, COPY_BYTES);

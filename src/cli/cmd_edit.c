@@ -15,8 +15,9 @@ const command_t cmd_edit_encode = {
              "--adapter the gist begins as --gist-init says, which the model was not trained for.",
          .examples = "  precis edit encode --model M.gguf --adapter edits.safetensors --store edits.store edits.jsonl\n"
                      "  mpirun -n 4 precis edit encode --model M.gguf --store edits.store edits.jsonl.zst\n",
-         .keys = "model! store! adapter gist-init special kv-dtype rope-length dtype backend threads batch verify format progress quiet "
-                 "verbose config print-config",
+         .keys =
+             "model! store! adapter gist-init special kv-dtype rope-length dtype backend threads speed batch verify format progress quiet "
+             "verbose config print-config",
          .min_args = 1,
          .max_args = -1},
     .ranks = true,

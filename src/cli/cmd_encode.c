@@ -159,6 +159,7 @@ status_t encode_run(const options_t *o, context_t *c) {
                           .split = split_option(o),
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
                           .verify = opt_flag(o, "verify"),
+                          .speed = opt_real(o, "speed"),
                           .progress = context_progress(c)};
     if ((st = comm_agree(c->comm, job_pass_rows(o, c, opt_int(o, "segment"), &spec.max_row)))) goto out;
     profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
@@ -197,7 +198,7 @@ const command_t cmd_encode = {
              .keys = "model! store! layout segment ratio keep-by budget local gist-init adapter keep sinks sink align positions split "
                      "shard bos special "
                      "kv-dtype rope-length dtype "
-                     "backend share-gpu threads "
+                     "backend share-gpu threads speed "
                      "batch verify format "
                      "progress quiet verbose config print-config",
              .min_args = 1,

@@ -49,13 +49,22 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
            (long long)in->n_document, (long long)in->n_token, (long long)in->n_segment, (long long)in->segment, opt_text(o, "layout"),
            (long long)in->n_sink);
     printf("work: %.3g floating-point operations, %.3g on each of %d ranks\n", p->flops, p->flops / in->n_rank, in->n_rank);
+    char prompts[64];
+    snprintf(prompts, sizeof prompts, "prompts of up to %d tokens", PLAN_PROMPT);
     puts("memory");
     line("weights, per node", (double)p->weights_node, "shared by its ranks");
     line("work space, per rank", (double)p->workspace, "");
     line("K/V buffers, per rank", (double)p->kv_buffers,
-         layout_info(in->layout)->chained ? "the longest document" : "a segment encoded, one written");
+         p->shared                          ? "of the longest document, which all ranks share, and rows under way"
+         : layout_info(in->layout)->chained ? "the longest document"
+                                            : "a segment encoded, one written");
     line("round of segments", (double)p->round, "");
-    line("total per rank", (double)p->rank_total, "with its share of the weights");
+    line("total per rank", (double)p->rank_total, "with its share of the weights and the program");
+    line("shown by top, per rank", (double)p->resident, "with all weights and the model's file, which goes when memory is short");
+    puts("memory of a query on as many ranks");
+    line("store, per rank", (double)p->query_mapped, "read where it lies: goes when memory is short");
+    line("work space, per rank", (double)p->query_work, prompts);
+    line("shown by top, per rank", (double)p->query_resident, "");
     puts("disk and wire");
     line("store", (double)p->store, in->n_picked ? "K/V, token ids and lists of kept rows" : "K/V and token ids");
     line("K/V kept", (double)p->kv_kept, "");
@@ -89,6 +98,11 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
     json_int(&j, "kv_buffers_bytes", (int64_t)p->kv_buffers);
     json_int(&j, "round_bytes", (int64_t)p->round);
     json_int(&j, "rank_total_bytes", (int64_t)p->rank_total);
+    json_int(&j, "mapped_bytes", (int64_t)p->mapped);
+    json_int(&j, "resident_bytes", (int64_t)p->resident);
+    json_int(&j, "query_mapped_bytes", (int64_t)p->query_mapped);
+    json_int(&j, "query_workspace_bytes", (int64_t)p->query_work);
+    json_int(&j, "query_resident_bytes", (int64_t)p->query_resident);
     json_int(&j, "store_bytes", (int64_t)p->store);
     json_int(&j, "kv_kept_bytes", (int64_t)p->kv_kept);
     json_int(&j, "kv_raw_bytes", (int64_t)p->kv_raw);
@@ -125,6 +139,7 @@ static status_t run_plan(const options_t *o, context_t *c) {
     in.n_sink = sink.n + in.kept.n_blank;
     in.max_row = job_rows(o, in.segment);
     in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
+    for (int64_t i = 0; i < model_file_n_tensors(c->file); i++) in.file_bytes += model_file_tensor(c->file, i)->bytes;
     encode_plan(model_file_config(c->file), &in, &plan);
     if (format && !strncmp(format, "json", 4))
         print_json(&in, &plan);

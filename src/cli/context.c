@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/options_alike.h"
 #include "cli/registry.h"
 #include "io/file.h"
 #include "io/utf8.h"
@@ -31,9 +32,11 @@ status_t context_open(const options_t *o, bool ranks, context_t *c) {
     status_t st = ranks ? registry_comm_open(&c->comm) : comm_self_create(&c->comm);
     if (st) return st;
     log_setup(c->comm->rank, c->comm->size, level);
+    if ((st = comm_agree(c->comm, options_alike(o, c->comm)))) return st; /* what follows must be done by all ranks */
     st = threads_choose(o, c->comm, &c->n_threads);
     if (!st && ranks) registry_warn_launch(c->comm, c->n_threads);
     if (!st) st = dtype_choose(o, c->comm, &c->dtype);
+    if (!st && ranks && opt_text(o, "backend")) st = registry_gpu_choose(opt_text(o, "backend"), c->comm, &c->gpu);
     return comm_agree(c->comm, st);
 }
 
@@ -47,7 +50,7 @@ status_t context_open_file(context_t *c) {
 
 status_t context_open_backend(context_t *c) {
     if (c->backend) return ST_OK;
-    status_t st = registry_backend_create(opt_text(c->options, "backend"), c->dtype, c->n_threads, c->comm, &c->backend);
+    status_t st = registry_backend_create(opt_text(c->options, "backend"), c->dtype, c->n_threads, c->gpu, &c->backend);
     if (!st)
         log_info("%d %s x %d %s: %s", c->comm->size, c->comm->size == 1 ? "rank" : "ranks", c->n_threads,
                  c->n_threads == 1 ? "thread" : "threads", c->backend->detail);
@@ -65,6 +68,7 @@ status_t context_load_model(context_t *c) {
     if (c->comm->size > 1 && !c->backend->host_memory)
         log_info("between GPUs: %s", c->comm->device ? c->comm->device->ops->name : "through pinned host memory");
     if ((st = model_load_adapted(c->file, c->adapter, c->backend, c->comm, &c->model))) return st;
+    if (model_mixed(c->model)) log_info("ranks are unlike: %s; each gives its own bits", model_mixed(c->model));
     log_info("%s: loaded in %.2f s", model_file_path(c->file), model_load_s(c->model));
     return ST_OK;
 }

@@ -19,6 +19,7 @@ typedef struct {
     const options_t *options;
     comm_t *comm;       /* one rank or many; open always */
     int n_threads;      /* of this rank */
+    int gpu;            /* which of its node's GPUs is this rank's, were there enough: counted over ranks that take one */
     dtype_t dtype;      /* DT_F32 or DT_BF16, the same on all ranks; DT_F32 for commands without --dtype */
     backend_t *backend; /* the rest is NULL until asked for */
     model_file_t *file;

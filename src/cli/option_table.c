@@ -108,6 +108,10 @@ static const option_t table[] = {
     {"share-gpu", OPT_FLAG, "no", 0, 0, NULL, "", "several ranks may use one GPU; what they send each other goes through the host"},
     {"threads", OPT_INT, NULL, 1, 4096, NULL, "threads",
      "of each rank; not given: OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, or its share of the CPUs it may use"},
+    {"speed", OPT_REAL, NULL, 1e-6, 1e12, NULL, "",
+     "of this rank beside the others of a job, in any unit: its part of the encoding; not given: all alike, or measured where some have "
+     "GPUs "
+     "and some CPUs"},
     {"batch", OPT_SIZE, NULL, 1, M, NULL, "rows", "rows that go through the model at once; not given: chosen from segment and memory"},
     {"ranks", OPT_INT, "1", 1, 1e6, NULL, "ranks", "to plan for"},
     {"ranks-per-node", OPT_INT, "1", 1, 1024, NULL, "ranks", "that share a node and its copy of the weights"},

@@ -78,15 +78,37 @@ void registry_warn_launch(const comm_t *c, int n_threads) {
 /* ---- backends
  * -------------------------------------------------------------------------------------------------------------------------------- */
 
-static status_t create_cuda(dtype_t act, const comm_t *comm, bool wanted, backend_t **out) {
+static int gpu_count(void) {
 #ifdef HAVE_CUDA
-    int n_device = backend_cuda_devices();
-    if (n_device > 0) return backend_create_cuda(act, comm->node_rank % n_device, out);
+    return backend_cuda_devices();
+#else
+    return 0;
+#endif
+}
+
+status_t registry_gpu_choose(const char *name, comm_t *comm, int *gpu) {
+    unsigned char *takes;
+    *gpu = 0;
+    if (comm->node_size == 1) return ST_OK;
+    status_t st = comm->ops->shared_alloc(comm, (size_t)comm->node_size, &takes);
+    if (st) return st;
+    takes[comm->node_rank] = !strcmp(name, "cuda") || (!strcmp(name, "auto") && gpu_count() > 0);
+    st = comm->ops->node_barrier(comm);
+    for (int r = 0; r < comm->node_rank && !st; r++) *gpu += takes[r];
+    if (!st) st = comm->ops->node_barrier(comm); /* all have counted */
+    comm->ops->shared_free(comm, takes);
+    return st;
+}
+
+static status_t create_cuda(dtype_t act, int gpu, bool wanted, backend_t **out) {
+#ifdef HAVE_CUDA
+    int n_device = gpu_count();
+    if (n_device > 0) return backend_create_cuda(act, gpu % n_device, out);
     *out = NULL;
     return wanted ? status_fail(ST_FAIL, "--backend cuda: no GPU can be used here; run on a node with one, or take --backend cpu") : ST_OK;
 #else
     (void)act;
-    (void)comm;
+    (void)gpu;
     *out = NULL;
     return wanted ? status_fail(ST_USAGE,
                                 "--backend cuda: this program was built without CUDA; build it where nvcc is found, or take --backend cpu")
@@ -94,18 +116,28 @@ static status_t create_cuda(dtype_t act, const comm_t *comm, bool wanted, backen
 #endif
 }
 
-status_t registry_backend_create(const char *name, dtype_t act, int n_threads, const comm_t *comm, backend_t **out) {
+status_t registry_backend_create(const char *name, dtype_t act, int n_threads, int gpu, backend_t **out) {
     bool any = !strcmp(name, "auto");
     *out = NULL;
     if (!strcmp(name, "cpu_ref")) return backend_create_cpu_ref(act, n_threads, out);
     if (any || !strcmp(name, "cuda")) {
-        status_t st = create_cuda(act, comm, !any, out);
+        status_t st = create_cuda(act, gpu, !any, out);
         if (st || *out) return st;
     }
     return backend_create_cpu(act, n_threads, out);
 }
 
+/* What a rank's GPU is known by; zeros: none. */
+static status_t gpu_identity(backend_t *be, unsigned char out[16]) {
+    memset(out, 0, 16);
 #ifdef HAVE_CUDA
+    if (!strcmp(be->ops->name, "cuda")) return backend_cuda_identity(be, out);
+#else
+    (void)be;
+#endif
+    return ST_OK;
+}
+
 /* Two ranks whose GPU is the same; -1: none. ids: [size][16], zeros for ranks without one. */
 static int twin(const unsigned char *ids, int size, int rank) {
     static const unsigned char none[16];
@@ -128,46 +160,51 @@ static status_t nccl_blocks(int *n_cta, int *n_free) {
         return status_fail(ST_USAGE, "PRECIS_NCCL_CTAS=%s: BLOCKS or BLOCKS:FREE is wanted, each 0 to 64; leave it unset for 4:0", wish);
     return ST_OK;
 }
+
+/* NCCL, where all ranks can. */
+static status_t carrier_open(comm_t *comm, backend_t *be) {
+    int n_cta, n_free;
+    status_t st = comm_agree(comm, nccl_blocks(&n_cta, &n_free));
+    if (!st) st = launch_device(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
+    if (!st) backend_cuda_leave(be, n_free);
+    return st;
+}
+static bool can_carry(const backend_t *be) { return !strcmp(be->ops->name, "cuda"); }
+#else
+static status_t carrier_open(comm_t *comm, backend_t *be) {
+    (void)comm, (void)be;
+    return ST_OK;
+}
+static bool can_carry(const backend_t *be) {
+    (void)be;
+    return false;
+}
 #endif
 
-static status_t device_open(comm_t *comm, backend_t *be, bool share) {
-    unsigned char mine[16] = {0}, *all = NULL;
-    int64_t *each = NULL, on_cpu = strcmp(be->ops->name, "cuda") != 0;
+/* Programs with and without CUDA may be ranks of one job, so all of them ask. */
+status_t registry_device_open(comm_t *comm, backend_t *be, bool share) {
+    unsigned char mine[16], *all = NULL;
+    int64_t *each = NULL, any[2] = {!can_carry(be), share};
     int first = -1;
-    status_t st = on_cpu ? ST_OK : backend_cuda_identity(be, mine);
+    if (comm->size == 1 || comm->device) return ST_OK;
+    status_t st = gpu_identity(be, mine);
     if (!st) st = mem_alloc(&all, (size_t)comm->size, sizeof mine, "GPUs of all ranks");
     if (!st) st = mem_alloc(&each, (size_t)comm->size, sizeof *each, "GPUs of all ranks");
     if ((st = comm_agree(comm, st))) goto out;
     for (int r = 0; r < comm->size; r++) each[r] = sizeof mine;
     if ((st = comm->ops->all_gather(comm, mine, all, each))) goto out;
-    if ((st = comm->ops->max_i64(comm, &on_cpu, 1))) goto out;
+    if ((st = comm->ops->max_i64(comm, any, 2))) goto out;
     for (int r = comm->size - 1; r >= 0; r--)
         if (twin(all, comm->size, r) >= 0) first = r;
-    if (first >= 0 && !share)
+    if (first >= 0 && !any[1])
         st = status_fail(ST_USAGE,
                          "ranks %d and %d have the same GPU: start as many ranks per node as it has GPUs, or allow it with --share-gpu",
                          first, twin(all, comm->size, first));
-    if (st || first >= 0 || on_cpu) goto out;
-#ifdef HAVE_NCCL
-    int n_cta, n_free;
-    if ((st = comm_agree(comm, nccl_blocks(&n_cta, &n_free)))) goto out;
-    st = launch_device(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
-    if (!st) backend_cuda_leave(be, n_free);
-#endif
+    if (!st && first < 0 && !any[0]) st = carrier_open(comm, be);
 out:
     mem_free(all);
     mem_free(each);
     return st;
-}
-#endif
-
-status_t registry_device_open(comm_t *comm, backend_t *be, bool share) {
-#ifdef HAVE_CUDA
-    if (comm->size > 1 && !comm->device) return device_open(comm, be, share);
-#else
-    (void)comm, (void)be, (void)share;
-#endif
-    return ST_OK;
 }
 
 void registry_device_close(comm_t *comm) {

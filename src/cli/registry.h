@@ -17,11 +17,14 @@ void registry_comm_close(comm_t *c);
 /* Warns of what is probably a mistake: tasks that do not know of each other, more threads than CPUs. */
 void registry_warn_launch(const comm_t *c, int n_threads);
 
-/* name: auto, cpu, cpu_ref or cuda. auto takes a GPU when this build has CUDA and the node has one, else cpu. ST_USAGE when the build lacks
- * it. */
-status_t registry_backend_create(const char *name, dtype_t act, int n_threads, const comm_t *comm, backend_t **out);
+/* This rank's number among those of its node that will take a GPU: ranks with and without may stand in any order. Collective over the node.
+ */
+status_t registry_gpu_choose(const char *name, comm_t *comm, int *gpu);
+/* name: auto, cpu, cpu_ref or cuda; gpu: as chosen above, taken modulo the GPUs there are. auto takes a GPU when this build has CUDA and
+ * the node has one, else cpu. ST_USAGE when the build lacks it. */
+status_t registry_backend_create(const char *name, dtype_t act, int n_threads, int gpu, backend_t **out);
 /* What carries the backend's memory between ranks, as comm->device: NCCL where every rank has a GPU of its own and this build has it; else
- * nothing, and memory goes through the host. ST_USAGE when ranks have one GPU together and `share` does not allow it. Collective, as is
+ * nothing, and memory goes through the host. ST_USAGE when ranks have one GPU together and `share` allows it on none. Collective, as is
  * close, which comes before the backend's end. */
 status_t registry_device_open(comm_t *comm, backend_t *be, bool share);
 void registry_device_close(comm_t *comm);

@@ -16,6 +16,7 @@
 #include "encode/job.h"
 #include "encode/reader.h"
 #include "layout/assign.h"
+#include "layout/shard.h"
 
 enum { WRITE_THREADS = 8, SEGMENTS_PER_RANK = 16, WHOLE_TOKENS = 1 << 16, ROUND_MIN = 1 << 20, ROUND_MAX = 1 << 26 };
 
@@ -59,16 +60,14 @@ static status_t record_documents(job_t *j, const round_t *r) {
     return store_add_documents(j->spec->store_dir, r->docs, r->n_doc);
 }
 
-enum { SHARD_ROWS = 256 }; /* tokens per rank below which `auto` leaves a document to one rank: waiting would cost more */
-
 /* Takes out of the units those that all ranks share, and encodes them, one after another. Collective. */
 static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double *costs, int64_t *n_unit) {
     const layout_info_t *info = layout_info(j->spec->layout);
     int64_t left = 0, n = *n_unit, size = j->comm->size;
     double sum = 0;
     status_t st = ST_OK;
-    if (size == 1 || j->spec->shard == SHARD_NONE || !layout_shards(info, j->spec->kept.compact, model_config(j->model)->window))
-        return ST_OK;
+    bool apart = j->spec->shard == SHARD_NONE || (j->spec->shard == SHARD_AUTO && model_mixed(j->model));
+    if (size == 1 || apart || !layout_shards(info, j->spec->kept.compact, model_config(j->model)->window)) return ST_OK;
     for (int64_t u = 0; u < n; u++) sum += costs[u];
     for (int64_t u = 0; u < n && !st; u++) {
         int64_t tokens = 0, first = units[u], next = first;
@@ -99,7 +98,7 @@ static status_t round_run(job_t *j, round_t *r) {
     for (int64_t i = 0; i < r->n_item; i++) todo += r->items[i].todo ? r->items[i].n : 0;
     j->progress.total += todo;
     if (!st) st = documents_run(j, r, units, costs, &n_unit);
-    if (!st) st = assign_segments(costs, n_unit, j->comm->size, &plan);
+    if (!st) st = assign_segments_by_speed(costs, j->speed, n_unit, j->comm->size, &plan);
     st = comm_agree(j->comm, st);
     if (st) goto out;
     int64_t *mine = plan.item + plan.begin[j->comm->rank], n_mine = plan.begin[j->comm->rank + 1] - plan.begin[j->comm->rank];
@@ -140,7 +139,7 @@ static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     if (!st && j->report->n_repaired)
         log_warn("%s: %lld leftovers or damaged segments repaired; what is missing is encoded again", s->store_dir,
                  (long long)j->report->n_repaired);
-    if (st) return st;
+    if (st || (st = speed_find(j))) return st;
     encoder_spec_t e = {.sink = s->profile.sink,
                         .n_sink = s->profile.n_sink,
                         .n_blank = s->kept.n_blank,
@@ -237,6 +236,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     kv_free(j.be, &j.scratch);
     store_close(j.before);
     mem_free(j.added);
+    mem_free(j.speed);
     reader_end(&reader);
     corpus_close(corpus);
     round_free(&round);

@@ -24,6 +24,7 @@ typedef struct {
     bool verify;          /* check the bytes of what is in the store already */
     int64_t max_row;      /* rows per forward pass */
     int64_t round_tokens; /* budget of a round; 0: chosen from ranks and segment */
+    double speed; /* of this rank beside the others, in any unit, on all ranks or on none; 0: alike, or measured when backends are unlike */
     bool progress;
 } encode_spec_t;
 

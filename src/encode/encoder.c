@@ -94,6 +94,11 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
         if (!st && comm->rank == 0) st = sink_encode(e);
     }
     st = comm_agree(comm, st);
+    if (!st) {
+        int64_t fewest = -spec->max_row;
+        st = comm->ops->max_i64(comm, &fewest, 1);
+        e->shard_row = -fewest;
+    }
     if (!st && e->n_sink && comm->size > 1) st = comm_agree(comm, sink_share(e, comm));
     if (st) {
         encoder_free(e);

@@ -74,7 +74,10 @@ status_t encoder_remember(encoder_t *e, const piece_t *p);
 /* Raw rows that a row right behind n raw rows would still see of them. */
 static inline int64_t encoder_tail(const gist_spec_t *g, int64_t n) { return n - gist_oldest(g, n); }
 
-/* Bytes that encoder_create takes, for plan. */
+/* Pages of raw rows that a pass and its window can touch, with evict. */
+enum { PAGE_ROWS = 256 };
+int64_t encoder_pages(const encoder_spec_t *spec);
+/* Bytes that encoder_create takes, for plan; without the pages. */
 size_t encoder_bytes(const model_config_t *c, dtype_t act, const encoder_spec_t *spec);
 
 #endif

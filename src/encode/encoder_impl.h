@@ -7,15 +7,15 @@
 
 enum { SINK_POOL = 0, FIRST_POOL = 1 };
 /* Raw rows are evicted page by page. The size decides where long ranges are cut, so it changes bits; passes of any size do not. */
-enum { PAGE_ROWS = 256 };
 
 struct encoder {
     model_t *model;
     backend_t *be;
     const model_config_t *config;
     encoder_spec_t spec;
-    int64_t n_sink; /* rows of the sink prefix: blank ones, then tokens */
-    int32_t *sink;  /* [spec.n_sink] */
+    int64_t n_sink;    /* rows of the sink prefix: blank ones, then tokens */
+    int64_t shard_row; /* rows of a step of a shared document: the fewest that a rank's pass takes, since the plan must be one */
+    int32_t *sink;     /* [spec.n_sink] */
     kv_pool_t sink_pool;
     forward_ws_t *ws;
     /* the pass being put together */

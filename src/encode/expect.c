@@ -14,6 +14,8 @@ struct expect {
 
 static size_t cells(const model_config_t *c) { return (size_t)(c->n_layer * c->n_head * c->d_head); }
 
+size_t expect_bytes(const model_config_t *c) { return cells(c) * ((size_t)c->d_head + 1) * sizeof(double); }
+
 status_t expect_create(const model_config_t *c, expect_t **out) {
     expect_t *e = NULL;
     status_t st = mem_zalloc(&e, 1, sizeof *e, "queries to come");

@@ -15,6 +15,7 @@ enum { MAX_HEAD_DIM = 1024 /* the models' own limit */ };
 enum { EXPECT_FIRST = 4, EXPECT_POSITIONS = 512 }; /* rows of a segment left out of the Gaussian; positions to come */
 
 typedef struct expect expect_t;
+size_t expect_bytes(const model_config_t *c); /* for plan */
 status_t expect_create(const model_config_t *c, expect_t **out);
 void expect_free(expect_t *e);
 void expect_begin(expect_t *e);

@@ -1,5 +1,5 @@
 /* Inside of the encoding job, for its own files only: encode.c runs rounds, share.c encodes what is this rank's, notes.c is what ranks say
- * meanwhile, known.c finds what need not be encoded. */
+ * meanwhile, known.c finds what need not be encoded, speed.c how fast ranks are beside each other. */
 #ifndef ENCODE_JOB_H
 #define ENCODE_JOB_H
 
@@ -46,6 +46,7 @@ typedef struct {
     progress_t progress;
     bool stopping, failed_elsewhere;
     int64_t done_ranks, tokens_done, segments_done;
+    double *speed;                 /* [size] of the ranks beside each other; NULL: all alike */
     int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
 } job_t;
@@ -54,6 +55,9 @@ typedef struct {
 status_t known_mark(job_t *j, round_t *r);
 /* Every rank reads back its part of what is stored; segments whose bytes changed are dropped and so encoded again. Collective. */
 status_t known_verify(job_t *j, int64_t *n_bad);
+
+/* speed.c: fills j->speed. Collective. */
+status_t speed_find(job_t *j);
 
 /* notes.c */
 status_t notes_stop(job_t *j);                                   /* asks all ranks to stop */

@@ -4,10 +4,10 @@
 #include "encode/encoder_impl.h"
 
 /* Pages that a pass of max_row rows and its window can touch. */
-static int64_t pages_needed(const encoder_t *e) { return (e->spec.gist.window + e->spec.gist.ratio + e->spec.max_row - 1) / PAGE_ROWS + 2; }
+int64_t encoder_pages(const encoder_spec_t *s) { return (s->gist.window + s->gist.ratio + s->max_row - 1) / PAGE_ROWS + 2; }
 
 status_t pages_setup(encoder_t *e) {
-    int64_t n = pages_needed(e);
+    int64_t n = encoder_pages(&e->spec);
     status_t st = mem_zalloc(&e->pages, (size_t)n, sizeof *e->pages, "pages of raw rows");
     if (!st) st = mem_alloc(&e->page_pools, (size_t)n, sizeof *e->page_pools, "pages of raw rows");
     e->n_page = st ? 0 : n;

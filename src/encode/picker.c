@@ -17,9 +17,8 @@ struct picker {
 static size_t heads(const model_config_t *c) { return (size_t)(c->n_layer * c->n_kv_head); }
 
 size_t picker_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *s) {
-    size_t rows = heads(c) * (size_t)s->max_tokens * (sizeof(float) + 1), queries = (size_t)(s->max_row * c->n_head * c->d_head) * 8;
-    size_t again = s->kept->select.by == SCORE_RECONSTRUCT ? 2 * kv_bytes(c, act, s->n_repeat + s->max_tokens) : 0;
-    return rows + queries + again + (size_t)(s->max_tokens * c->d_head) * 4;
+    score_spec_t score = {.method = s->kept->select.by, .n_repeat = s->n_repeat, .max_row = s->max_row, .max_tokens = s->max_tokens};
+    return heads(c) * (size_t)s->max_tokens * (sizeof(float) + 1) + scorer_bytes(c, act, &score);
 }
 
 status_t picker_create(model_t *m, encoder_t *e, const picker_spec_t *s, picker_t **out) {

@@ -4,7 +4,7 @@
 #include "encode/picker.h"
 #include "layout/assign.h"
 #include "layout/shard.h"
-#include "query/context.h"
+#include "query/attend.h"
 
 void encode_plan_document(encode_plan_in_t *in, int64_t n) {
     const layout_info_t *info = layout_info(in->layout);
@@ -26,14 +26,18 @@ void encode_plan_document(encode_plan_in_t *in, int64_t n) {
     in->n_document++;
 }
 
+static int64_t longest_segment(const encode_plan_in_t *in) { return i64_min(in->segment, in->longest_document); }
+
 /* K/V rows that a rank holds while it encodes: what is written, twice where segments are apart, and what is not kept. */
 static int64_t buffer_rows(const encode_plan_in_t *in) {
     const layout_info_t *info = layout_info(in->layout);
     const kept_t *k = &in->kept;
-    int64_t batch = info->whole ? in->longest_document : i64_max(in->segment, in->max_row);
+    int64_t batch = info->whole ? in->longest_document : i64_min(in->n_token, i64_max(longest_segment(in), in->max_row));
     int64_t spare = k->keep == KEEP_GIST ? batch : k->keep == KEEP_RAW && k->gist.ratio ? gist_count(&k->gist, batch) : 0;
-    if (k->keep == KEEP_TAIL) spare = k->gist.window + in->max_row + k->gist.ratio; /* pages in use */
-    return (info->chained ? in->longest_rows : 2 * kept_rows(k, batch)) + spare;
+    int64_t copies = info->chained || (info->whole && in->n_document < 2) ? 1 : 2;
+    encoder_spec_t pages = {.gist = k->gist, .max_row = in->max_row};
+    if (k->keep == KEEP_TAIL) spare = i64_min(encoder_pages(&pages), in->longest_document / PAGE_ROWS + 1) * PAGE_ROWS;
+    return (info->chained ? in->longest_rows : copies * kept_rows(k, batch)) + spare;
 }
 
 /* Passes of the model over a row, on average: gists are rows too, and scores read segments again. */
@@ -44,7 +48,25 @@ static double row_factor(const encode_plan_in_t *in) {
     return 1 + gists + (again ? 1 : 0);
 }
 
-enum { MAX_SHARED_RANKS = 4096 }; /* every pair of ranks is looked at */
+enum { PROGRAM_BYTES = 12 << 20 }; /* code, libraries and the tokenizer, as measured: tests/bench/plan_memory.sh */
+enum { MAX_SHARED_RANKS = 4096 };  /* every pair of ranks is looked at */
+
+/* K/V and rows under way of one rank of those that share a document: what it writes, two layers of what its rows see, its rows. */
+static size_t shared_bytes(const model_config_t *c, const encode_plan_in_t *in, const shard_t *plan, int rank) {
+    const gist_spec_t *g = &in->kept.gist;
+    int64_t n = in->longest_document, kept = 0, raw = 0, gists = 0;
+    for (int64_t s = 0; s < plan->spec.n_segment; s++)
+        if (shard_writer(plan, s) == rank) kept += kept_rows(&in->kept, plan->segment[s + 1] - plan->segment[s]);
+    for (int back = 0; back < 2; back++)
+        for (int64_t i = 0; shard_step(plan, rank, back, i); i++) {
+            raw += shard_step(plan, rank, back, i)->raw_n;
+            gists += shard_step(plan, rank, back, i)->gist_n;
+        }
+    int64_t seen =
+        plan->spec.raw_chain ? n : i64_min(n, raw + 2 * (g->window >= 0 ? g->window + g->ratio : in->segment)) + gist_count(g, n);
+    return 2 * kv_bytes(c, in->act, kept) + 4 * kv_bytes(c, in->act, seen + in->n_sink) / (size_t)c->n_layer +
+           forward_ws_rows_bytes(c, in->act, raw + gists);
+}
 
 /* The longest document over all ranks, cut into segments of the same length; with more memory than there is, nothing is told. */
 static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
@@ -63,19 +85,39 @@ static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, enc
     for (int64_t s = 0; s <= count; s++) segment[s] = i64_min(s * L, n);
     spec.segment = segment;
     if (!shard_make(&spec, &plan)) {
+        size_t most = 0;
         for (int r = 0; r < in->n_rank; r++) {
+            size_t mine = shared_bytes(c, in, &plan, r);
+            most = mine > most ? mine : most;
             out->shared_wire += 2 * kv_bytes(c, in->act, shard_sent_rows(&plan, r));
             out->shared_ring += 2 * kv_bytes(c, in->act, shard_ring_rows(&plan, r));
         }
+        out->shared = n * in->n_rank > in->n_token && n >= (int64_t)SHARD_ROWS * in->n_rank; /* as --shard auto does */
+        if (out->shared) out->kv_buffers = most;
         shard_free(&plan);
     }
     mem_free(segment);
 }
 
+/* A query on as many ranks: each reads its share of the store where it lies, and the sink again. */
+static void plan_query(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
+    const layout_info_t *info = layout_info(in->layout);
+    const kept_t *k = &in->kept;
+    int64_t groups = i64_max(1, i64_min(in->n_segment, MAX_GROUPS)), mine = i64_ceil_div(groups, in->n_rank), rows = PLAN_PROMPT;
+    int64_t local = i64_ceil_div(in->n_segment * mine, groups); /* whole groups are dealt */
+    size_t share = (size_t)((double)out->store * (double)mine / (double)groups), own = 0;
+    attend_spec_t attend = {.select = 0};
+    if (info->joined) own = 2 * kv_bytes(c, in->act, in->n_token);                                  /* keys move: copies */
+    if (k->select.ratio && k->keep == KEEP_BOTH) own = 2 * kv_bytes(c, in->kv_type, in->n_summary); /* packed out of the raw rows */
+    out->query_mapped = share;
+    out->query_work = forward_ws_bytes(c, in->act, rows) + attend_bytes(c, in->n_segment, local, &attend, rows) +
+                      2 * kv_bytes(c, in->act, rows + in->n_sink) + (size_t)((double)own * (double)mine / (double)groups);
+}
+
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
     const layout_info_t *info = layout_info(in->layout);
     encoder_spec_t spec = {.n_sink = in->n_sink, .max_row = in->max_row};
-    picker_spec_t picker = {.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = in->segment};
+    picker_spec_t picker = {.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = longest_segment(in)};
     int64_t budget = i64_min(encode_round_tokens(in->n_rank, in->segment), i64_max(in->n_token, 1)) + in->longest_document;
     int64_t groups = i64_min(in->n_segment, MAX_GROUPS);
     size_t round_bytes =
@@ -94,14 +136,18 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     out->workspace = encoder_bytes(c, in->act, &spec);
     if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker);
     out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
-    out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round;
+    plan_shared(c, in, out);
+    out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round + PROGRAM_BYTES;
+    out->mapped = in->file_bytes / (size_t)in->ranks_per_node;
     out->kv_raw = 2 * kv_bytes(c, in->kv_type, in->n_token);
     out->kv_kept = 2 * kv_bytes(c, in->kv_type, in->n_row);
     out->kv_summary = 2 * kv_bytes(c, in->kv_type, in->n_summary);
     out->kv_seen = 2 * kv_bytes(c, in->act, in->n_seen);
     out->store = out->kv_kept + (size_t)(in->n_token + lists) * sizeof(int32_t);
     out->wire = (size_t)(in->n_rank - 1) * ((size_t)in->n_token * sizeof(int32_t) + (size_t)in->n_segment * sizeof(round_item_t) + sink);
-    plan_shared(c, in, out);
+    plan_query(c, in, out);
+    out->resident = out->rank_total - out->weights_rank + out->weights_node + out->mapped;
+    out->query_resident = out->weights_node + out->mapped + PROGRAM_BYTES + out->query_work + out->query_mapped;
     out->query_wire_row = in->n_rank == 1 ? 0 : (size_t)(groups * c->n_layer * c->n_head * (c->d_head + 2)) * sizeof(float);
     out->flops = 2 * assign_cost(&cost, mean) * (double)each * row_factor(in);
 }

@@ -59,11 +59,15 @@ bool score_find(const char *name, score_method_t *out) {
 
 static bool attends(score_method_t m) { return m == SCORE_SNAPKV || m == SCORE_OBSERVED || m == SCORE_RECONSTRUCT; }
 
+static int64_t lines_most(const model_config_t *c, const score_spec_t *s) {
+    return i64_min(s->max_row * (c->n_head / c->n_kv_head), i64_max(64, LOGITS / i64_max(s->max_tokens, 1)));
+}
+
 static status_t lines_setup(scorer_t *s) {
     const model_config_t *c = s->config;
     const backend_ops_t *ops = s->be->ops;
-    int64_t n = s->spec.max_tokens, all = s->spec.max_row * (c->n_head / c->n_kv_head);
-    s->max_line = i64_min(all, i64_max(64, LOGITS / i64_max(n, 1)));
+    int64_t n = s->spec.max_tokens;
+    s->max_line = lines_most(c, &s->spec);
     size_t lines = (size_t)s->max_line, line = (size_t)c->d_head * dtype_bytes(s->be->act);
     status_t st = ops->alloc(s->be, lines * line, "queries of a head", &s->line_dev);
     if (!st) st = ops->alloc(s->be, lines * (size_t)n * sizeof *s->y, "logits", &s->y_dev);
@@ -77,6 +81,18 @@ static status_t expect_setup(scorer_t *s, size_t rows) {
     if (!st) st = mem_alloc(&s->q, rows, (size_t)(s->config->n_head * s->config->d_head) * sizeof *s->q, "queries of a pass");
     if (!st) st = mem_alloc(&s->turns, turns, (size_t)s->config->d_rot * sizeof *s->turns, "rope angles");
     return st ? st : mem_alloc(&s->lengths, (size_t)s->spec.max_tokens, sizeof *s->lengths, "lengths of values");
+}
+
+size_t scorer_bytes(const model_config_t *c, dtype_t act, const score_spec_t *s) {
+    size_t n = (size_t)s->max_tokens, rows = (size_t)s->max_row, d = (size_t)c->d_head, cells = rows * (size_t)c->n_head;
+    size_t lines = (size_t)lines_most(c, s), total = 2 * n * d * sizeof(float); /* rows and keys of a head */
+    if (s->method == SCORE_KNORM) return total;                                 /* no row goes through again */
+    total += cells * (d * dtype_bytes(act) + 2 * sizeof(float));                /* queries and totals of a pass */
+    if (attends(s->method))
+        total += lines * (2 * d * dtype_bytes(act) + n * sizeof(float)) + n * d * sizeof(float); /* logits, packed keys */
+    if (s->method == SCORE_RECONSTRUCT) total += 2 * kv_bytes(c, act, s->n_repeat + s->max_tokens);
+    if (s->method == SCORE_EXPECTED) total += cells * d * sizeof(float) + expect_bytes(c);
+    return total;
 }
 
 status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, const score_spec_t *spec, scorer_t **out) {

@@ -35,6 +35,8 @@ extern const char score_repeat_text[];
 
 typedef struct scorer scorer_t;
 /* sink: the encoder's (n_row 0: none); ws: of max_row rows or more, to be used between encodings. Both must live as long. */
+/* Bytes that it takes, for plan (of the spec: method, n_repeat, max_row and max_tokens). */
+size_t scorer_bytes(const model_config_t *c, dtype_t act, const score_spec_t *spec);
 status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, const score_spec_t *spec, scorer_t **out);
 void scorer_free(scorer_t *s);
 /* score [n_layer][n_kv_head][n]; INFINITY: always kept. p as it was encoded. */

@@ -53,7 +53,7 @@ status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_seg
                       .segment = segment,
                       .n_segment = n_segment,
                       .size = size,
-                      .max_row = e->spec.max_row};
+                      .max_row = e->shard_row};
     return shard_make(&s, out);
 }
 
@@ -377,6 +377,10 @@ static status_t logits_out(flow_t *f) {
 
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d) {
     flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan, .doc = d};
+    if (comm->size > 1 && model_mixed(e->model)) /* its rows would have unlike bits; all ranks know, so nobody waits */
+        return status_fail(ST_USAGE,
+                           "one document over all ranks needs the same backend on all of them, but %s; give all the same --backend",
+                           model_mixed(e->model));
     status_t st = pools_setup(&f);
     if (!st) st = steps_setup(&f);
     pass_begin(e);

@@ -46,19 +46,31 @@ static void heap_sink(int *heap, int size, const double *load) {
     heap[at] = rank;
 }
 
+/* The rank that would be done with one more item first. */
+static int quickest(const double *load, const double *speed, int size, double cost) {
+    int best = 0;
+    for (int r = 1; r < size; r++)
+        if ((load[r] + cost) / speed[r] < (load[best] + cost) / speed[best]) best = r;
+    return best;
+}
+
 /* owner[i] for every item, loads, and begin[r + 1] = items of rank r. */
-static void deal(const job_t *jobs, int64_t n, int size, int *heap, int32_t *owner, assign_t *a) {
+static void deal(const job_t *jobs, const double *speed, int64_t n, int size, int *heap, int32_t *owner, assign_t *a) {
     for (int r = 0; r < size; r++) heap[r] = r; /* equal loads in order of rank: already a heap */
     for (int64_t j = 0; j < n; j++) {
-        int r = heap[0];
+        int r = speed ? quickest(a->load, speed, size, jobs[j].cost) : heap[0];
         owner[jobs[j].item] = r;
         a->load[r] += jobs[j].cost;
         a->begin[r + 1]++;
-        heap_sink(heap, size, a->load);
+        if (!speed) heap_sink(heap, size, a->load);
     }
 }
 
 status_t assign_segments(const double *cost, int64_t n, int size, assign_t *out) {
+    return assign_segments_by_speed(cost, NULL, n, size, out);
+}
+
+status_t assign_segments_by_speed(const double *cost, const double *speed, int64_t n, int size, assign_t *out) {
     job_t *jobs = NULL;
     int *heap = NULL;
     int32_t *owner = NULL;
@@ -68,6 +80,8 @@ status_t assign_segments(const double *cost, int64_t n, int size, assign_t *out)
     for (int64_t i = 0; i < n; i++)
         if (!(cost[i] >= 0) || isinf(cost[i]))
             return status_fail(ST_FAIL, "segment %lld: cost %g is no cost; use smaller segments", (long long)i, cost[i]);
+    for (int r = 0; speed && r < size; r++)
+        if (!(speed[r] > 0) || isinf(speed[r])) return status_fail(ST_FAIL, "rank %d: speed %g is no speed; give --speed", r, speed[r]);
     status_t st = mem_zalloc(&out->begin, (size_t)size + 1, sizeof *out->begin, "an assignment");
     if (!st) st = mem_zalloc(&out->load, (size_t)size, sizeof *out->load, "an assignment");
     if (!st) st = mem_alloc(&out->item, (size_t)n, sizeof *out->item, "an assignment");
@@ -78,7 +92,7 @@ status_t assign_segments(const double *cost, int64_t n, int size, assign_t *out)
     if (st) goto out;
     for (int64_t i = 0; i < n; i++) jobs[i] = (job_t){cost[i], i};
     if (n > 1) qsort(jobs, (size_t)n, sizeof *jobs, job_compare);
-    deal(jobs, n, size, heap, owner, out);
+    deal(jobs, speed, n, size, heap, owner, out);
     for (int r = 0; r < size; r++) {
         next[r] = out->begin[r];
         out->begin[r + 1] += out->begin[r];

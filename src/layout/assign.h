@@ -35,6 +35,9 @@ typedef struct {
  * largest load is at most 4/3 of the best possible. O(n log n + n log size). Costs must be finite and >= 0. n may be 0, size larger than n.
  */
 status_t assign_segments(const double *cost, int64_t n, int size, assign_t *out);
+/* The same for ranks of unlike speed: each item to the rank that would be done with it first. speed: [size], in any unit, above 0; NULL:
+ * all alike. Loads stay sums of costs. O(n log n + n size) when speeds are given. */
+status_t assign_segments_by_speed(const double *cost, const double *speed, int64_t n, int size, assign_t *out);
 void assign_free(assign_t *a); /* takes a zeroed one */
 
 /* Contiguous ranges: begin[0] = 0 <= .. <= begin[size] = n, rank r takes items [begin[r], begin[r + 1]). Inner boundaries are multiples of

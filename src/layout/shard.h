@@ -16,6 +16,8 @@
 #include "layout/assign.h"
 #include "layout/gist.h"
 
+enum { SHARD_ROWS = 256 }; /* tokens per rank below which a document is better left to one rank: waiting would cost more */
+
 typedef struct {
     gist_spec_t gist;
     bool raw_chain;         /* rows see the raw rows of earlier segments (full attention), else their gists */

@@ -44,7 +44,8 @@ size_t model_file_packed_bytes(const model_file_t *f, backend_t *be);
 /* ---- the loaded model -------------------------------------------------------------------------------------- */
 typedef struct model model_t;
 
-/* Collective over comm (all ranks of a node share one packed copy). The file must stay open as long as the model. */
+/* Collective over comm (all ranks of a node share one packed copy, where they have the same backend). The file must stay open as long as
+ * the model. */
 status_t model_load(const model_file_t *f, backend_t *be, comm_t *comm, model_t **out);
 /* The same with what an adapter (adapter.h) changes; it must stay open as long as the model. NULL: nothing. */
 typedef struct adapter adapter_t;
@@ -53,6 +54,9 @@ const adapter_t *model_adapter(const model_t *m); /* NULL: none */
 void model_free(model_t *m);                      /* collective; NULL ok */
 const model_config_t *model_config(const model_t *m);
 backend_t *model_backend(const model_t *m);
+/* Which ranks of the model's communicator have unlike backends, so unlike bits ("rank 0 runs on cuda in bf16, rank 1 on cpu in bf16");
+ * NULL: all are alike. */
+const char *model_mixed(const model_t *m);
 double model_load_s(const model_t *m);
 
 /* ---- the forward pass -------------------------------------------------------------------------------------- */

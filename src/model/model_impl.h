@@ -26,7 +26,9 @@ struct model {
     model_config_t config;
     backend_t *be;
     comm_t *comm;
-    void *memory; /* [B] all packed weights, from `skip` on */
+    char mixed[160]; /* which ranks have unlike backends; empty: all are alike */
+    bool shared;     /* the ranks of the node have one copy of the weights together */
+    void *memory;    /* [B] all packed weights, from `skip` on */
     size_t skip;
     size_t bytes;
     layer_t *layers;

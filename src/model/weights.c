@@ -5,8 +5,8 @@
  *   [ embedding | output rows | out norm | layer 0: norm qkv (bias, norms) o norm gate_up down | layer 1 ... ]
  *
  * On CPUs the block is shared by the ranks of a node: rank r packs the items i with i % node_size == r, and after a barrier all open them.
- * A device's memory is a rank's own, so there it packs all. Threads take whole items: packing one weight is not thread-safe, and items are
- * many.
+ * A device's memory is a rank's own, and ranks with unlike backends pack unlike, so there each packs all. Threads take whole items: packing
+ * one weight is not thread-safe, and items are many.
  */
 #include <math.h>
 #include <stdio.h>
@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/file.h"
+#include "model/mixed.h"
 #include "model/rope.h"
 #include "model/weight_plan.h"
 
@@ -235,7 +236,7 @@ typedef struct {
 } packing_t;
 
 static void item_done(const weight_plan_t *p, const model_t *m, int64_t i, status_t st, packing_t *all) {
-    all->done += p->items[i].bytes * (size_t)(!m->be->host_memory ? 1 : m->comm->node_size);
+    all->done += p->items[i].bytes * (size_t)(m->shared ? m->comm->node_size : 1);
     if (st && !all->status) {
         all->status = st;
         snprintf(all->message, sizeof all->message, "%s", status_message());
@@ -250,7 +251,7 @@ static void item_done(const weight_plan_t *p, const model_t *m, int64_t i, statu
 static status_t pack_own(const weight_plan_t *p, model_t *m) {
     backend_t *be = m->be;
     bool device = !be->host_memory;
-    int share = device ? 1 : m->comm->node_size, first = device ? 0 : m->comm->node_rank, n_threads = device ? 1 : be->n_threads;
+    int share = m->shared ? m->comm->node_size : 1, first = m->shared ? m->comm->node_rank : 0, n_threads = device ? 1 : be->n_threads;
     packing_t all = {.begin_s = clock_s()};
     all.last_s = all.begin_s;
 #pragma omp parallel num_threads(n_threads)
@@ -317,7 +318,7 @@ static status_t check_same(model_t *m) {
 
 /* Memory for all items: agreed on, since the shared kind is collective over the node. */
 static status_t memory_alloc(model_t *m) {
-    if (!m->be->host_memory) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
+    if (!m->shared) return m->be->ops->alloc(m->be, m->bytes, "weights", &m->memory);
     status_t st = m->comm->ops->shared_alloc(m->comm, m->bytes + BLOCK_ALIGN, &m->memory);
     /* Shared memory is mapped by pages, so every rank of the node skips the same bytes. */
     if (!st) m->skip = -(uintptr_t)m->memory & (BLOCK_ALIGN - 1);
@@ -331,7 +332,9 @@ static status_t load(model_t *m) {
     if (!st) st = weight_plan_make(m->file, m->be, m, &p);
     if (!st) st = rope_load(m);
     m->bytes = p.bytes;
-    if ((st = comm_agree(comm, st)) || (st = check_same(m)) || (st = comm_agree(comm, memory_alloc(m)))) goto out;
+    if ((st = comm_agree(comm, st)) || (st = check_same(m)) || (st = comm_agree(comm, mixed_find(m))) ||
+        (st = comm_agree(comm, memory_alloc(m))))
+        goto out;
     st = pack_own(&p, m);
     status_t met = comm->ops->node_barrier(comm);
     if ((st = comm_agree(comm, st ? st : met))) goto out;
@@ -379,10 +382,10 @@ void model_free(model_t *m) {
         }
     }
     if (m->head) ops->linear_close(m->be, m->head);
-    if (!m->be->host_memory)
-        ops->free(m->be, m->memory);
-    else
+    if (m->shared)
         m->comm->ops->shared_free(m->comm, m->memory);
+    else
+        ops->free(m->be, m->memory);
     mem_free(m->layers);
     mem_free(m->inv_freq);
     mem_free(m);

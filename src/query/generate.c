@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     model_t *model;
     backend_t *be;
+    comm_t *comm;
     const model_config_t *config;
     const context_kv_t *ctx;
     const generate_spec_t *spec;
@@ -49,13 +50,22 @@ static void account(slot_t *s, const attend_query_t *q) {
     s->n_own += q->n;
 }
 
-/* The next token from a row of logits; false when the generation has ended. */
+/* The next token from a row of logits. Ranks with unlike backends may differ where two tokens are nearly as likely: rank 0's is everyone's.
+ */
+static status_t choose_token(generator_t *r, slot_t *s, const float *logits, int32_t *id) {
+    *id = sample_token(logits, r->config->n_vocab, r->spec->temperature, r->spec->top_p, &s->rng, r->prob, r->order);
+    return model_mixed(r->model) ? r->comm->ops->bcast(r->comm, 0, id, sizeof *id) : ST_OK;
+}
+
+/* Takes it; more is false when the generation has ended. */
 static status_t take_token(generator_t *r, slot_t *s, const float *logits, bool *more) {
     generation_t *g = s->g;
-    int32_t id = sample_token(logits, r->config->n_vocab, r->spec->temperature, r->spec->top_p, &s->rng, r->prob, r->order);
+    int32_t id;
+    status_t st = choose_token(r, s, logits, &id);
+    if (st) return st;
     if (g->ids.n == 0) g->first_token_s = clock_s() - s->begin_s;
     g->ended = token_ends(r->end, r->n_end, id);
-    status_t st = g->ended ? ST_OK : ids_push(&g->ids, id);
+    st = g->ended ? ST_OK : ids_push(&g->ids, id);
     if (!st && !g->ended && r->spec->token) st = r->spec->token(r->spec->token_ctx, g - r->all, id);
     s->next = id;
     *more = !g->ended && g->ids.n < r->spec->max_tokens;
@@ -189,6 +199,7 @@ status_t generate(model_t *m, comm_t *comm, const context_kv_t *ctx, const gener
                   generation_t *all, int64_t n, generated_fn done, void *done_ctx) {
     generator_t r = {.model = m,
                      .be = model_backend(m),
+                     .comm = comm,
                      .config = model_config(m),
                      .ctx = ctx,
                      .spec = spec,

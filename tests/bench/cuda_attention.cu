@@ -2,11 +2,13 @@
 //
 //     cuda_attention check [seed]     each line: case, errors, ok or WRONG
 //     cuda_attention brief            four attention problems, to compare variants
+//     cuda_attention query [longest]  queries over pools of 512 rows to a million
 //     cuda_attention time             useful TFLOP/s (attention) and GB/s (queries); a useful flop is one for a key that the layout shows
 //
 // Outputs are poisoned before each run, invisible K/V rows hold NaN, strides are padded. See cuda.sh for the baselines of the same machine.
 #include "cuda_ops.cuh"
 #include "cuda_problem.cuh"
+#include "cuda_times.cuh"
 
 // The reference kernel itself, against sums in double on the host.
 static void check_reference(cuda_backend_t *b, bool f32) {
@@ -92,6 +94,79 @@ static void check_family(cuda_backend_t *b, int family, const char *what, const 
     }
 }
 
+// Few rows take another kernel, whose blocks merge what they can: the bits are those of the same rows among many.
+static void check_thin(cuda_backend_t *b, int n_head, int n_kv, int d, bool stats) {
+    problem p;
+    layout_case lay = lay_query(14, 100, 80, {9000, 300, 40000});
+    problem_make<bf16>(p, lay, n_head, n_kv, d, DT_F32, stats, true, DT_BF16);
+    results all = run_family(b, p, 90);
+    std::string bad;
+    size_t width = (size_t)n_head * (size_t)d, rows = (size_t)p.a.n_row;
+    for (int64_t first : {0, 63})
+        for (int64_t n : {1, 2, 5, 8, 16, 17}) {
+            run_t few = p.lay.runs[0];
+            few.row += first, few.index += first, few.n = n;
+            p.a.runs = &few;
+            results got = run_family(b, p, 90);
+            bool same = true;
+            for (size_t block = 0; block < (size_t)p.a.n_block; block++) {
+                size_t at = block * rows + (size_t)first, h = (size_t)n_head;
+                auto equal = [&](const std::vector<float> &x, const std::vector<float> &y, size_t each) {
+                    return x.empty() || !memcmp(&x[at * each], &y[at * each], (size_t)n * each * 4);
+                };
+                same = same && equal(got.o, all.o, width) && equal(got.lse, all.lse, h) && equal(got.m, all.m, h) &&
+                       equal(got.top, all.top, h * ATTN_TOP);
+            }
+            if (!same) bad += " " + std::to_string(first) + "+" + std::to_string(n);
+        }
+    printf("sm90 few rows among many %d/%d d%d%s: %s%s\n", n_head, n_kv, d, stats ? " stats" : "",
+           bad.empty() ? "ok" : "WRONG:", bad.c_str());
+    if (!bad.empty()) n_wrong++;
+}
+
+// qkv and attention close behind each other, the queries and one pool other ones each time: nothing may be read too early.
+static void check_chain(cuda_backend_t *b, int family) {
+    enum { TURNS = 40, H = 32, KV = 8, D = 128 };
+    problem p;
+    problem_make<bf16>(p, lay_query(14, 0, 1, {9000, 4000}), H, KV, D, DT_F32, false, true, DT_BF16);
+    p.pools[1].n_row = 1; // all of the row's own pool is written by qkv
+    b->attn_family = family;
+    run_t own = {0, 1, 0, 1, 0, 0};
+    std::vector<float *> wide;
+    float *angles = random_dev<float>(D);
+    size_t bytes = p.out_rows * D * 4;
+    std::vector<std::vector<float>> want;
+    std::vector<float *> kept;
+    int bad = 0;
+    for (int i = 0; i < 3; i++) wide.push_back(random_dev<float>((H + 2 * KV) * D));
+    auto step = [&](int i) {
+        qkv_args_t a = {p.a.layer,     1,          H, KV,        D,   D, wide[(size_t)i % 3], NULL, NULL, NULL, 0, angles,
+                        (void *)p.a.q, p.a.n_pool, 1, p.a.pools, &own};
+        OK(b->base.ops->qkv(&b->base, &a));
+        OK(b->base.ops->attention(&b->base, &p.a));
+    };
+    for (int i = 0; i < 3; i++) {
+        step(i);
+        OK(b->base.ops->sync(&b->base));
+        want.push_back(host_of((float *)p.a.o, p.out_rows * D));
+    }
+    void *o = p.a.o;
+    for (int i = 0; i < TURNS; i++) kept.push_back(poison_dev(bytes));
+    for (int i = 0; i < TURNS; i++) {
+        p.a.o = kept[(size_t)i];
+        step(i);
+    }
+    OK(b->base.ops->sync(&b->base));
+    for (int i = 0; i < TURNS; i++) bad += memcmp(host_of(kept[(size_t)i], p.out_rows * D).data(), want[(size_t)i % 3].data(), bytes) != 0;
+    bool differ = want[0] != want[1];
+    printf("sm%d behind qkv without a pause, %d turns: %s\n", family, TURNS, bad || !differ ? "WRONG" : "ok");
+    if (bad || !differ) n_wrong++;
+    p.a.o = o;
+    for (float *x : kept) cudaFree(x);
+    for (float *x : wide) cudaFree(x);
+    cudaFree(angles);
+}
+
 static void check_attention(cuda_backend_t *b, int family) {
     check_family(b, family, "full 300", lay_full(300), 4, 1, 128, DT_BF16, false);
     check_family(b, family, "full 1", lay_full(1), 8, 8, 128, DT_BF16, false);
@@ -108,96 +183,14 @@ static void check_attention(cuda_backend_t *b, int family) {
     check_family(b, family, "query 37", lay_query(14, 100, 37, {512, 1333, 1}), 9, 3, 64, DT_F32, true);
     check_family(b, family, "query 100 bf16", lay_query(128, 0, 100, {600, 40}), 5, 1, 128, DT_BF16, true);
     check_family(b, family, "full 2000 f32", lay_full(2000), 8, 2, 128, DT_F32, false);
-}
-
-// ---- times ----------------------------------------------------------------------------------------------------------
-static void time_layout(cuda_backend_t *b, const char *what, const layout_case &lay, int n_head, int n_kv, int d, int family) {
-    problem p;
-    problem_make<bf16>(p, lay, n_head, n_kv, d, DT_BF16, false, false, DT_BF16);
-    double flop = 4.0 * d * n_head * lay.pairs();
-    b->attn_family = family;
-    double ms = median_ms(b, flop > 2e13 ? 5 : 20, [&] { OK(b->base.ops->attention(&b->base, &p.a)); });
-    printf("%-40s %2d/%d d%-3d sm%d %9.3f ms %7.1f TFLOP/s\n", what, n_head, n_kv, d, family, ms, flop / ms * 1e-9);
-    fflush(stdout);
-}
-static void time_query(cuda_backend_t *b, int64_t pool, int64_t n, bool stats, int family) {
-    const int H = 32, KV = 8, d = 128;
-    problem p;
-    layout_case lay;
-    lay.pool_rows = {pool};
-    lay.run(-1, 0, n);
-    lay.all(0, 0, pool);
-    problem_make<bf16>(p, lay, H, KV, d, DT_F32, stats, false, DT_BF16);
-    b->attn_family = family;
-    double ms = median_ms(b, 50, [&] { OK(b->base.ops->attention(&b->base, &p.a)); });
-    double bytes = 2.0 * 2 * KV * d * (double)pool;
-    printf("query %3lld rows over %8lld%s sm%d %9.4f ms %7.0f GB/s %7.1f TFLOP/s\n", (long long)n, (long long)pool,
-           stats ? " stats" : "      ", family, ms, bytes / ms * 1e-6, 4.0 * d * H * (double)pool * (double)n / ms * 1e-9);
-    fflush(stdout);
-}
-static void time_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in, int64_t n) {
-    linear_shape_t s = {n_out, n_in};
-    bf16 *w = random_dev<bf16>((size_t)(n_out * n_in)), *x = random_dev<bf16>((size_t)(n * n_in));
-    float *y = poison_dev((size_t)(n * n_out) * 4);
-    linear_t *l;
-    OK(b->base.ops->linear_open(&b->base, s, w, &l));
-    double ms = median_ms(b, 50, [&] { OK(b->base.ops->linear(&b->base, l, n, x, y, false)); });
-    printf("linear %5lld x %5lld, %5lld rows %9.4f ms %7.1f TFLOP/s %7.0f GB/s\n", (long long)n_out, (long long)n_in, (long long)n, ms,
-           2.0 * (double)n_out * (double)n_in * (double)n / ms * 1e-9, 2.0 * (double)n_out * (double)n_in / ms * 1e-6);
-    fflush(stdout);
-    b->base.ops->linear_close(&b->base, l);
-    for (void *p : {(void *)w, (void *)x, (void *)y}) cudaFree(p);
-}
-
-// Operations bound by memory: bytes that must move over the time.
-static void time_small(cuda_backend_t *b) {
-    const backend_ops_t *op = b->base.ops;
-    const int64_t n = 16384, d = 4096, ff = 14336;
-    float *x = random_dev<float>((size_t)(n * 2 * ff)), *w = random_dev<float>((size_t)d);
-    bf16 *y = random_dev<bf16>((size_t)(n * ff)), *k = random_dev<bf16>((size_t)(n * 1024)), *v = random_dev<bf16>((size_t)(n * 1024));
-    auto show = [&](const char *what, double bytes, double ms) {
-        printf("%-12s %6lld rows %9.4f ms %7.0f GB/s\n", what, (long long)n, ms, bytes / ms * 1e-6);
-    };
-    show("rmsnorm", (double)(n * d) * 6, median_ms(b, 20, [&] { OK(op->rmsnorm(&b->base, n, d, x, w, 1e-5f, y)); }));
-    show("silu_mul", (double)(n * ff) * 10, median_ms(b, 20, [&] { OK(op->silu_mul(&b->base, n, ff, x, y)); }));
-    kv_pool_t pool = {k, v, DT_BF16, n, 128, n * 128, n * 1024};
-    run_t run = {0, n, 0, 0, 0, 0};
-    qkv_args_t a = {0, n, 32, 8, 128, 128, x, NULL, NULL, NULL, 0, x + n * ff, y, 1, 1, &pool, &run};
-    show("qkv", (double)n * (6144 * 6 + 512), median_ms(b, 20, [&] { OK(op->qkv(&b->base, &a)); }));
-    std::vector<int32_t> tok((size_t)n);
-    for (size_t i = 0; i < tok.size(); i++) tok[i] = (int32_t)(i * 7919 % 8192);
-    show("embed", (double)(n * d) * 6, median_ms(b, 20, [&] { OK(op->embed(&b->base, n, d, tok.data(), DT_BF16, y, x)); }));
-    for (void *p : {(void *)x, (void *)w, (void *)y, (void *)k, (void *)v}) cudaFree(p);
-}
-
-static void times_all(cuda_backend_t *b, int family, bool brief) {
-    time_layout(b, "full causal 8K", lay_full(8192), 32, 8, 128, family);
-    time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 128, family);
-    time_layout(b, "segments 8 x 4096 behind 128", lay_pce(128, 4096, 8), 32, 8, 128, family);
-    if (brief && family == 90) {
-        time_layout(b, "unigist r8 32K", lay_unigist(128, 32768, 8, 128), 32, 8, 128, family);
-        time_layout(b, "segment-end gists 16 x 2048+256", lay_coarse(4, 2048, 16, 256), 32, 8, 128, family);
-        time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 64, family);
-        time_layout(b, "segments 32 x 4096 behind 128", lay_pce(128, 4096, 32), 9, 3, 64, family);
-        time_query(b, 131072, 8, false, family);
-        time_query(b, 131072, 8, true, family);
-    }
-    if (brief) return;
-    time_layout(b, "full causal 128K", lay_full(131072), 32, 8, 128, family);
-    time_layout(b, "segment-end gists 16 x 2048+256", lay_coarse(4, 2048, 16, 256), 32, 8, 128, family);
-    time_layout(b, "segment-end gists 64 x 2048+256", lay_coarse(4, 2048, 64, 256), 32, 8, 128, family);
-    time_layout(b, "unigist r4 32K", lay_unigist(128, 32768, 4, 128), 32, 8, 128, family);
-    time_layout(b, "unigist r8 32K", lay_unigist(128, 32768, 8, 128), 32, 8, 128, family);
-    time_layout(b, "unigist r4 128K", lay_unigist(128, 131072, 4, 128), 32, 8, 128, family);
-    time_layout(b, "unigist r8 128K", lay_unigist(128, 131072, 8, 128), 32, 8, 128, family);
-    time_layout(b, "full causal 32K", lay_full(32768), 9, 3, 64, family);
-    time_layout(b, "full causal 32K", lay_full(32768), 32, 8, 64, family);
-    time_layout(b, "segments 32 x 4096 behind 128", lay_pce(128, 4096, 32), 9, 3, 64, family);
-    for (int64_t pool : {8192, 131072, 1048576})
-        for (int64_t n : {1, 8, 64}) time_query(b, pool, n, false, family);
-    time_query(b, 131072, 8, true, family);
-    time_query(b, 1048576, 8, true, family);
-    time_query(b, 1048576, 64, true, family);
+    check_family(b, family, "query 3 over 20000", lay_query(14, 3, 3, {20000, 513}), 32, 8, 128, DT_F32, true);
+    check_family(b, family, "query 7 over 20000", lay_query(14, 3, 7, {20000, 513}), 9, 3, 64, DT_F32, false);
+    check_chain(b, family);
+    if (family != 90) return;
+    check_thin(b, 32, 8, 128, false);
+    check_thin(b, 8, 2, 128, true);
+    check_thin(b, 9, 3, 64, false);
+    check_thin(b, 4, 4, 64, true);
 }
 
 int main(int argc, char **argv) {
@@ -230,6 +223,8 @@ int main(int argc, char **argv) {
         printf("%s: %d wrong\n", n_wrong ? "INVALID" : "VALID", n_wrong);
     } else if (!strcmp(mode, "brief")) {
         times_all(b, best, true);
+    } else if (!strcmp(mode, "query")) {
+        times_query(b, best, argc > 2 ? atoll(argv[2]) : 1 << 20);
     } else {
         times_all(b, best, false);
         if (best == 90) times_all(b, 80, true);
@@ -240,6 +235,7 @@ int main(int argc, char **argv) {
         time_linear(b, 4096, 14336, 16384);
         time_linear(b, 1536, 576, 16384);
     }
+    if (n_wrong) printf("INVALID: %d wrong\n", n_wrong);
     b16->ops->destroy(b16);
     return n_wrong != 0;
 }

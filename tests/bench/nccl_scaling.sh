@@ -4,7 +4,7 @@
 #     tests/bench/nccl_scaling.sh PRECIS MODEL TEXT [WORK]
 #
 # MODEL and TEXT are for the bits (any model with a tokenizer; a text of a few thousand tokens) and for the kill; the rates use random weights.
-# RANKS="1 2 4 8"  SHAPE=8b  TOKENS=128K  BATCH=8K  REPEATS=3  LAYOUTS="full pce blockgist unigist" (of the bits)
+# RANKS="1 2 4 8"  SHARE= (bits without two ranks a GPU)  SHAPE=8b  TOKENS=128K  BATCH=8K  REPEATS=3  LAYOUTS="full pce blockgist unigist" (of the bits)
 # PARTS="device bits shard weak segments kill"; also "blocks": `full` at most ranks with BLOCKS="0 2 4 8" blocks for messages (PRECIS_NCCL_CTAS)
 # BACKEND=cuda (cpu: a rehearsal without GPUs)
 set -u
@@ -56,7 +56,7 @@ for part in $parts; do
     bits)
         say "stores, logits and answers at $ranks ranks, and with two ranks a GPU"
         (seq 1 159; seq 2 2 159; seq 1 159) | tr '\n' ' ' >"$work/ids"
-        for n in $ranks share; do # jobs of n ranks side by side, each on GPUs of its own
+        for n in $ranks ${SHARE-share}; do # jobs of n ranks side by side, each on GPUs of its own
             count=$n at=0
             if [ "$n" = share ]; then count=2; for m in $ranks; do [ "$m" -gt 1 ] && count=$((2 * m)); done; fi
             for layout in full pce blockgist unigist; do
@@ -68,7 +68,7 @@ for part in $parts; do
             wait
         done
         for layout in ${LAYOUTS:-full pce blockgist unigist}; do
-            for n in $ranks share; do
+            for n in $ranks ${SHARE-share}; do
                 for what in store answer logits; do
                     [ -s "$work/$layout-$n/$what" ] && cmp -s "$work/$layout-$n/$what" "$work/$layout-${ranks%% *}/$what"
                     check "$layout, $n ranks: $what" $?

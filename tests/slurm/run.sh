@@ -71,6 +71,7 @@ export SITE_ENV=$dir/site.env
 
 # A text of a few dozen segments: the licence, twice with different beginnings.
 { cat "$root/LICENSE"; echo; echo "The same again."; tac "$root/LICENSE"; } | head -c "${SLURM_TEST_BYTES:-14000}" >"$dir/text.txt"
+head -c 400 "$dir/text.txt" >"$dir/mixed.txt"
 encode_args=(--model "$model" --segment 128 --batch 128 "$dir/text.txt")
 one_cpu=(--cpus-per-task=1 --time=5)
 digest() { "$precis" store digest "$1" 2>>"$dir/digest.log" | cut -d' ' -f1; }
@@ -125,6 +126,14 @@ job=$(COMMAND='edit query' ANSWERS=$dir/edited.jsonl sbatch --parsable "${one_cp
 job_wait "$job" 60
 OMP_NUM_THREADS=1 "$precis" edit query "${edit_args[@]}" >plain-edited.jsonl 2>>plain.log
 [ "$(ids edited.jsonl | wc -l)" -eq 2 ] && same "$(ids edited.jsonl)" "$(ids plain-edited.jsonl)"; check "edit query on 2 nodes" $? "$(tail -1 edited.log)"
+
+# ---- a job of two parts whose ranks are unlike: what jobs/mixed.sbatch does with GPU nodes and CPU nodes ----
+sed 's/ --gpus-per-node=4//; s/--ntasks-per-node=4/--ntasks-per-node=1/; s/--nodes=4/--nodes=2/; s/--cpus-per-task=[0-9][0-9]*/--cpus-per-task=1/; s/--time=[0-9:][0-9:]*/--time=5/' \
+    "$root/jobs/mixed.sbatch" >mixed.sbatch
+job=$(FIRST='--backend cpu --speed 2' SECOND='--backend cpu_ref --speed 1' sbatch --parsable --output=mixed.log mixed.sbatch --model "$model" --store "$dir/mixed" --segment 16 --batch 16 "$dir/mixed.txt")
+job_wait "$job" 120
+check "mixed.sbatch on 3 nodes" $? "$(tail -1 mixed.log)"
+grep -q 'rank 0 runs on cpu in .*, rank 1 on cpu_ref' mixed.log && [ "$(ls "$dir"/mixed/rank*.index | wc -l)" -ge 2 ]; check "ranks of both parts encoded" $? "$(tail -1 mixed.log)"
 
 # ---- a job that is warned of its time limit: 75, requeue, and the rest on the second try ----
 limit=()

@@ -145,6 +145,28 @@ static void check_large(int64_t n, int size, uint64_t seed, const assign_cost_t 
     mem_free(cost);
 }
 
+/* Ranks of unlike speed end together: a rank that is ten times as fast takes ten times as much. */
+static void test_segments_by_speed(void) {
+    enum { ITEMS = 300, RANKS = 4 };
+    static const double speed[RANKS] = {10, 1, 1, 0.001}, bad[RANKS] = {1, 1, 0, 1};
+    double cost[ITEMS];
+    assign_t a;
+    for (int i = 0; i < ITEMS; i++) cost[i] = 1 + i % 3;
+    CU_ASSERT_EQUAL(assign_segments_by_speed(cost, speed, ITEMS, RANKS, &a), ST_OK);
+    check_segments(&a, cost, ITEMS, RANKS);
+    for (int r = 0; r < 3; r++) CU_ASSERT(fabs(a.load[r] / sum_of(cost, ITEMS) - speed[r] / 12.001) < 0.01);
+    CU_ASSERT_EQUAL(a.load[3], 0); /* it would be done last with any of them */
+    assign_free(&a);
+    assign_t same, plain;
+    static const double alike[RANKS] = {3, 3, 3, 3};
+    CU_ASSERT_EQUAL(assign_segments_by_speed(cost, alike, ITEMS, RANKS, &same), ST_OK);
+    CU_ASSERT_EQUAL(assign_segments(cost, ITEMS, RANKS, &plain), ST_OK);
+    CU_ASSERT_EQUAL(memcmp(same.item, plain.item, ITEMS * sizeof *same.item), 0);
+    assign_free(&same);
+    assign_free(&plain);
+    CU_ASSERT_EQUAL(assign_segments_by_speed(cost, bad, ITEMS, RANKS, &a), ST_FAIL);
+}
+
 static void test_segments_of_a_cluster(void) {
     static const assign_cost_t c = {.row = 106e6, .key = 2 * 30 * 9 * 64, .n_sink = 16};
     check_large(1000000, 4096, 7, &c);
@@ -253,5 +275,6 @@ static void test_ranges_of_a_cluster(void) {
 }
 
 UNIT_MAIN("assign", {"cost", test_cost}, {"segment_cases", test_segment_cases}, {"segment_refusals", test_segment_refusals},
-          {"segments_near_best", test_segments_near_best}, {"segments_of_a_cluster", test_segments_of_a_cluster},
-          {"ranges_are_best", test_ranges_are_best}, {"range_cases", test_range_cases}, {"ranges_of_a_cluster", test_ranges_of_a_cluster})
+          {"segments_near_best", test_segments_near_best}, {"segments_by_speed", test_segments_by_speed},
+          {"segments_of_a_cluster", test_segments_of_a_cluster}, {"ranges_are_best", test_ranges_are_best},
+          {"range_cases", test_range_cases}, {"ranges_of_a_cluster", test_ranges_of_a_cluster})

@@ -21,12 +21,12 @@ enum { TOLD = 16 };
 
 // TURNS: consumers take whole tiles in turns. OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
 template <int BN, bool TURNS, int OUT> struct gemm_shape_t {
-    static constexpr bool QKV = OUT >= 64;
+    static constexpr bool QKV = OUT >= 64, GLU = OUT == GEMM_GLU;
+    static constexpr bool NEAR = QKV && TURNS;   // angles of rotation wait in shared memory: registers are short there
     static constexpr int BLOCKS = TURNS ? 2 : 1; // of 64 rows, that a consumer holds
-    static constexpr bool NEAR = QKV && TURNS; // angles of rotation wait in shared memory: registers are short there
-    static constexpr int STAGES = TURNS && OUT == GEMM_GLU ? 5 : 4, ANGLE_BYTES = NEAR ? 2 * BM * 128 : 0, BOXES = QKV ? 1 : OUT == GEMM_GLU ? (TURNS ? 3 : 4) : TURNS ? 4 : 2;
-    static constexpr int X_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = X_BYTES + W_BYTES;
-    static constexpr int BOX = QKV ? BOX_QKV : OUT == GEMM_GLU ? BOX_GLU : BOX_F32, WARP_BYTES = BOXES * BOX;
+    static constexpr int STAGES = TURNS && GLU ? 5 : 4, X_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = X_BYTES + W_BYTES;
+    static constexpr int BOX = QKV ? BOX_QKV : GLU ? BOX_GLU : BOX_F32, BOXES = QKV ? 1 : GLU ? (TURNS ? 3 : 4) : TURNS ? 4 : 2; // of a warp
+    static constexpr int ANGLE_BYTES = NEAR ? 2 * BM * 128 : 0, WARP_BYTES = BOXES * BOX;
     static constexpr int REGS_PRODUCER = QKV ? 40 : 24, REGS_CONSUMER = QKV ? 232 : 240;
     static constexpr int SMEM = STAGES * STAGE + ANGLE_BYTES + 8 * WARP_BYTES + 1024;
 };

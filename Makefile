@@ -154,8 +154,8 @@ test-run: programs asan-programs
 	  $(if $(PARALLEL),"tests/parallel/run.sh $(PARALLEL)") \
 	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh) $(if $(USE_MPI),tests/parallel/bits.sh tests/parallel/mixed.sh)),"$(s) $(BUILD)/precis")
 
-# On a machine with a GPU: the list of operations and the golden models against the CPU reference, then small cases under compute-sanitizer.
-test-cuda: all $(BUILD)/tests/ops/test_cuda
+# On a machine with a GPU; PARTS= takes some of it (tests/cuda.sh).
+test-cuda: all $(BUILD)/tests/ops/test_cuda $(filter $(BUILD)/tests/golden/%,$(UNIT)) $(patsubst %,$(BUILD)/tests/unit/test_%,pick identities unigist ppl)
 	@tests/cuda.sh $(BUILD)
 lint:
 	@tests/lint.sh

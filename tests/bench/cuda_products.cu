@@ -145,7 +145,7 @@ std::string product_case::apart(cuda_backend_t *library) {
 }
 
 // ---- multiprocessors held by another kernel ---------------------------------------------------------------------------
-__global__ void hold_kernel(volatile int *stop, volatile int *begun) {
+__global__ void occupy_kernel(volatile int *stop, volatile int *begun) {
     begun[blockIdx.x] = 1;
     while (!*stop) {}
 }
@@ -156,7 +156,7 @@ struct holder {
     explicit holder(int n) {
         enum { BYTES = 200 << 10 }; // nothing else finds room beside it
         int least, greatest;
-        CU(cudaFuncSetAttribute(hold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
+        CU(cudaFuncSetAttribute(occupy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
         CU(cudaDeviceGetStreamPriorityRange(&least, &greatest));
         CU(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
         CU(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
@@ -165,7 +165,7 @@ struct holder {
         CU(cudaHostAlloc(&begun, (size_t)(n + 1) * sizeof *begun, cudaHostAllocMapped));
         memset(begun, 0, (size_t)(n + 1) * sizeof *begun);
         CU(cudaDeviceSynchronize());
-        if (n) hold_kernel<<<(unsigned)n, 32, BYTES, stream>>>(stop, begun);
+        if (n) occupy_kernel<<<(unsigned)n, 32, BYTES, stream>>>(stop, begun);
         CU(cudaGetLastError());
         for (int i = 0; i < n; i++)
             while (!((volatile int *)begun)[i]) {}

@@ -161,6 +161,9 @@ typedef struct {
     status_t (*convert)(backend_t *, size_t n, dtype_t dst_type, void *dst, dtype_t src_type, const void *src);
     /* dst[i] = backend_random(seed, first + i) * scale in act, n elements: weights for measurements, made where they are used */
     status_t (*fill)(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+    /* Operations from now on leave n of the device's multiprocessors to others (messages beside them); their bits are the same. CPUs have
+     * none. */
+    void (*leave)(backend_t *, int n);
     /* What this machine can do at best, measured now: bf16 (or f32) matrix products in flop/s, copies in bytes read and written per s. */
     status_t (*ceilings)(backend_t *, double *flops, double *bytes);
     void (*destroy)(backend_t *);

@@ -17,6 +17,7 @@ enum { BOX_ROWS = 16, BOX_F32 = 2048, BOX_GLU = 1024, BOX_QKV = 2048 };
 
 struct gemm_kernel_args {
     CUtensorMap x_map, w_map, y_map; // boxes of 64 columns: 128 rows of x, half a tile of W; boxes on their way out
+    CUtensorMap angle_map;           // QKV: boxes of 32 cosines or sines of a tile's rows
     int n_row, n_out, n_step, n_pair, n_col; // steps of 64 columns; pairs of row tiles; column tiles
     unsigned *counter;                       // tiles taken
     // QKV
@@ -102,55 +103,87 @@ struct place_t {
     bf16 *k, *v;
     int64_t head_stride;
 };
-__device__ __forceinline__ place_t place_of(const gemm_kernel_args &a, int row) {
-    int lo = 0, hi = a.n_run;
-    while (lo + 1 < hi) { // runs are sorted by their rows
-        int mid = (lo + hi) / 2;
-        if (a.runs[mid].row <= row) lo = mid;
-        else hi = mid;
-    }
-    const run_t &r = a.runs[lo];
+// run: the last that begins at or before the row; -1: none.
+__device__ __forceinline__ place_t place_of(const gemm_kernel_args &a, int run, int row) {
     place_t p = {NULL, NULL, 0};
-    if (!a.n_run || row < r.row || row >= r.row + r.n || r.pool < 0) return p;
-    const kv_pool_t &pool = a.pools[r.pool];
+    if (run < 0) return p;
+    const run_t r = a.runs[run];
+    if ((row >= r.row + r.n) | (r.pool < 0)) return p;
+    const kv_pool_t pool = a.pools[r.pool];
     int64_t at = a.layer * pool.layer_stride + (r.index + row - r.row) * pool.row_stride;
     p.k = (bf16 *)pool.k + at;
     p.v = (bf16 *)pool.v + at;
     p.head_stride = pool.head_stride;
     return p;
 }
+// Places of a tile's rows, by a warp. Runs are sorted by their rows: those that begin at or before the first and the last row are counted 32
+// at a time, and mostly both counts are the same, so that three reads in a row are all that is waited for.
+__device__ __forceinline__ void places_of(const gemm_kernel_args &a, int row0, place_t *places) {
+    int lane = threadIdx.x & 31, first = -1, last = -1;
+    for (int r0 = 0; r0 < a.n_run; r0 += 32) {
+        int64_t row = r0 + lane < a.n_run ? a.runs[r0 + lane].row : INT64_MAX;
+        unsigned before = __ballot_sync(~0u, row <= row0 + BM - 1);
+        first += __popc(__ballot_sync(~0u, row <= row0));
+        last += __popc(before);
+        if (~before) break;
+    }
+    for (int i = lane; i < BM; i += 32) {
+        int run = first;
+        while (run < last && a.runs[run + 1].row <= row0 + i) run++;
+        places[i] = place_of(a, run, row0 + i);
+    }
+}
 
-// Bias and rotation, in place. The angles of a row are read once for all heads of the tile.
-template <int BN, int D> __device__ __forceinline__ void turn_heads(const gemm_kernel_args &a, float (&c)[BN / 2], int r0, int col) {
-    constexpr int HALF = D / 16; // groups of 8 columns between the two of a pair
-    int lane = threadIdx.x & 31;
+template <int BN, int B> __device__ __forceinline__ void add_bias(const gemm_kernel_args &a, float (&c)[B][BN / 2], int col) {
+    constexpr int G = 8; // loads in flight
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const float *cs = a.cos_sin + (int64_t)min(r0 + 8 * r, a.n_row - 1) * D + 2 * (lane % 4);
-        float2 cosine[HALF], sine[HALF];
+    for (int j0 = 0; j0 < BN / 8; j0 += G) {
+        float2 bias[G];
 #pragma unroll
-        for (int j = 0; j < HALF; j++) cosine[j] = *(const float2 *)(cs + 8 * j), sine[j] = *(const float2 *)(cs + D / 2 + 8 * j);
+        for (int j = 0; j < G; j++) bias[j] = *(const float2 *)(a.bias + min(col + 8 * (j0 + j) + 2 * ((int)threadIdx.x % 4), a.n_out - 2));
 #pragma unroll
-        for (int x = 0; x < BN / D; x++) {
-            int h = col / D + x;
-            bool turns = h < a.n_head + a.n_kv;
-#pragma unroll
-            for (int j = 0; j < HALF; j++) {
-                float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF;
-                if (a.bias && h < a.n_head + 2 * a.n_kv) {
-                    const float *b = a.bias + h * D + 8 * j + 2 * (lane % 4);
-                    lo[0] = __fadd_rn(lo[0], b[0]), lo[1] = __fadd_rn(lo[1], b[1]);
-                    hi[0] = __fadd_rn(hi[0], b[D / 2]), hi[1] = __fadd_rn(hi[1], b[D / 2 + 1]);
-                }
-                float l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
-                if (turns) {
-                    lo[0] = turn_low(l0, h0, cosine[j].x, sine[j].x), lo[1] = turn_low(l1, h1, cosine[j].y, sine[j].y);
-                    hi[0] = turn_high(l0, h0, cosine[j].x, sine[j].x), hi[1] = turn_high(l1, h1, cosine[j].y, sine[j].y);
-                }
-            }
+        for (int i = 0; i < 2 * B * G; i++) {
+            float *x = &c[i / 2 % B][4 * (j0 + i / (2 * B)) + 2 * (i % 2)];
+            x[0] = __fadd_rn(x[0], bias[i / (2 * B)].x), x[1] = __fadd_rn(x[1], bias[i / (2 * B)].y);
         }
     }
 }
+// Rotation, in place. angles(r, j): this thread's two of group j of 8 (cosines, then sines) of its row r of two, read once for all heads.
+template <int BN, int D, class F> __device__ __forceinline__ void turn_heads(const gemm_kernel_args &a, float (&c)[BN / 2], int col, F angles) {
+    constexpr int HALF = D / 16; // groups between the two of a pair
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int j = 0; j < HALF; j++) {
+            float2 cosine = angles(r, j), sine = angles(r, j + HALF);
+#pragma unroll
+            for (int x = 0; x < BN / D; x++) {
+                float *lo = c + 4 * (x * (D / 8) + j) + 2 * r, *hi = lo + 4 * HALF, l0 = lo[0], l1 = lo[1], h0 = hi[0], h1 = hi[1];
+                if (col / D + x >= a.n_head + a.n_kv) continue; // V
+                lo[0] = turn_low(l0, h0, cosine.x, sine.x), lo[1] = turn_low(l1, h1, cosine.y, sine.y);
+                hi[0] = turn_high(l0, h0, cosine.x, sine.x), hi[1] = turn_high(l1, h1, cosine.y, sine.y);
+            }
+        }
+}
+// Angles of rows from memory, and of a tile's rows in shared memory: a box of 32 cosines and one of 32 sines a row.
+struct angles_far {
+    const float *at[2];
+    __device__ __forceinline__ angles_far(const gemm_kernel_args &a, int row, int d) {
+#pragma unroll
+        for (int r = 0; r < 2; r++) at[r] = a.cos_sin + (int64_t)min(row + 8 * r, a.n_row - 1) * d + 2 * (threadIdx.x % 4);
+    }
+    __device__ __forceinline__ float2 operator()(int r, int j) const { return *(const float2 *)(at[r] + 8 * j); }
+};
+struct angles_near {
+    uint32_t at;
+    __device__ __forceinline__ angles_near(uint32_t boxes, int row)
+        : at(boxes + row * 128 + (((threadIdx.x % 4 / 2) ^ (row & 7)) << 4) + 8 * (threadIdx.x & 1)) {}
+    __device__ __forceinline__ float2 operator()(int r, int j) const {
+        float2 v;
+        asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"((at ^ (j % 4 << 5)) + j / 4 * BM * 128 + r * 1024) : "memory");
+        return v;
+    }
+};
 
 __device__ __forceinline__ uint4 out_get(uint32_t at) {
     uint4 v;
@@ -163,7 +196,6 @@ template <int BN, int D>
 __device__ __forceinline__ void end_qkv(const gemm_kernel_args &a, float (&c)[BN / 2], int row, int col, uint32_t box, const place_t *place) {
     int lane = threadIdx.x & 31, r16 = lane % 16;
     uint32_t put = box + r16 * 128 + (((lane / 16) ^ (r16 & 7)) << 4);
-    turn_heads<BN, D>(a, c, row + lane / 4, col);
 #pragma unroll
     for (int x = 0; x < BN / 64; x++) {
         int h = (col + 64 * x) / D, part = (64 * x) % D, kv = h - a.n_head;

@@ -21,12 +21,14 @@ enum { TOLD = 16 };
 
 // TURNS: consumers take whole tiles in turns. OUT 0..2: gemm_out_t; 64 and 128: QKV with heads of that size.
 template <int BN, bool TURNS, int OUT> struct gemm_shape_t {
-    static constexpr bool QKV = OUT >= 64;
+    static constexpr bool QKV = OUT >= 64, GLU = OUT == GEMM_GLU;
+    static constexpr bool NEAR = QKV && TURNS;   // angles of rotation wait in shared memory: registers are short there
     static constexpr int BLOCKS = TURNS ? 2 : 1; // of 64 rows, that a consumer holds
-    static constexpr int STAGES = TURNS && (QKV || OUT == GEMM_GLU) ? 5 : 4, BOXES = QKV ? 1 : OUT == GEMM_GLU ? (TURNS ? 3 : 4) : TURNS ? 4 : 2;
-    static constexpr int X_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = X_BYTES + W_BYTES;
-    static constexpr int BOX = QKV ? BOX_QKV : OUT == GEMM_GLU ? BOX_GLU : BOX_F32, WARP_BYTES = BOXES * BOX;
-    static constexpr int SMEM = STAGES * STAGE + 8 * WARP_BYTES + 1024;
+    static constexpr int STAGES = TURNS && GLU ? 5 : 4, X_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = X_BYTES + W_BYTES;
+    static constexpr int BOX = QKV ? BOX_QKV : GLU ? BOX_GLU : BOX_F32, BOXES = QKV ? 1 : GLU ? (TURNS ? 3 : 4) : TURNS ? 4 : 2; // of a warp
+    static constexpr int ANGLE_BYTES = NEAR ? 2 * BM * 128 : 0, WARP_BYTES = BOXES * BOX;
+    static constexpr int REGS_PRODUCER = QKV ? 40 : 24, REGS_CONSUMER = QKV ? 232 : 240;
+    static constexpr int SMEM = STAGES * STAGE + ANGLE_BYTES + 8 * WARP_BYTES + 1024;
 };
 
 struct tile_t {
@@ -41,8 +43,8 @@ __device__ __forceinline__ tile_t tile_of(const gemm_kernel_args &a, int w, int 
 }
 
 struct gemm_bars_t {
-    uint32_t full, empty, told, place_full, place_empty; // arrays of 8-byte barriers
-    uint32_t tile;                                       // tiles told of, 4 bytes each
+    uint32_t full, empty, told, place_full, place_empty, angle_full, angle_empty; // arrays of 8-byte barriers
+    uint32_t tile;                                                                // tiles told of, 4 bytes each
 };
 struct told_t { // position in the list of tiles told of
     int at = 0, phase = 0;
@@ -88,16 +90,24 @@ __device__ __forceinline__ void gemm_produce(const gemm_kernel_args &a, uint32_t
     }
 }
 
-// QKV, a warp of its own: where the rows of the next tiles go, worked out while sums run.
-template <int BN> __device__ __forceinline__ void gemm_places(const gemm_kernel_args &a, const gemm_bars_t &bar, place_t (*places)[BM]) {
+// QKV, a warp of its own: where the rows of the next tiles go, and how they are turned (NEAR), while sums run.
+template <int BN, bool NEAR>
+__device__ __forceinline__ void gemm_places(const gemm_kernel_args &a, const gemm_bars_t &bar, place_t (*places)[BM], uint32_t angles) {
+    bool leader = (threadIdx.x & 31) == 0;
     for (told_t told;;) {
         int w = told.next(bar);
         if (w >= a.n_pair * a.n_col) return;
-        int side = told.side(), row = tile_of(a, w, (int)cluster_rank(), BN).row, lane = threadIdx.x & 31;
+        int side = told.side(), row = tile_of(a, w, (int)cluster_rank(), BN).row;
+        if (NEAR && leader) {
+            mbar_wait(bar.angle_empty, side ^ 1);
+            mbar_expect(bar.angle_full, 2 * BM * 128);
+            tma_load_2d(angles, &a.angle_map, bar.angle_full, 0, row);
+            tma_load_2d(angles + BM * 128, &a.angle_map, bar.angle_full, 32, row);
+        }
         mbar_wait(bar.place_empty + 8 * side, told.side_phase() ^ 1);
-        for (int i = lane; i < BM; i += 32) places[side][i] = place_of(a, row + i);
+        places_of(a, row, places[side]);
         __syncwarp();
-        if (lane == 0) mbar_arrive(bar.place_full + 8 * side);
+        if (leader) mbar_arrive(bar.place_full + 8 * side);
     }
 }
 
@@ -148,10 +158,22 @@ __device__ __forceinline__ void gemm_consume(const gemm_kernel_args &a, uint32_t
         if (TURNS) bar_arrive(BAR_TURN + 1 - wg, 256);
         wgmma_wait<0>();
         release(before);
-        if (shape::QKV) mbar_wait(bar.place_full + 8 * told.side(), told.side_phase());
+        auto row_of = [&](int m) { return (TURNS ? m : wg) * 64 + ((int)threadIdx.x / 32 % 4) * 16; }; // of the warp's, in the tile
+        if constexpr (shape::QKV) {
+            if (a.bias) add_bias<BN, B>(a, c, t.col);
+            if (shape::NEAR) mbar_wait(bar.angle_full, told.side());
+#pragma unroll
+            for (int m = 0; m < B; m++) {
+                if constexpr (shape::NEAR) turn_heads<BN, OUT>(a, c[m], t.col, angles_near(smem + shape::STAGES * shape::STAGE, row_of(m) + lane / 4));
+                else turn_heads<BN, OUT>(a, c[m], t.col, angles_far(a, t.row + row_of(m) + lane / 4, OUT));
+            }
+            __syncwarp();
+            if (shape::NEAR && lane == 0) mbar_arrive(bar.angle_empty);
+            mbar_wait(bar.place_full + 8 * told.side(), told.side_phase());
+        }
 #pragma unroll
         for (int m = 0; m < B; m++) {
-            int row = (TURNS ? m : wg) * 64 + ((int)threadIdx.x / 32 % 4) * 16; // of the tile
+            int row = row_of(m);
             if constexpr (OUT == GEMM_SET || OUT == GEMM_ADD) end_f32<BN, OUT == GEMM_ADD>(a, c[m], t.row + row, t.col, box);
             else if constexpr (OUT == GEMM_GLU) end_glu<BN>(a, c[m], t.row + row, t.col, box);
             else end_qkv<BN, OUT>(a, c[m], t.row + row, t.col, box.first, places[told.side()] + row);
@@ -172,11 +194,11 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
     using shape = gemm_shape_t<BN, TURNS, OUT>;
     constexpr int STAGES = shape::STAGES, READERS = 4 * (TURNS ? 1 : 2); // warps that use a stage or a table of places
     extern __shared__ char raw[];
-    __shared__ __align__(8) uint64_t bars[2 * STAGES + TOLD + 4];
+    __shared__ __align__(8) uint64_t bars[2 * STAGES + TOLD + 6];
     __shared__ int tiles[TOLD];
     __shared__ place_t places[2][shape::QKV ? BM : 1];
     uint32_t smem = (smem_addr(raw) + 1023) & ~1023u, b0 = smem_addr(bars), b1 = b0 + 16 * STAGES + 8 * TOLD;
-    gemm_bars_t bar = {b0, b0 + 8 * STAGES, b0 + 16 * STAGES, b1, b1 + 16, smem_addr(tiles)};
+    gemm_bars_t bar = {b0, b0 + 8 * STAGES, b0 + 16 * STAGES, b1, b1 + 16, b1 + 32, b1 + 40, smem_addr(tiles)};
     unsigned first = 0;
     if (threadIdx.x == 0) {
         if (cluster_rank() == 0) first = tile_take(a); // the product before this one has another counter
@@ -191,6 +213,8 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
             mbar_init(bar.place_full + 8 * i, 1);
             mbar_init(bar.place_empty + 8 * i, READERS);
         }
+        mbar_init(bar.angle_full, 1);
+        mbar_init(bar.angle_empty, READERS);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     cluster_sync();
@@ -198,14 +222,15 @@ template <int BN, bool TURNS, int OUT> __global__ void IN_CLUSTERS __launch_boun
     pdl_go(); // not earlier: the next product's counter is that of the one before this, which must have ended
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::REGS_PRODUCER));
         if (threadIdx.x == 0) gemm_produce<BN, TURNS, OUT>(a, smem, bar, first);
         if constexpr (shape::QKV)
-            if (threadIdx.x / 32 == 1) gemm_places<BN>(a, bar, places);
+            if (threadIdx.x / 32 == 1) gemm_places<BN, shape::NEAR>(a, bar, places, smem + STAGES * shape::STAGE);
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-        if constexpr (shape::QKV) gemm_consume<BN, TURNS, OUT>(a, smem, smem + STAGES * shape::STAGE, bar, wg - 1, places);
-        else gemm_consume<BN, TURNS, OUT>(a, smem, smem + STAGES * shape::STAGE, bar, wg - 1, NULL);
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(shape::REGS_CONSUMER));
+        uint32_t boxes = smem + STAGES * shape::STAGE + shape::ANGLE_BYTES;
+        if constexpr (shape::QKV) gemm_consume<BN, TURNS, OUT>(a, smem, boxes, bar, wg - 1, places);
+        else gemm_consume<BN, TURNS, OUT>(a, smem, boxes, bar, wg - 1, NULL);
     }
     __syncwarp();
     cluster_sync(); // a block that ended would leave the other's arrivals without a target
@@ -220,7 +245,8 @@ bool gemm_sm90_serves(const cuda_backend_t *b, linear_shape_t s) {
 }
 
 static bool qkv_fits(const qkv_args_t *q) {
-    if ((q->d_head != 64 && q->d_head != 128) || q->d_rot != q->d_head || q->q_norm || q->k_norm || (uintptr_t)q->q % 16) return false;
+    if ((q->d_head != 64 && q->d_head != 128) || q->d_rot != q->d_head || q->q_norm || q->k_norm) return false;
+    if ((uintptr_t)q->q % 16 || (uintptr_t)q->cos_sin % 16 || (uintptr_t)q->bias % 8) return false;
     for (int r = 0; r < q->n_run; r++)
         if (r && q->runs[r].row < q->runs[r - 1].row + q->runs[r - 1].n) return false;
     for (int p = 0; p < q->n_pool; p++) {
@@ -287,6 +313,9 @@ status_t gemm_sm90(cuda_backend_t *b, const gemm_args_t *g, bool *done) {
         const qkv_args_t *q = g->qkv;
         a.n_head = q->n_head, a.n_kv = q->n_kv_head, a.n_run = q->n_run, a.layer = q->layer;
         a.bias = q->bias, a.cos_sin = q->cos_sin, a.q = (bf16 *)q->q;
+        uint64_t dims[2] = {(uint64_t)q->d_rot, (uint64_t)g->n_row}, angle_stride = dims[0] * 4;
+        uint32_t box[2] = {32, BM};
+        if (!tensor_map_make(&a.angle_map, DT_F32, q->cos_sin, 2, dims, &angle_stride, box)) return ST_OK;
         ST_TRY(cuda_upload_pass(b, q->pools, q->n_pool, q->runs, q->n_run, &a.pools, &a.runs));
     }
     *done = true;

@@ -83,7 +83,7 @@ static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double
         int64_t stopping = j->stopping;
         if ((st = j->comm->ops->max_i64(j->comm, &stopping, 1)) || stopping) break;
         st = share_document(j, r, first);
-        j->report->n_sharded++;
+        j->report->n_sharded += !j->stopping;
     }
     *n_unit = left;
     return st;
@@ -237,7 +237,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     corpus_close(corpus);
     round_free(&round);
     if (!st && j.stopping)
-        st = status_fail(ST_STOPPED, "stopped at a segment's end (%s); everything encoded is in %s: run the same command again to go on",
+        st = status_fail(ST_STOPPED, "stopped (%s); everything encoded is in %s: run the same command again to go on",
                          *stop_reason() ? stop_reason() : "asked by another rank", spec->store_dir);
     return st;
 }

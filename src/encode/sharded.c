@@ -44,6 +44,8 @@ typedef struct {
     wire_t *wires[2][2]; /* [layer % 2][front, back][most steps] */
     comm_part_t *parts;
     int n_part, cap_part;
+    int64_t ticket; /* a mark behind the layer before: a device's queue may be layers ahead of it */
+    void *mark;     /* host */
 } flow_t;
 
 status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out) {
@@ -227,6 +229,7 @@ static void flow_free(flow_t *f) {
     mem_free(f->gists);
     mem_free(f->pages);
     mem_free(f->parts);
+    f->be->ops->host_free(f->be, f->mark);
 }
 
 /* ---- on the wire ------------------------------------------------------------------------------------------------ */
@@ -375,6 +378,61 @@ static status_t logits_out(flow_t *f) {
     return st;
 }
 
+/* Messages and computing share the devices from now on, or no longer. */
+static void beside(flow_t *f, bool now) {
+    comm_device_t *d = f->comm->device;
+    if (!d) return;
+    d->beside = now;
+    f->be->ops->leave(f->be, now ? d->n_leave : 0);
+}
+
+/* ---- stopping and going on --------------------------------------------------------------------------------------- */
+
+/* Layers that a run before this one saved: all ranks' or nobody's. */
+static status_t resume(flow_t *f) {
+    under_way_t *u = f->doc->under_way;
+    file_map_t map = {NULL, 0};
+    int layers = 0;
+    status_t st = ST_OK;
+    if (!u) return ST_OK;
+    for (int back = 0; back < 2; back++)
+        for (int64_t i = 0; i < f->n_step[back] && !st; i++) {
+            step_t *s = &f->steps[back][i];
+            st = under_way_add(u, forward_residual(s->ws), (size_t)(s->batch.n_row * f->config->d_model) * sizeof(float), false);
+        }
+    if (!st) st = under_way_find(u, &layers, &map);
+    int64_t ends[2] = {layers, -layers};
+    st = comm_agree(f->comm, st);
+    if (!st) st = f->comm->ops->max_i64(f->comm, ends, 2);
+    if (!st && ends[0] == -ends[1]) f->doc->from = layers;
+    if (!st && f->doc->from) st = under_way_read(u, f->be, layers, &map);
+    file_unmap(&map);
+    return comm_agree(f->comm, st);
+}
+
+/* Before a layer: does any rank want to stop? Then what is on its way arrives, and what is done is saved. A device is asked when it has
+ * done the layer before the last, or it would have been given all layers by now. */
+static status_t stop_between(flow_t *f, int layer) {
+    sharded_t *d = f->doc;
+    status_t st = ST_OK;
+    if (!d->stop) return ST_OK;
+    if (!f->be->host_memory) {
+        if (!f->mark) st = f->be->ops->host_alloc(f->be, sizeof(float), "a mark", &f->mark);
+        if (!st && f->ticket) st = f->be->ops->copy_out_wait(f->be, f->ticket);
+        if (!st && f->memory) st = f->be->ops->copy_out_start(f->be, f->mark, f->memory, sizeof(float), &f->ticket);
+    }
+    int64_t yes = !st && d->stop(d->stop_ctx);
+    if (!st) st = f->comm->ops->max_i64(f->comm, &yes, 1);
+    if (st || !yes) return st;
+    for (int back = 0; back < 2 && !st; back++) st = arrivals(f, layer, back);
+    if (!st) st = f->be->ops->sync(f->be);
+    if (st) return st;
+    d->stopped = layer ? layer : -1;
+    if (d->under_way && layer > d->from && under_way_write(d->under_way, f->be, layer))
+        log_warn("what was done of the document is not saved, and the next run begins it anew: %s", status_message());
+    return ST_OK;
+}
+
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d) {
     flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan, .doc = d};
     if (comm->size > 1 && model_mixed(e->model)) /* its rows would have unlike bits; all ranks know, so nobody waits */
@@ -384,18 +442,21 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
     status_t st = pools_setup(&f);
     if (!st) st = steps_setup(&f);
     pass_begin(e);
-    if ((st = comm_agree(comm, st))) goto out;
-    if (comm->device) comm->device->beside = true;
+    if ((st = comm_agree(comm, st)) || (st = resume(&f))) goto out;
+    beside(&f, true);
     for (int back = 0; back < 2; back++)
-        for (int64_t i = 0; i < plan->most[back] && !st; i++) st = keys(&f, 0, back, i);
-    for (int layer = 0; layer < f.config->n_layer && !st; layer++) st = layer_run(&f, layer);
-    if (!st && e->spec.rows) st = logits_out(&f);
+        for (int64_t i = 0; i < plan->most[back] && !st; i++) st = keys(&f, d->from, back, i);
+    for (int layer = d->from; layer < f.config->n_layer && !st && !d->stopped; layer++) {
+        st = stop_between(&f, layer);
+        if (!st && !d->stopped) st = layer_run(&f, layer);
+    }
+    if (!st && !d->stopped && e->spec.rows) st = logits_out(&f);
     if (!st) st = f.be->ops->sync(f.be);
     if (st && comm->size > 1) { /* the others are inside the layers and would wait for ever */
         log_error("%s", status_message());
         comm->ops->abort(comm, st);
     }
-    if (comm->device) comm->device->beside = false;
+    beside(&f, false);
 out:
     flow_free(&f);
     return st;

@@ -13,6 +13,7 @@
 #define ENCODE_SHARDED_H
 
 #include "encode/encoder.h"
+#include "encode/under_way.h"
 #include "layout/shard.h"
 
 /* For measurements: all of it; the computing without the messages (K/V of others are then whatever was there); the messages alone. */
@@ -25,15 +26,20 @@ typedef struct {
     /* [n_segment] where K/V of the segments that this rank writes go, all layers: of the last n_row raw rows, and of the gists. n_row 0:
      * nowhere. NULL: nothing is kept. */
     const kv_pool_t *raw, *gists;
-    int64_t sent; /* out: bytes of K/V that this rank sent */
+    bool (*stop)(void *ctx); /* asked between layers on every rank; one yes stops all. NULL: to the end */
+    void *stop_ctx;
+    under_way_t
+        *under_way;    /* where a stop saves what was done, and a run before this one may have; with the caller's parts. NULL: nowhere */
+    int64_t sent;      /* out: bytes of K/V that this rank sent */
+    int from, stopped; /* out: layers that were done before; layers done when it was stopped, -1: none; 0: it was not */
 } sharded_t;
 
 /* The plan for a document whose segments begin at segment[0..n_segment), and end at segment[n_segment]. raw_kept: all raw rows will be. */
 status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out);
 /* Bytes of K/V that a rank sends for it, all layers. */
 int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
-/* Collective. The encoder's spec must say `sharded`; compact positions are not done. A failure in the middle ends the job, since others
- * would wait. */
+/* Collective. Of `stopped` and `from` > 0 all ranks know the same. The encoder's spec must say `sharded`; compact positions are not done. A
+ * failure in the middle ends the job, since others would wait. */
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d);
 
 #endif

@@ -1,6 +1,10 @@
 /* This rank's share of a round: segments through the encoder, in batches or in chains, and into the store. */
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "encode/job.h"
 #include "encode/sharded.h"
@@ -95,11 +99,36 @@ static status_t document_write(job_t *j, const round_t *r, int64_t first, const 
     return st ? st : waited;
 }
 
+static bool stop_wanted(void *ctx) {
+    job_t *j = ctx;
+    return notes_take(j) || j->stopping;
+}
+
+/* The document, its plan and this rank: what a stop saves fits nothing else. */
+static hash_t document_key(const job_t *j, const round_t *r, int64_t first, int64_t n) {
+    struct {
+        hash_t document;
+        int64_t rank, size, max_row, n;
+    } of = {r->items[first + n - 1].address, j->comm->rank, j->comm->size, j->spec->max_row, n};
+    return hash_bytes(&of, sizeof of);
+}
+
+/* A stop's file goes when its document is committed; rank 0 also takes those of ranks that there are no more. */
+static void under_way_remove(const job_t *j) {
+    char path[PATH_MAX];
+    for (int r = j->comm->rank;; r = r < j->comm->size ? j->comm->size : r + 1) {
+        snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, r);
+        if ((unlink(path) && r >= j->comm->size) || j->comm->rank) break;
+    }
+}
+
 status_t share_document(job_t *j, const round_t *r, int64_t first) {
     int64_t n = slices_of(r, first), *segment = NULL;
     const round_item_t *items = r->items + first;
     kv_pool_t *pools = NULL; /* [3][n] */
     shard_t plan = {0};
+    char path[PATH_MAX];
+    under_way_t saved = {.path = path, .n_layer = (int)j->config->n_layer};
     status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
     if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
@@ -107,14 +136,34 @@ status_t share_document(job_t *j, const round_t *r, int64_t first) {
     keep_t keep = j->spec->kept.keep;
     if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, &plan);
     if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n);
+    snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, j->comm->rank);
+    saved.key = document_key(j, r, first, n);
+    for (int64_t s = 0; s < n && !st; s++) {
+        size_t bytes = kv_bytes(j->config, pools[s].type, pools[s].n_row);
+        if (bytes) st = under_way_add(&saved, pools[s].k, bytes, true);
+        if (bytes && !st) st = under_way_add(&saved, pools[s].v, bytes, true);
+    }
     if ((st = comm_agree(j->comm, st))) goto out;
-    sharded_t d = {.tokens = r->tokens.ids + items[0].begin, .raw = pools + n, .gists = pools + 2 * n};
+    sharded_t d = {.tokens = r->tokens.ids + items[0].begin,
+                   .raw = pools + n,
+                   .gists = pools + 2 * n,
+                   .stop = stop_wanted,
+                   .stop_ctx = j,
+                   .under_way = &saved};
     st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
     j->kv_sent += d.sent;
-    j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank);
-    if (!st) st = document_write(j, r, first, &plan, pools);
+    int n_layer = saved.n_layer, done = d.stopped > 0 ? d.stopped : 0; /* of the layer after those done K/V were sent, too */
+    j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank) / n_layer * ((d.stopped ? done + 1 : n_layer) - d.from);
+    if (!st && d.from) log_info("went on behind layer %d of %d of a document that all ranks share", d.from, n_layer);
+    if (!st && d.stopped) {
+        log_info("stopped behind layer %d of %d of a document that all ranks share", done, n_layer);
+        j->stopping = true;
+    }
+    if (!st && !d.stopped) st = document_write(j, r, first, &plan, pools);
     st = comm_agree(j->comm, st);
+    if (!st && !d.stopped) under_way_remove(j);
 out:
+    under_way_free(&saved);
     shard_free(&plan);
     mem_free(segment);
     mem_free(pools);

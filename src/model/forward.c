@@ -315,6 +315,7 @@ static status_t hidden_out(forward_ws_t *ws, const batch_t *b) {
 }
 
 status_t forward_begin(forward_ws_t *ws, const batch_t *b) { return rows_in(ws, b); }
+float *forward_residual(forward_ws_t *ws) { return ws->x; }
 status_t forward_end(forward_ws_t *ws, const batch_t *b) {
     status_t st = hidden_out(ws, b);
     return st ? st : logits_out(ws, b);

@@ -115,6 +115,8 @@ status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);
 status_t forward_begin(forward_ws_t *ws, const batch_t *b);
 status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer);
 status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer);
+/* [B] [n_row][d_model] between two layers all that the rows are; to be saved, or put back behind forward_begin. */
+float *forward_residual(forward_ws_t *ws);
 status_t forward_end(forward_ws_t *ws, const batch_t *b);
 /* Floating-point operations of the linear layers for one row (2 per weight), without the output rows; and of the output rows. */
 double model_flops_row(const model_config_t *c);

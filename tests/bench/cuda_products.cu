@@ -13,6 +13,7 @@ typedef struct {
     gemm_out_t out;
     int64_t n_out, n_in;
     int n_head, n_kv, d; // QKV
+    bool bias;
 } product_t;
 static const product_t products_8b[] = {{"qkv", GEMM_QKV, 6144, 4096, 32, 8, 128},
                                         {"o", GEMM_ADD, 4096, 4096, 0, 0, 0},
@@ -44,7 +45,7 @@ struct product_case {
     int64_t n, seg; // rows; rows of a pool
     linear_t *l;
     bf16 *w, *x, *q[2], *k[2], *v[2];
-    float *wide, *y[2], *cos_sin;
+    float *wide, *y[2], *cos_sin, *bias = NULL;
     void *half[2];
     std::vector<kv_pool_t> pools[2];
     std::vector<run_t> runs;
@@ -71,6 +72,7 @@ struct product_case {
     void make_qkv(int i) {
         size_t kv = (size_t)(n * p.n_kv * p.d);
         if (!i) cos_sin = keep(random_dev<float>((size_t)(n * p.d)));
+        if (!i && p.bias) bias = keep(random_dev<float>((size_t)p.n_out));
         q[i] = keep((bf16 *)poison_dev((size_t)(n * p.n_head * p.d) * 2));
         k[i] = keep((bf16 *)poison_dev(kv * 2));
         v[i] = keep((bf16 *)poison_dev(kv * 2));
@@ -82,7 +84,7 @@ struct product_case {
             pools[i].push_back(pool);
             if (!i) runs.push_back(run);
         }
-        qkv_args_t a = {0, n, p.n_head, p.n_kv, p.d, p.d, wide, NULL, NULL, NULL, 0, cos_sin, q[i], (int)pools[i].size(), (int)runs.size(), pools[i].data(), runs.data()};
+        qkv_args_t a = {0, n, p.n_head, p.n_kv, p.d, p.d, wide, bias, NULL, NULL, 0, cos_sin, q[i], (int)pools[i].size(), (int)runs.size(), pools[i].data(), runs.data()};
         qkv[i] = a;
     }
     ~product_case() {
@@ -143,7 +145,7 @@ std::string product_case::apart(cuda_backend_t *library) {
 }
 
 // ---- multiprocessors held by another kernel ---------------------------------------------------------------------------
-__global__ void hold_kernel(volatile int *stop, volatile int *begun) {
+__global__ void occupy_kernel(volatile int *stop, volatile int *begun) {
     begun[blockIdx.x] = 1;
     while (!*stop) {}
 }
@@ -154,7 +156,7 @@ struct holder {
     explicit holder(int n) {
         enum { BYTES = 200 << 10 }; // nothing else finds room beside it
         int least, greatest;
-        CU(cudaFuncSetAttribute(hold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
+        CU(cudaFuncSetAttribute(occupy_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES));
         CU(cudaDeviceGetStreamPriorityRange(&least, &greatest));
         CU(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
         CU(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
@@ -163,7 +165,7 @@ struct holder {
         CU(cudaHostAlloc(&begun, (size_t)(n + 1) * sizeof *begun, cudaHostAllocMapped));
         memset(begun, 0, (size_t)(n + 1) * sizeof *begun);
         CU(cudaDeviceSynchronize());
-        if (n) hold_kernel<<<(unsigned)n, 32, BYTES, stream>>>(stop, begun);
+        if (n) occupy_kernel<<<(unsigned)n, 32, BYTES, stream>>>(stop, begun);
         CU(cudaGetLastError());
         for (int i = 0; i < n; i++)
             while (!((volatile int *)begun)[i]) {}
@@ -197,7 +199,8 @@ static void check(cuda_backend_t *b, cuda_backend_t *library, const product_t &p
 static void check_all(cuda_backend_t *b, cuda_backend_t *library) {
     static const product_t odd[] = {{"add", GEMM_ADD, 264, 2112, 0, 0, 0},      {"add", GEMM_ADD, 200, 64, 0, 0, 0},
                                     {"glu", GEMM_GLU, 272, 2112, 0, 0, 0},      {"glu", GEMM_GLU, 4016, 72, 0, 0, 0},
-                                    {"qkv", GEMM_QKV, 256, 2112, 2, 1, 64},     {"qkv", GEMM_QKV, 1024, 192, 4, 2, 128}};
+                                    {"qkv", GEMM_QKV, 256, 2112, 2, 1, 64, true},     {"qkv", GEMM_QKV, 1024, 192, 4, 2, 128, true},
+                                    {"qkv", GEMM_QKV, 1152, 896, 14, 2, 64, true}};
     for (const product_t &p : products_smollm2)
         for (int64_t n : {600, 5001, 20000}) check(b, library, p, n, 1000, n == 5001 ? 12 : 0);
     for (const product_t &p : products_8b) check(b, library, p, 3001, 1000, 12);

@@ -3,6 +3,8 @@
 #include "golden/tiny.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #include "base/rng.h"
 #include "encode/kept.h"
@@ -132,7 +134,48 @@ static bool pools_equal(const kv_pool_t *a, const kv_pool_t *b) {
     return a->n_row == b->n_row && memory_equal(tiny.be, a->k, tiny.be, b->k, bytes) && memory_equal(tiny.be, a->v, tiny.be, b->v, bytes);
 }
 
-static void kept_case(const case_t *c, comm_t *self) {
+/* ---- stopped between two layers ---------------------------------------------------------------------------------- */
+static bool stop_last(void *ctx) { /* the last rank alone, the second time it is asked */
+    int *asked = ctx;
+    return ++*asked == 2 && comm->rank == comm->size - 1;
+}
+
+/* One run that is stopped, and one that goes on in other memory; what they kept is in the pools of d. `spoilt`: the last rank's file is
+ * damaged, so that all begin anew. */
+static void run_twice(encoder_t *e, const shard_t *plan, sharded_t *d, bool spoilt) {
+    char path[64];
+    int asked = 0, damage = spoilt && comm->rank == comm->size - 1;
+    int64_t pid = comm->rank == 0 ? getpid() : 0;
+    CU_ASSERT_EQUAL(comm->ops->max_i64(comm, &pid, 1), ST_OK);
+    snprintf(path, sizeof path, "/tmp/precis-%lld-%d.under-way", (long long)pid, comm->rank);
+    for (int again = 0; again < 2; again++) {
+        under_way_t u = {.path = path, .key = {7, (uint64_t)comm->rank}, .n_layer = (int)model_config(tiny.model)->n_layer};
+        for (int64_t s = 0; s < plan->spec.n_segment; s++)
+            for (int i = 0; i < 2; i++) {
+                const kv_pool_t *p = i ? &d->gists[s] : &d->raw[s];
+                size_t bytes = kv_bytes(model_config(tiny.model), tiny.be->act, p->n_row);
+                if (!bytes) continue;
+                CU_ASSERT_EQUAL(under_way_add(&u, p->k, bytes, true), ST_OK);
+                CU_ASSERT_EQUAL(under_way_add(&u, p->v, bytes, true), ST_OK);
+                if (again) CU_ASSERT_EQUAL(memory_poison(tiny.be, p->k, bytes), ST_OK);
+                if (again) CU_ASSERT_EQUAL(memory_poison(tiny.be, p->v, bytes), ST_OK);
+            }
+        d->stop = again ? NULL : stop_last;
+        d->stop_ctx = &asked;
+        d->under_way = &u;
+        d->from = d->stopped = 0;
+        CU_ASSERT_EQUAL(encoder_run_sharded(e, comm, plan, d), ST_OK);
+        CU_ASSERT_EQUAL(d->stopped, !again);
+        CU_ASSERT_EQUAL(d->from, again && !spoilt);
+        under_way_free(&u);
+        if (damage && !again) CU_ASSERT_EQUAL(truncate(path, 100), 0);
+    }
+    CU_ASSERT_EQUAL(unlink(path), 0);
+}
+
+typedef enum { STRAIGHT, STOPPED, SPOILT } how_t;
+
+static void kept_case(const case_t *c, comm_t *self, how_t how) {
     static int64_t segment[N + 1];
     static kv_pool_t raw[N], gists[N], raw1[N], gists1[N];
     int64_t n = segments_of(c, segment), mine = 0;
@@ -149,9 +192,13 @@ static void kept_case(const case_t *c, comm_t *self) {
     }
     sharded_t d = {.tokens = tokens, .raw = raw, .gists = gists};
     int64_t before = comm->sent_bytes, agreed = comm->size > 1 ? (int64_t)sizeof(int64_t) : 0; /* one agreement before the layers */
-    CU_ASSERT_EQUAL(encoder_run_sharded(e, comm, &plan, &d), ST_OK);
-    CU_ASSERT_EQUAL(comm->sent_bytes - before - agreed, encoder_shard_bytes(e, &plan, comm->rank));
-    CU_ASSERT_EQUAL(d.sent, encoder_shard_bytes(e, &plan, comm->rank));
+    if (how == STRAIGHT) {
+        CU_ASSERT_EQUAL(encoder_run_sharded(e, comm, &plan, &d), ST_OK);
+        CU_ASSERT_EQUAL(comm->sent_bytes - before - agreed, encoder_shard_bytes(e, &plan, comm->rank));
+        CU_ASSERT_EQUAL(d.sent, encoder_shard_bytes(e, &plan, comm->rank));
+    } else {
+        run_twice(e, &plan, &d, how == SPOILT);
+    }
     for (int64_t s = 0; s < n; s++) {
         piece_t p = {.tokens = tokens + segment[s],
                      .n = segment[s + 1] - segment[s],
@@ -181,7 +228,16 @@ static void test_kept(void) {
     comm_t *self = NULL;
     CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
     open_model(DT_BF16);
-    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self);
+    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self, STRAIGHT);
+    tiny_close(&tiny);
+    self->ops->close(self);
+}
+
+static void test_stopped(void) {
+    comm_t *self = NULL;
+    CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
+    open_model(DT_BF16);
+    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self, i % 4 == 3 ? SPOILT : STOPPED);
     tiny_close(&tiny);
     self->ops->close(self);
 }
@@ -213,4 +269,4 @@ static void test_one_rank_fails(void) {
     tiny_close(&tiny);
 }
 
-PARALLEL_MAIN("sharded", {"logits", test_logits}, {"kept", test_kept}, {"one_rank_fails", test_one_rank_fails})
+PARALLEL_MAIN("sharded", {"logits", test_logits}, {"kept", test_kept}, {"stopped", test_stopped}, {"one_rank_fails", test_one_rank_fails})

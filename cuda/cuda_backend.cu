@@ -210,11 +210,10 @@ static void leave_cuda(backend_t *bb, int n) {
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda",           alloc_cuda,       free_cuda,      copy_in_cuda,        copy_out_cuda,      sync_cuda,        host_alloc_cuda,
-    host_free_cuda,   copy_out_start_cuda, copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
-    linear_close_cuda, linear_cuda,     linear_glu_cuda, linear_qkv_cuda,    embed_cuda,         rope_cuda,        rmsnorm_cuda,
-    silu_mul_cuda,    qkv_cuda,         attention_cuda, merge_cuda,          gather_rows_cuda,   convert_cuda,     fill_cuda,
-    leave_cuda,       ceilings_cuda,    destroy_cuda,
+    "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
+    copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
+    linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,
+    attention_cuda, merge_cuda, gather_rows_cuda, convert_cuda, fill_cuda, leave_cuda, ceilings_cuda, destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {

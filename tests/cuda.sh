@@ -1,12 +1,11 @@
 #!/bin/bash
-# The CUDA backend on a GPU, in parts.   usage: tests/cuda.sh BUILD        PARTS="ops golden bench layouts mixed spill sanitizer", all by default
+# The CUDA backend on a GPU, in parts.   usage: tests/cuda.sh BUILD        PARTS="ops golden bench layouts mixed sanitizer", all by default
 #
 #   ops        every operation against cpu_ref
 #   golden     the golden suites, and others that run a model, on the GPU; logits of every golden model against cpu_ref in f32 and bf16
 #   bench      encoding and decoding of a made-up model, validated
 #   layouts    stores and answers of every layout against the CPU's, each from the other's store
 #   mixed      one rank with the GPU and two with CPUs in one job
-#   spill      documents whose K/V are larger than the memory they may have
 #   sanitizer  memory errors in small cases (compute-sanitizer)
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -60,25 +59,6 @@ part_mixed() {
     tests/parallel/mixed.sh "$precis" cuda cpu
     say "GPU and CPU ranks in one job" $?
 }
-# A made-up memory of so many bytes beyond what the encoding takes without K/V makes it keep them on the host; the store must be the same.
-part_spill() {
-    . tests/tiny_model.sh
-    tiny_model "$work/model"
-    for i in $(seq 1 "${SPILL_COPIES:-40}"); do cat LICENSE; done >"$work/long.txt"
-    for layout in "full --segment 4K" "fine-kv --ratio 4 --segment 4K" "unigist --ratio 2 --local 64" "pce --segment 1M"; do
-        # shellcheck disable=SC2086
-        set -- encode --backend cuda --model "$work/model" --batch 8K --layout $layout "$work/long.txt"
-        rm -rf "$work/whole" "$work/spilled"
-        "$precis" "$@" --store "$work/whole" 2>"$work/log" || cat "$work/log"
-        total=$(sed -n 's/.* of \([0-9.]*\) GiB are free beside the weights.*/\1/p' "$work/log")
-        free=$(sed -n 's/.*; \([0-9.]*\) of [0-9.]* GiB are free beside the weights.*/\1/p' "$work/log")
-        PRECIS_CUDA_MEMORY=$(awk "BEGIN { printf \"%.0f\", ($total - $free + ${SPILL_GIB:-0.6}) * 2 ^ 30 }") "$precis" "$@" --store "$work/spilled" 2>"$work/log" || cat "$work/log"
-        grep -q 'they stay in host memory' "$work/log"
-        say "K/V of $layout on the host" $?
-        [ "$("$precis" store digest "$work/whole" | cut -d' ' -f1)" = "$("$precis" store digest "$work/spilled" | cut -d' ' -f1)" ]
-        say "bits of $layout with K/V on the host" $?
-    done
-}
 part_sanitizer() {
     if ! command -v compute-sanitizer >/dev/null; then
         echo "compute-sanitizer: not here, memory errors not checked"
@@ -90,7 +70,7 @@ part_sanitizer() {
     say "compute-sanitizer memcheck, decoding" $?
 }
 
-for part in ${PARTS:-ops golden bench layouts mixed spill sanitizer}; do
+for part in ${PARTS:-ops golden bench layouts mixed sanitizer}; do
     declare -F "part_$part" >/dev/null || { echo "cuda: no part $part; the head of $0 lists them" >&2; exit 2; }
     "part_$part"
 done

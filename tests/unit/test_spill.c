@@ -218,6 +218,18 @@ static void test_bits(void) {
 }
 
 /* ---- the whole job ---------------------------------------------------------------------------------------------- */
+/* A GPU is made to say that it is small; what others and the driver have taken of it does not count. */
+static bool on_gpu(void) { return !strcmp(backend_wish(), "cuda"); }
+static size_t taken_before(void) {
+    static size_t taken;
+    size_t left = 0, total = 0;
+    if (taken || !on_gpu()) return taken;
+    CU_ASSERT_EQUAL(tiny_open(&tiny, dir, backend_tested, DT_F32, 1, 8), ST_OK);
+    tiny.be->ops->memory_left(tiny.be, &left, &total);
+    tiny_close(&tiny);
+    return taken = total - left;
+}
+
 /* Encodes both texts with so much memory beyond the weights; the store's digest. */
 static hash_t encode_with(const case_t *c, const char *name, size_t memory, bool *spilled) {
     char bytes[32];
@@ -226,10 +238,10 @@ static hash_t encode_with(const case_t *c, const char *name, size_t memory, bool
     tokenizer_t *tokenizer = NULL;
     encode_report_t report;
     const char *const inputs[] = {file("text.txt"), file("short.txt")};
-    snprintf(bytes, sizeof bytes, "%zu", memory);
-    setenv("PRECIS_LOCKED_MEMORY", bytes, 1);
+    snprintf(bytes, sizeof bytes, "%zu", taken_before() + memory);
+    setenv(on_gpu() ? "PRECIS_CUDA_MEMORY" : "PRECIS_LOCKED_MEMORY", bytes, 1);
     status_t st = model_tokenizer_open(dir, &tokenizer);
-    if (!st) st = tiny_open(&tiny, dir, locked_create, DT_F32, 1, 8);
+    if (!st) st = tiny_open(&tiny, dir, on_gpu() ? backend_tested : locked_create, DT_F32, 1, 8);
     encode_spec_t spec = {.inputs = inputs,
                           .n_input = 2,
                           .store_dir = file(name),

@@ -36,7 +36,7 @@ const command_t cmd_edit_query = {
                  "  precis edit query --model M.gguf --adapter edits.safetensors --store edits.store --prompt 'The capital of X is'\n"
                  "  mpirun -n 4 precis edit query --model M.gguf --store edits.store --prompts questions.jsonl\n",
              .keys = "model! store! docs prompt prompts adapter edit-temperature chat system bos special max-tokens temperature top-p seed "
-                     "slots stats rope-length dtype backend threads batch verify format quiet verbose progress config print-config",
+                     "slots deal stats rope-length dtype backend threads batch verify format quiet verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},
     .ranks = true,

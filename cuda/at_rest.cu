@@ -32,6 +32,8 @@ void note_fresh(cuda_backend_t *b, const qkv_args_t *x) {
     }
 }
 
+void none_at_rest(cuda_backend_t *b) { b->fresh.launch = 0; }
+
 uint64_t pools_at_rest(const cuda_backend_t *b, const attn_args_t *x) {
     const fresh_t *f = &b->fresh;
     uint64_t rest = 0;

@@ -8,8 +8,9 @@
 
 #include "common.cuh"
 
-// To be called right after the launch of the kernel that does x.
+// To be called right after the launch of the kernel that does x; after one that may have written any pool.
 void note_fresh(cuda_backend_t *b, const qkv_args_t *x);
+void none_at_rest(cuda_backend_t *b);
 // Bit p: pool p, of the first 64, holds nothing that a kernel under way may be writing. None unless qkv was the last launch.
 uint64_t pools_at_rest(const cuda_backend_t *b, const attn_args_t *x);
 

@@ -38,7 +38,7 @@ struct fresh_t {
 
 typedef struct {
     backend_t base;
-    int device, cc, n_sm;
+    int device, cc, n_sm_all, n_sm; // n_sm: those that kernels which fill the GPU take
     size_t l2_bytes;
     int attn_family; // 0 plain, 80 mma.sync, 90 wgmma
     bool gemm_sm90;  // matrix products by our own kernel (gemm.cuh)

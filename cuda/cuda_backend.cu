@@ -191,12 +191,17 @@ static void destroy_cuda(backend_t *bb) {
     mem_free(b);
 }
 
+static void leave_cuda(backend_t *bb, int n) {
+    cuda_backend_t *b = cuda_of(bb);
+    b->n_sm = b->n_sm_all - (n < b->n_sm_all ? n : 0);
+}
+
 static const backend_ops_t ops_cuda = {
     "cuda",           alloc_cuda,       free_cuda,      copy_in_cuda,        copy_out_cuda,      sync_cuda,        host_alloc_cuda,
     host_free_cuda,   copy_out_start_cuda, copy_out_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
     linear_close_cuda, linear_cuda,     linear_glu_cuda, linear_qkv_cuda,    embed_cuda,         rope_cuda,        rmsnorm_cuda,
     silu_mul_cuda,    qkv_cuda,         attention_cuda, merge_cuda,          gather_rows_cuda,   convert_cuda,     fill_cuda,
-    ceilings_cuda,    destroy_cuda,
+    leave_cuda,       ceilings_cuda,    destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {
@@ -219,7 +224,7 @@ static status_t setup(cuda_backend_t *b) {
     CUDA_TRY(cudaSetDevice(b->device));
     CUDA_TRY(cudaGetDeviceProperties(&prop, b->device));
     b->cc = prop.major * 10 + prop.minor;
-    b->n_sm = prop.multiProcessorCount;
+    b->n_sm = b->n_sm_all = prop.multiProcessorCount;
     b->l2_bytes = (size_t)prop.l2CacheSize;
     if (b->base.act == DT_BF16 && b->cc < 80)
         return status_fail(ST_FAIL, "GPU %d (%s) has no bf16 matrix units; use --dtype f32 or another GPU", b->device, prop.name);
@@ -245,9 +250,6 @@ static status_t setup(cuda_backend_t *b) {
 
 void *backend_cuda_stream(backend_t *be) { return cuda_of(be)->stream; }
 int backend_cuda_device(const backend_t *be) { return ((const cuda_backend_t *)be)->device; }
-void backend_cuda_leave(backend_t *be, int n) {
-    if (n < cuda_of(be)->n_sm) cuda_of(be)->n_sm -= n;
-}
 status_t backend_cuda_identity(backend_t *be, unsigned char out[16]) {
     cudaDeviceProp prop;
     CUDA_TRY(cudaGetDeviceProperties(&prop, cuda_of(be)->device));

@@ -15,9 +15,6 @@ status_t backend_create_cuda(dtype_t act, int device, backend_t **out);
  * everywhere (16 bytes). */
 void *backend_cuda_stream(backend_t *be);
 int backend_cuda_device(const backend_t *be);
-/* From now on kernels that fill the GPU leave n multiprocessors to others (messages between GPUs): else they would wait for them at their
- * end. */
-void backend_cuda_leave(backend_t *be, int n);
 status_t backend_cuda_identity(backend_t *be, unsigned char out[16]);
 /* GPUs that can be used; 0 when there is no driver. */
 int backend_cuda_devices(void);

@@ -4,6 +4,7 @@
 // 4096. So each shape has a base: on Hopper our own kernel (gemm_sm90.cu), elsewhere an algorithm of cuBLASLt chosen for many rows, without
 // splits of the sum. For fewer rows cuBLASLt's other algorithms are tried on random data with the real weights, and only those whose
 // results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts.
+#include "at_rest.cuh"
 #include "gemm.cuh"
 
 enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
@@ -424,6 +425,7 @@ __global__ void fill_kernel(uint64_t seed, size_t first, float scale, size_t n, 
 status_t fill_cuda(backend_t *bb, uint64_t seed, size_t first, float scale, size_t n, void *dst) {
     fill_kernel<<<2048, 256, 0, cuda_of(bb)->stream>>>(seed, first, scale, n, dst, bb->act == DT_F32);
     CUDA_LAUNCHED("fill");
+    none_at_rest(cuda_of(bb));
     return ST_OK;
 }
 

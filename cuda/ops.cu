@@ -37,6 +37,7 @@ status_t gather_rows_cuda(backend_t *bb, int64_t n, int64_t d, const int64_t *id
     ST_TRY(cuda_upload(b, idx, sizeof *idx * (size_t)n, &at));
     gather_kernel<<<(unsigned)n, THREADS, 0, b->stream>>>(d, at, src, dst);
     CUDA_LAUNCHED("gather_rows");
+    none_at_rest(b);
     return ST_OK;
 }
 
@@ -310,5 +311,6 @@ status_t convert_cuda(backend_t *bb, size_t n, dtype_t dst_type, void *dst, dtyp
     else
         convert_from(b, n, (__half *)dst, src_type, src);
     CUDA_LAUNCHED("convert");
+    none_at_rest(b);
     return ST_OK;
 }

@@ -4,8 +4,8 @@
  *                                   issued                                  done
  *     here                          └─ pack ─ send and receive ─ unpack ─────┘
  *
- * A rank's message to another is one send, however many blocks it has: they are packed into one stretch of memory first, at the speed of
- * device memory, and what several ranks get is packed once. NCCL runs what one group holds at the same time; groups run in order.
+ * Large blocks of a message are sent as they lie. Small ones are one send, however many there are: they are packed into one stretch of
+ * memory first, and what several ranks get is packed once. NCCL runs what one group holds at the same time; groups run in order.
  *
  * A send's blocks hold their multiprocessors from when they begin until the other rank's have begun as well and all bytes are over. Beside
  * computing a few of them are fast enough and leave the others to it; where nothing runs beside, as many as NCCL likes.
@@ -21,7 +21,7 @@
 
 #include "base/mem.h"
 
-enum { ALIGN = 256 };
+enum { ALIGN = 256, LARGE = 256 << 10 }; /* bytes; blocks from LARGE on are not packed */
 
 struct comm_exchange {
     comm_exchange_t *next; /* among the spare ones */
@@ -30,9 +30,9 @@ struct comm_exchange {
 
 /* What goes to one rank, or comes from it. */
 typedef struct {
-    char *at; /* one stretch */
+    char *at; /* in the staging memory, where packed */
     int64_t bytes, offset;
-    bool packed, again; /* lies in the staging memory; another rank's message that is there already */
+    bool packed, again; /* one stretch in the staging memory; another rank's message that is there already */
 } message_t;
 
 typedef struct {
@@ -89,15 +89,15 @@ static bool same_parts(const comm_part_t *parts, int n, int a, int b) {
 static void messages_lay(const nccl_t *c, const comm_part_t *parts, int n, bool sent, message_t *m, size_t *total) {
     *total = 0;
     for (int r = 0; r < c->base.comm->size; r++) {
-        int blocks = 0, first = next_part(parts, n, r, 0);
+        int64_t blocks = 0, least = LARGE;
         m[r] = (message_t){0};
-        for (int i = first; i < n; i = next_part(parts, n, r, i + 1)) {
+        for (int i = next_part(parts, n, r, 0); i < n; i = next_part(parts, n, r, i + 1)) {
             m[r].bytes += parts[i].bytes * parts[i].count;
-            blocks += (int)parts[i].count;
+            blocks += parts[i].count;
+            least = i64_min(least, parts[i].bytes);
         }
         if (!m[r].bytes) continue;
-        m[r].packed = blocks > 1;
-        m[r].at = parts[first].p;
+        m[r].packed = blocks > 1 && least < LARGE; /* the same on both sides */
         if (!m[r].packed) continue;
         for (int q = 0; q < r && sent && !m[r].again; q++)
             if (m[q].packed && same_parts(parts, n, q, r)) {
@@ -150,13 +150,29 @@ static void messages_place(nccl_t *c, message_t *m, const staging_t *s) {
         if (m[r].packed) m[r].at = s->memory + m[r].offset;
 }
 
-static status_t messages_go(nccl_t *c, const message_t *send, const message_t *recv) {
+static status_t stretch_go(nccl_t *c, char *p, int64_t bytes, int peer, bool sent) {
     ncclComm_t nccl = c->base.beside && c->narrow ? c->narrow : c->wide;
+    if (sent) return nccl_check(ncclSend(p, (size_t)bytes, ncclInt8, peer, nccl, c->stream), "send");
+    return nccl_check(ncclRecv(p, (size_t)bytes, ncclInt8, peer, nccl, c->stream), "receive");
+}
+
+static status_t message_go(nccl_t *c, const comm_part_t *parts, int n, const message_t *m, int peer, bool sent) {
+    status_t st = ST_OK;
+    if (!m->bytes) return ST_OK;
+    if (sent) c->base.comm->sent_bytes += m->bytes;
+    if (m->packed) return stretch_go(c, m->at, m->bytes, peer, sent);
+    for (int i = next_part(parts, n, peer, 0); i < n && !st; i = next_part(parts, n, peer, i + 1))
+        for (int64_t b = 0; b < parts[i].count && !st; b++)
+            if (parts[i].bytes) st = stretch_go(c, (char *)parts[i].p + b * parts[i].stride, parts[i].bytes, peer, sent);
+    return st;
+}
+
+static status_t messages_go(nccl_t *c, const comm_part_t *send, int n_send, const comm_part_t *recv, int n_recv, const message_t *to,
+                            const message_t *from) {
     status_t st = nccl_check(ncclGroupStart(), "a group of messages");
     for (int r = 0; r < c->base.comm->size && !st; r++) {
-        if (send[r].bytes) st = nccl_check(ncclSend(send[r].at, (size_t)send[r].bytes, ncclInt8, r, nccl, c->stream), "send");
-        if (recv[r].bytes && !st) st = nccl_check(ncclRecv(recv[r].at, (size_t)recv[r].bytes, ncclInt8, r, nccl, c->stream), "receive");
-        c->base.comm->sent_bytes += send[r].bytes;
+        st = message_go(c, send, n_send, &to[r], r, true);
+        if (!st) st = message_go(c, recv, n_recv, &from[r], r, false);
     }
     status_t ended = nccl_check(ncclGroupEnd(), "a group of messages");
     return st ? st : ended;
@@ -195,7 +211,7 @@ static status_t nccl_exchange_start(comm_device_t *d, const comm_part_t *send, i
     st = cuda_check(cudaEventRecord(c->issued, c->backend), "an event");
     if (!st) st = cuda_check(cudaStreamWaitEvent(c->stream, c->issued, 0), "an event");
     if (!st) st = blocks_move(c, send, n_send, to, true);
-    if (!st) st = messages_go(c, to, from);
+    if (!st) st = messages_go(c, send, n_send, recv, n_recv, to, from);
     if (!st) st = blocks_move(c, recv, n_recv, from, false);
     if (!st) st = exchange_get(c, out);
     return st ? st : cuda_check(cudaEventRecord((*out)->done, c->stream), "an event");

@@ -9,6 +9,11 @@
  * other rows of the call, how rows are cut into runs or calls, the number of threads, or what invisible memory holds (which may be NaN). So
  * encoding on any number of ranks, in any batches, gives the same bits.
  *
+ * One exception: a value of V that is not finite, in a row that the call shows to some row. A row that sees it has NaN (or infinity) there.
+ * A row that does not keeps its bits on CPUs and in CUDA's plain kernel; CUDA's tiled kernels may give it NaN too, when it shares a tile
+ * with one that does (fewer than ATTN_NEAR rows of a run apart): its probability of 0 times NaN is NaN, and a look at every value of V
+ * would be paid by all finite ones.
+ *
  * Operations of one backend are issued from one thread, in order; on a device they may be asynchronous: copy_out and sync wait.
  * All may fail with ST_FAIL and a message. Arguments are our own invariants: asserted in debug builds, not checked otherwise.
  */
@@ -44,7 +49,7 @@ static inline bool kv_pool_serves(const kv_pool_t *p, int kv_head) { return !p->
  * v_j m   = sum_j exp(l_j - lse) l_j   (entropy term)      top[5] = the 5 largest l_j, falling, -inf where there are fewer A block that
  * shows no key to a row gives o = 0, lse = -inf, m = 0, top = -inf. Every element of every wanted output is written for the rows of the
  * runs; blocks that a run's spans do not name count as showing no key. Rows outside all runs are left alone. Runs do not overlap. */
-enum { ATTN_TOP = 5 };
+enum { ATTN_TOP = 5, ATTN_NEAR = 192 };
 typedef struct {
     int layer;
     int n_head, n_kv_head, d_head;
@@ -156,6 +161,9 @@ typedef struct {
     status_t (*convert)(backend_t *, size_t n, dtype_t dst_type, void *dst, dtype_t src_type, const void *src);
     /* dst[i] = backend_random(seed, first + i) * scale in act, n elements: weights for measurements, made where they are used */
     status_t (*fill)(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+    /* Operations from now on leave n of the device's multiprocessors to others (messages beside them); their bits are the same. CPUs have
+     * none. */
+    void (*leave)(backend_t *, int n);
     /* What this machine can do at best, measured now: bf16 (or f32) matrix products in flop/s, copies in bytes read and written per s. */
     status_t (*ceilings)(backend_t *, double *flops, double *bytes);
     void (*destroy)(backend_t *);

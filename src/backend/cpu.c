@@ -159,6 +159,7 @@ static const backend_ops_t ops = {
     .gather_rows = gather_rows,
     .convert = convert,
     .fill = cpu_fill,
+    .leave = cpu_leave,
     .ceilings = cpu_ceilings,
     .destroy = destroy,
 };

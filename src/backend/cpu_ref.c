@@ -169,6 +169,7 @@ const backend_ops_t cpu_ref_ops = {
     .gather_rows = gather_rows,
     .convert = convert,
     .fill = cpu_fill,
+    .leave = cpu_leave,
     .ceilings = cpu_ceilings,
     .destroy = destroy,
 };

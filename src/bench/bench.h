@@ -62,7 +62,8 @@ typedef struct {
 } bench_shard_t;
 typedef struct {
     double seconds, compute_s, wire_s; /* medians, of the slowest rank: all of it, the computing alone, the messages alone */
-    double stalled_s;            /* of the last run: a device stood still for messages or for the rank that sends them; < 0: not seen */
+    double stalled_least_s,
+        stalled_s;               /* the ranks' devices stood still for messages or for their senders: the least, the most; < 0: not seen */
     int64_t sent, planned, ring; /* K/V bytes of all ranks: measured, planned, and what ring attention would send */
     int64_t most;                /* sent by one rank */
     double exchange_bytes_s[SHARD_SIZES], gather_bytes_s[SHARD_SIZES]; /* received per rank and second; 0: no all-gather to compare with */

@@ -10,13 +10,16 @@
 #include "model/kv.h"
 
 enum { CHECK_ROWS = 640, INNER = 8, MAX_REPEATS = 64 };
+enum { FEW = 8, VOCAB = 4096, PARTS = 16, PART_ROWS = 64 }; /* rows of a query; of embed's table; what a merge merges */
 
 typedef struct {
     backend_t *be;
     const model_config_t *c;
     int64_t n;
     linear_t *l[4]; /* qkv, o, gate and up, down */
-    void *packed[4], *x, *q, *o, *gated, *wide, *res, *norm, *cos_sin;
+    void *packed[4], *x, *q, *o, *gated, *wide, *res, *norm, *cos_sin, *table, *parts, *parts_lse;
+    float *m, *top; /* statistics of FEW rows */
+    int32_t *tokens;
     kv_pool_t pool;
 } side_t;
 
@@ -34,8 +37,9 @@ static void side_close(side_t *s) {
         if (s->l[i]) s->be->ops->linear_close(s->be, s->l[i]);
         s->be->ops->free(s->be, s->packed[i]);
     }
-    void *each[] = {s->x, s->q, s->o, s->gated, s->wide, s->res, s->norm, s->cos_sin};
+    void *each[] = {s->x, s->q, s->o, s->gated, s->wide, s->res, s->norm, s->cos_sin, s->table, s->parts, s->parts_lse, s->m, s->top};
     for (size_t i = 0; i < sizeof each / sizeof *each; i++) s->be->ops->free(s->be, each[i]);
+    mem_free(s->tokens);
     kv_free(s->be, &s->pool);
 }
 
@@ -73,10 +77,17 @@ static status_t side_open(side_t *s) {
     if (!st) st = numbers(s->be, 2, 1, n * dq, false, &s->q);
     if (!st) st = numbers(s->be, 3, 1, n * dq, true, &s->o);
     if (!st) st = numbers(s->be, 4, 1, n * c->d_ff, false, &s->gated);
-    if (!st) st = numbers(s->be, 5, 1, n * i64_max(qkv_width(c), 2 * c->d_ff), true, &s->wide);
+    if (!st) st = numbers(s->be, 5, 1, i64_max(n, PART_ROWS) * i64_max(qkv_width(c), 2 * c->d_ff), true, &s->wide);
     if (!st) st = numbers(s->be, 6, 1, n * c->d_model, true, &s->res);
     if (!st) st = numbers(s->be, 7, 1, c->d_model, true, &s->norm);
     if (!st) st = numbers(s->be, 8, 1, n * c->d_rot, true, &s->cos_sin);
+    if (!st) st = numbers(s->be, 11, 1, VOCAB * c->d_model, false, &s->table);
+    if (!st) st = numbers(s->be, 12, 1, PARTS * PART_ROWS * dq, true, &s->parts);
+    if (!st) st = numbers(s->be, 13, 4, PARTS * PART_ROWS * c->n_head, true, &s->parts_lse);
+    if (!st) st = s->be->ops->alloc(s->be, (size_t)(FEW * c->n_head) * sizeof(float), "bench", &s->m);
+    if (!st) st = s->be->ops->alloc(s->be, (size_t)(FEW * c->n_head * ATTN_TOP) * sizeof(float), "bench", &s->top);
+    if (!st) st = mem_alloc(&s->tokens, (size_t)n, sizeof *s->tokens, "tokens");
+    for (int64_t i = 0; i < n && !st; i++) s->tokens[i] = (int32_t)(i * 7919 % VOCAB);
     if (!st) st = kv_alloc(s->be, c, s->be->act, n, "bench", &s->pool);
     if (!st) st = s->be->ops->fill(s->be, 9, 0, 1, kv, s->pool.k);
     return st ? st : s->be->ops->fill(s->be, 10, 0, 1, kv, s->pool.v);
@@ -126,9 +137,25 @@ static status_t op_norm(side_t *s, result_t *r) {
     *r = (result_t){s->gated, s->be->act, s->n * i64_min(s->c->d_model, s->c->d_ff)};
     return s->be->ops->rmsnorm(s->be, s->n, i64_min(s->c->d_model, s->c->d_ff), s->res, s->norm, 1e-5f, s->gated);
 }
-static status_t attention(side_t *s, int64_t n, int64_t index, dtype_t o_type, void *o) {
+static status_t op_embed(side_t *s, result_t *r) {
+    *r = (result_t){s->res, DT_F32, s->n * s->c->d_model};
+    return s->be->ops->embed(s->be, s->n, s->c->d_model, s->tokens, s->be->act, s->table, s->res);
+}
+static status_t op_merge(side_t *s, result_t *r) {
+    merge_args_t a = {.n_row = PART_ROWS,
+                      .n_head = (int)s->c->n_head,
+                      .d_head = (int)s->c->d_head,
+                      .n_block = PARTS,
+                      .o = s->parts,
+                      .lse = s->parts_lse,
+                      .o_out_type = s->be->act,
+                      .o_out = s->wide};
+    *r = (result_t){s->wide, s->be->act, PART_ROWS * s->c->n_head * s->c->d_head};
+    return s->be->ops->merge(s->be, &a);
+}
+static status_t attention(side_t *s, int64_t n, dtype_t o_type, bool stats) {
     const model_config_t *c = s->c;
-    run_t run = {.n = n, .index = index, .pool = -1, .n_span = 1};
+    run_t run = {.n = n, .index = s->n - n, .pool = -1, .n_span = 1};
     span_t span = {.end = s->n, .lo = edge_const(0), .hi = edge_step(1, 1, 0, 1)};
     attn_args_t a = {.n_head = (int)c->n_head,
                      .n_kv_head = (int)c->n_kv_head,
@@ -144,43 +171,68 @@ static status_t attention(side_t *s, int64_t n, int64_t index, dtype_t o_type, v
                      .runs = &run,
                      .spans = &span,
                      .o_type = o_type,
-                     .o = o};
+                     .o = s->o,
+                     .m = stats ? s->m : NULL,
+                     .top = stats ? s->top : NULL};
     return s->be->ops->attention(s->be, &a);
 }
 static status_t op_attention(side_t *s, result_t *r) {
     *r = (result_t){s->o, s->be->act, s->n * s->c->n_head * s->c->d_head};
-    return attention(s, s->n, 0, s->be->act, s->o);
+    return attention(s, s->n, s->be->act, false);
 }
-static status_t op_decode(side_t *s, result_t *r) {
-    *r = (result_t){s->o, DT_F32, s->c->n_head * s->c->d_head};
-    return attention(s, 1, s->n - 1, DT_F32, s->o);
+/* The last rows as a query's, with what the selection of segments and entropy want on request: then that is what is checked. */
+static status_t query(side_t *s, int64_t n, bool stats, result_t *r) {
+    n = i64_min(n, s->n);
+    if (stats)
+        *r = (result_t){s->top, DT_F32, n * s->c->n_head * ATTN_TOP};
+    else
+        *r = (result_t){s->o, DT_F32, n * s->c->n_head * s->c->d_head};
+    return attention(s, n, DT_F32, stats);
 }
+static status_t op_query_1(side_t *s, result_t *r) { return query(s, 1, false, r); }
+static status_t op_query_1s(side_t *s, result_t *r) { return query(s, 1, true, r); }
+static status_t op_query_few(side_t *s, result_t *r) { return query(s, FEW, false, r); }
+static status_t op_query_few_s(side_t *s, result_t *r) { return query(s, FEW, true, r); }
 
 static const struct {
     const char *name;
     status_t (*run)(side_t *, result_t *);
-    int weight; /* whose product it is; -1: none */
-} ops[] = {{"rmsnorm", op_norm, -1},           {"linear + rotate + keep", op_qkv, 0}, {"attention, causal", op_attention, -1},
-           {"linear, added (o)", op_o, 1},     {"linear + gate", op_glu, 2},          {"linear, added (down)", op_down, 3},
-           {"linear, one row", op_one_row, 3}, {"attention, one row", op_decode, -1}};
+    int weight;   /* whose product it is; -1: none */
+    int64_t rows; /* 0: all */
+} ops[] = {{"embed", op_embed, -1, 0},
+           {"rmsnorm", op_norm, -1, 0},
+           {"linear + rotate + keep", op_qkv, 0, 0},
+           {"attention, causal", op_attention, -1, 0},
+           {"linear, added (o)", op_o, 1, 0},
+           {"linear + gate", op_glu, 2, 0},
+           {"linear, added (down)", op_down, 3, 0},
+           {"linear, one row", op_one_row, 3, 1},
+           {"attention, one row", op_query_1, -1, 1},
+           {"  with statistics", op_query_1s, -1, 1},
+           {"attention, few rows", op_query_few, -1, FEW},
+           {"  with statistics", op_query_few_s, -1, FEW},
+           {"merge", op_merge, -1, PART_ROWS}};
 
 static void costs(const side_t *s, size_t i, bench_op_t *op) {
     const model_config_t *c = s->c;
+    int64_t rows = ops[i].rows ? i64_min(ops[i].rows, s->n) : s->n;
     double n = (double)s->n, act = (double)dtype_bytes(s->be->act), head = (double)(c->n_head * c->d_head),
            kv = (double)(2 * c->n_kv_head * c->d_head);
-    bool one = ops[i].run == op_one_row || ops[i].run == op_decode;
     if (ops[i].weight >= 0) {
         linear_shape_t w = shape_of(c, ops[i].weight);
-        op->flops = 2 * (double)w.n_out * (double)w.n_in * (one ? 1 : n);
-        op->bytes = one ? (double)w.n_out * (double)w.n_in * act : 0;
-        snprintf(op->shape, sizeof op->shape, "%lld x %lld x %lld", (long long)(one ? 1 : s->n), (long long)w.n_out, (long long)w.n_in);
-    } else if (ops[i].run == op_norm) {
+        op->flops = 2 * (double)w.n_out * (double)w.n_in * (double)rows;
+        op->bytes = ops[i].rows ? (double)w.n_out * (double)w.n_in * act : 0;
+        snprintf(op->shape, sizeof op->shape, "%lld x %lld x %lld", (long long)rows, (long long)w.n_out, (long long)w.n_in);
+    } else if (ops[i].run == op_norm || ops[i].run == op_embed) {
         op->bytes = n * (double)c->d_model * (4 + act);
         snprintf(op->shape, sizeof op->shape, "%lld x %lld", (long long)s->n, (long long)c->d_model);
+    } else if (ops[i].run == op_merge) {
+        op->bytes = PART_ROWS * (PARTS * (4 * head + 4 * (double)c->n_head) + act * head);
+        snprintf(op->shape, sizeof op->shape, "%d parts of %d rows", PARTS, PART_ROWS);
     } else {
-        op->flops = one ? 0 : 4 * head * n * (n + 1) / 2;
-        op->bytes = one ? n * kv * act : 0;
-        snprintf(op->shape, sizeof op->shape, "%lld rows over %lld", (long long)(one ? 1 : s->n), (long long)s->n);
+        op->flops = ops[i].rows ? 0 : 4 * head * n * (n + 1) / 2;
+        op->bytes = ops[i].rows ? n * kv * act : 0;
+        snprintf(op->shape, sizeof op->shape, "%lld rows over %lld", (long long)rows, (long long)s->n);
     }
 }
 

@@ -96,16 +96,17 @@ static status_t run_alone(sharding_t *r) {
     return st ? st : r->be->ops->sync(r->be);
 }
 
-/* The longest that a rank's device stood still for messages. */
-static status_t stalls(sharding_t *r, double *seconds) {
+/* How long the ranks' devices stood still for messages: the least and the most of them. */
+static status_t stalls(sharding_t *r, double *least, double *most) {
     comm_device_t *d = r->comm->device;
-    int64_t ns = 0;
+    double seconds = 0;
     status_t st = ST_OK;
     if (!d || !d->timed) return ST_OK;
-    if (!(st = d->ops->stalled(d, seconds))) ns = (int64_t)(*seconds * 1e9);
-    if ((st = comm_agree(r->comm, st))) return st;
-    st = r->comm->ops->max_i64(r->comm, &ns, 1);
-    *seconds = (double)ns * 1e-9;
+    st = comm_agree(r->comm, d->ops->stalled(d, &seconds));
+    int64_t ns[2] = {(int64_t)(seconds * 1e9), -(int64_t)(seconds * 1e9)};
+    if (!st) st = r->comm->ops->max_i64(r->comm, ns, 2);
+    *most = (double)ns[0] * 1e-9;
+    *least = (double)-ns[1] * 1e-9;
     return st;
 }
 
@@ -153,7 +154,7 @@ static status_t digest(sharding_t *r, char *out) {
 
 /* All three in turns: a card that slows as it warms slows each alike. */
 static status_t run_parts(sharding_t *r, bench_sharded_t *out) {
-    double seconds[3][MAX_REPEATS], *median[3] = {&out->seconds, &out->compute_s, &out->wire_s};
+    double least[MAX_REPEATS], most[MAX_REPEATS], seconds[3][MAX_REPEATS], *median[3] = {&out->seconds, &out->compute_s, &out->wire_s};
     static const shard_part_t part[3] = {SHARD_ALL, SHARD_COMPUTE, SHARD_WIRE};
     int n = r->spec->repeats < MAX_REPEATS ? r->spec->repeats : MAX_REPEATS, n_part = r->comm->size > 1 ? 3 : 1;
     status_t st = ST_OK;
@@ -162,9 +163,13 @@ static status_t run_parts(sharding_t *r, bench_sharded_t *out) {
         for (int p = 0; p < n_part && !st; p++) {
             if (r->comm->device) r->comm->device->timed = part[p] == SHARD_ALL;
             st = run_timed(r, part[p], &seconds[p][i], p ? &none : &out->sent);
-            if (!st) st = stalls(r, &out->stalled_s);
+            if (!st) st = stalls(r, &least[i], &most[i]);
         }
     for (int p = 0; p < n_part && !st; p++) *median[p] = bench_median(seconds[p], n);
+    if (r->comm->device && !st) {
+        out->stalled_least_s = bench_median(least, n);
+        out->stalled_s = bench_median(most, n);
+    }
     return st;
 }
 

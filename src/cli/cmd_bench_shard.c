@@ -18,7 +18,11 @@ static void wire_print(const context_t *c, const bench_sharded_t *r) {
                   : hidden > 1 ? 1
                                : hidden));
     if (r->stalled_s >= 0)
-        printf("stalled    %.4f s of %.4f s a device stood still for messages or for their senders\n", r->stalled_s, r->seconds);
+        printf(
+            "stalled    %.4f to %.4f s of %.4f s the ranks' devices stood still for messages and for ranks that are behind: the hindmost "
+            "waits for %.1f %% of its messages' time; sharing the device with them costs %.1f %%\n",
+            r->stalled_least_s, r->stalled_s, r->seconds, 100 * r->stalled_least_s / r->wire_s,
+            100 * (open_s - r->stalled_least_s) / r->compute_s);
     for (int i = 0; i < SHARD_SIZES; i++) {
         printf("messages   %d MB in all: exchange %.2f GB/s a rank", mb[i], r->exchange_bytes_s[i] * 1e-9);
         if (r->gather_bytes_s[i] > 0)

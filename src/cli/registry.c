@@ -148,16 +148,16 @@ static int twin(const unsigned char *ids, int size, int rank) {
 
 #ifdef HAVE_NCCL
 /* PRECIS_NCCL_CTAS=BLOCKS[:FREE]: blocks that messages beside computing take (0: as many as NCCL likes), and multiprocessors that the
- * kernels leave free for them. Kernels take their work tile by tile, so a held multiprocessor costs its share and no more. */
+ * kernels beside them leave free. Few blocks are fast enough; without free ones messages wait for the end of a kernel (SPEED.md). */
 static status_t nccl_blocks(int *n_cta, int *n_free) {
     const char *wish = getenv("PRECIS_NCCL_CTAS");
     int n = 0;
     *n_cta = 4;
-    *n_free = 0;
+    *n_free = wish ? 0 : 4;
     if (!wish) return ST_OK;
     int got = sscanf(wish, "%3d%n:%3d%n", n_cta, &n, n_free, &n);
     if (got < 1 || wish[n] || *n_cta < 0 || *n_cta > 64 || *n_free < 0 || *n_free > 64)
-        return status_fail(ST_USAGE, "PRECIS_NCCL_CTAS=%s: BLOCKS or BLOCKS:FREE is wanted, each 0 to 64; leave it unset for 4:0", wish);
+        return status_fail(ST_USAGE, "PRECIS_NCCL_CTAS=%s: BLOCKS or BLOCKS:FREE is wanted, each 0 to 64; leave it unset for 4:4", wish);
     return ST_OK;
 }
 
@@ -166,7 +166,7 @@ static status_t carrier_open(comm_t *comm, backend_t *be) {
     int n_cta, n_free;
     status_t st = comm_agree(comm, nccl_blocks(&n_cta, &n_free));
     if (!st) st = launch_device(comm, backend_cuda_device(be), backend_cuda_stream(be), n_cta, &comm->device);
-    if (!st) backend_cuda_leave(be, n_free);
+    if (!st) comm->device->n_leave = n_free;
     return st;
 }
 static bool can_carry(const backend_t *be) { return !strcmp(be->ops->name, "cuda"); }

@@ -86,6 +86,7 @@ struct comm_device {
     comm_t *comm;
     bool timed;  /* waits are timed, until stalled is asked */
     bool beside; /* exchanges from now on travel beside computing: they take little of the device, and longer */
+    int n_leave; /* multiprocessors that the computing beside them should leave to them (backend_ops_t.leave) */
 };
 
 status_t comm_self_create(comm_t **out);

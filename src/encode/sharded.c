@@ -378,6 +378,14 @@ static status_t logits_out(flow_t *f) {
     return st;
 }
 
+/* Messages and computing share the devices from now on, or no longer. */
+static void beside(flow_t *f, bool now) {
+    comm_device_t *d = f->comm->device;
+    if (!d) return;
+    d->beside = now;
+    f->be->ops->leave(f->be, now ? d->n_leave : 0);
+}
+
 /* ---- stopping and going on --------------------------------------------------------------------------------------- */
 
 /* Layers that a run before this one saved: all ranks' or nobody's. */
@@ -435,7 +443,7 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
     if (!st) st = steps_setup(&f);
     pass_begin(e);
     if ((st = comm_agree(comm, st)) || (st = resume(&f))) goto out;
-    if (comm->device) comm->device->beside = true;
+    beside(&f, true);
     for (int back = 0; back < 2; back++)
         for (int64_t i = 0; i < plan->most[back] && !st; i++) st = keys(&f, d->from, back, i);
     for (int layer = d->from; layer < f.config->n_layer && !st && !d->stopped; layer++) {
@@ -448,7 +456,7 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
         log_error("%s", status_message());
         comm->ops->abort(comm, st);
     }
-    if (comm->device) comm->device->beside = false;
+    beside(&f, false);
 out:
     flow_free(&f);
     return st;

@@ -1,6 +1,7 @@
 // Checks every operation of the CUDA backend against plain references on fresh random data, then times attention and matrix products.
 //
 //     cuda_attention check [seed]     each line: case, errors, ok or WRONG
+//     cuda_attention tiny             a few small checks, for compute-sanitizer
 //     cuda_attention brief            four attention problems, to compare variants
 //     cuda_attention query [longest]  queries over pools of 512 rows to a million
 //     cuda_attention time             useful TFLOP/s (attention) and GB/s (queries); a useful flop is one for a key that the layout shows
@@ -221,6 +222,14 @@ int main(int argc, char **argv) {
         check_linear(b, 4096, 14336);
         b32->ops->destroy(b32);
         printf("%s: %d wrong\n", n_wrong ? "INVALID" : "VALID", n_wrong);
+    } else if (!strcmp(mode, "tiny")) {
+        for (int family : {80, 90}) {
+            if (best < family) continue;
+            check_family(b, family, "full 300", lay_full(300), 4, 1, 128, DT_BF16, false);
+            check_family(b, family, "unigist r7 280 w 63", lay_unigist(3, 280, 7, 63), 6, 2, 64, DT_BF16, true);
+            check_family(b, family, "query 1", lay_query(14, 3, 1, {1100, 33}), 8, 2, 128, DT_F32, true);
+            check_family(b, family, "query 3", lay_query(14, 3, 3, {1100, 33}), 9, 3, 64, DT_F32, false);
+        }
     } else if (!strcmp(mode, "brief")) {
         times_all(b, best, true);
     } else if (!strcmp(mode, "query")) {

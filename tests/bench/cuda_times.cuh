@@ -130,8 +130,9 @@ static void time_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in, int64_t 
     linear_t *l;
     OK(b->base.ops->linear_open(&b->base, s, w, &l));
     double ms = median_ms(b, 50, [&] { OK(b->base.ops->linear(&b->base, l, n, x, y, false)); });
-    printf("linear %5lld x %5lld, %5lld rows %9.4f ms %7.1f TFLOP/s %7.0f GB/s\n", (long long)n_out, (long long)n_in, (long long)n, ms,
-           2.0 * (double)n_out * (double)n_in * (double)n / ms * 1e-9, 2.0 * (double)n_out * (double)n_in / ms * 1e-6);
+    double bytes = 2.0 * (double)n_out * (double)n_in, flop = bytes * (double)n;
+    printf("linear %5lld x %5lld, %5lld rows %9.4f ms %7.1f TFLOP/s %7.0f GB/s%s\n", (long long)n_out, (long long)n_in, (long long)n, ms,
+           flop / ms * 1e-9, bytes / ms * 1e-6, judged(b, flop, bytes, ms, true));
     fflush(stdout);
     b->base.ops->linear_close(&b->base, l);
     for (void *p : {(void *)w, (void *)x, (void *)y}) cudaFree(p);
@@ -144,7 +145,7 @@ static void time_small(cuda_backend_t *b) {
     float *x = random_dev<float>((size_t)(n * 2 * ff)), *w = random_dev<float>((size_t)d);
     bf16 *y = random_dev<bf16>((size_t)(n * ff)), *k = random_dev<bf16>((size_t)(n * 1024)), *v = random_dev<bf16>((size_t)(n * 1024));
     auto show = [&](const char *what, double bytes, double ms) {
-        printf("%-12s %6lld rows %9.4f ms %7.0f GB/s\n", what, (long long)n, ms, bytes / ms * 1e-6);
+        printf("%-12s %6lld rows %9.4f ms %7.0f GB/s%s\n", what, (long long)n, ms, bytes / ms * 1e-6, judged(b, 0, bytes, ms, true));
     };
     show("rmsnorm", (double)(n * d) * 6, median_ms(b, 20, [&] { OK(op->rmsnorm(&b->base, n, d, x, w, 1e-5f, y)); }));
     show("silu_mul", (double)(n * ff) * 10, median_ms(b, 20, [&] { OK(op->silu_mul(&b->base, n, ff, x, y)); }));

@@ -160,6 +160,7 @@ static inline status_t locked_sync(backend_t *be) {
     (void)be;
     return ST_OK;
 }
+static inline void locked_leave(backend_t *be, int n) { (void)be, (void)n; }
 static inline status_t locked_ceilings(backend_t *be, double *flops, double *bytes) {
     locked_t *l = (locked_t *)be;
     return l->cpu->ops->ceilings(l->cpu, flops, bytes);
@@ -194,6 +195,7 @@ static inline status_t locked_create(dtype_t act, int n_threads, backend_t **out
                                       .gather_rows = locked_gather_rows,
                                       .convert = locked_convert,
                                       .fill = locked_fill,
+                                      .leave = locked_leave,
                                       .ceilings = locked_ceilings,
                                       .destroy = locked_destroy};
     const char *memory = getenv("PRECIS_LOCKED_MEMORY");

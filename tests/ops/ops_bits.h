@@ -143,6 +143,31 @@ static inline void attn_nan(ops_t *o, attn_case_t *c, int pool, int64_t bad) {
     attn_drop(c);
 }
 
+/* Pools whose strides suit every kernel. `near_rows`: how far from a row that sees NaN one must stand to be safe from it; 1 where only
+ * seeing it counts. */
+static inline void ops_attention_near_nan(ops_t *o, int64_t near_rows) {
+    enum { ROWS = 600, BAD = 300 };
+    for (int i = 0; i < 4; i++) {
+        attn_case_t c = attn_new(i < 2 ? 6 : 4, 2, i < 2 ? 64 : 128, i % 2 ? DT_F32 : o->be->act);
+        attn_add_even_pool(&c, ROWS, o->be->act, 0);
+        attn_add_run(&c, ROWS, 0, 0);
+        attn_add_span(&c, 0, 0, 0, ROWS, edge_const(0), ops_causal);
+        attn_fill(o, &c);
+        attn_out_t clean = attn_run(o->be, &c);
+        for (int h = 0; h < c.n_kv_head; h++) ops_store(c.kv_type[0], c.v[0], (size_t)attn_at(&c.pools[0], h, BAD, c.d_head / 2), NAN);
+        attn_out_t got = attn_run(o->be, &c);
+        for (int64_t r = 0; r < ROWS; r++) {
+            if (r <= BAD - near_rows) attn_same_row("attention near NaN", &c, &clean, r, &c, &got, r);
+            if (r < BAD) continue;
+            for (int h = 0; h < c.n_head; h++)
+                CU_ASSERT(isnan(ops_load(c.o_type, got.o, (size_t)((r * c.n_head + h) * c.d_head + c.d_head / 2))));
+        }
+        attn_out_drop(&clean);
+        attn_out_drop(&got);
+        attn_drop(&c);
+    }
+}
+
 static inline void ops_attention_bits(ops_t *o, ops_remake_t remake) {
     dtype_t kv = o->be->act;
     static const struct { int n_head, n_kv_head, d_head; } dims[] = {{9, 3, 64}, {2, 2, 80}, {4, 1, 128}};

@@ -51,7 +51,10 @@ static void best_backend(void (*run)(ops_t *)) {
 
 static bool gpu_there(void) { return backend_cuda_devices() > 0; }
 static void linear_bits(ops_t *o) { ops_linear_bits(o, remake); }
-static void attention_bits(ops_t *o) { ops_attention_bits(o, remake); }
+static void attention_bits(ops_t *o) {
+    ops_attention_bits(o, remake);
+    ops_attention_near_nan(o, strstr(o->label, "attention plain") ? 1 : ATTN_NEAR);
+}
 #else
 static void each_backend(void (*run)(ops_t *)) { (void)run; }
 static void best_backend(void (*run)(ops_t *)) { (void)run; }

@@ -32,6 +32,7 @@ static void linear_bits(ops_t *o) { ops_linear_bits(o, remake); }
 static void attention_bits(ops_t *o) {
     ops_attention_bits(o, remake);
     ops_attention_company(o);
+    ops_attention_near_nan(o, 1);
 }
 
 static void test_linear(void) { each_backend(ops_linears); }

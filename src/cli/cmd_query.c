@@ -133,7 +133,7 @@ static status_t places_fill(query_job_t *j, int64_t n_sink) {
 static status_t context_open_edits(query_job_t *j, attend_spec_t *attend) {
     int64_t all = j->sources.n;
     status_t st = edits_unique(j->sources.segments, &j->sources.n);
-    if (!st) st = edits_open(j->c->model, j->c->comm, j->store, j->sources.segments, j->sources.n, opt_flag(j->o, "verify"), &j->kv);
+    if (!st) st = edits_open(j->c->model, j->comm, j->store, j->sources.segments, j->sources.n, opt_flag(j->o, "verify"), &j->kv);
     if (st) return st;
     *attend = edits_attend(model_config(j->c->model), j->sources.n, opt_real(j->o, "edit-temperature"));
     log_info("%s: %lld edits (%lld as they were given), temperature %g; entry 0 %s", opt_text(j->o, "store"), (long long)j->sources.n,
@@ -143,7 +143,7 @@ static status_t context_open_edits(query_job_t *j, attend_spec_t *attend) {
 
 static status_t context_open_store(query_job_t *j) {
     const char *dir = opt_text(j->o, "store");
-    comm_t *comm = j->c->comm;
+    comm_t *comm = j->comm;
     if (!dir) return context_deal(j->c->backend, comm, NULL, 0, &j->kv);
     const store_profile_t *p = store_profile(j->store);
     bool raw = opt_text(j->o, "fetch") && !strcmp(opt_text(j->o, "fetch"), "raw"),
@@ -216,6 +216,7 @@ static void job_free(query_job_t *j) {
     mem_free(j->prompts);
     mem_free(j->ids);
     mem_free(j->done);
+    if (j->dealt && j->comm) j->comm->ops->close(j->comm);
 }
 
 /* Flags that ask something of a store, or of one of another layout. */
@@ -256,14 +257,31 @@ static status_t layout_options(query_job_t *j) {
     return st ? st : job_adapter(j->c, j->layout, &j->kept);
 }
 
-static status_t answers_interleaved(query_job_t *j, const generate_spec_t *how, const int32_t *end, int n_end) {
+status_t query_answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done) {
+    const int32_t *end;
+    int n_end = tokenizer_eos(j->tokenizer, &end);
+    if (j->store || j->layout != LAYOUT_UNIGIST) return generate(j->c->model, j->comm, &j->kv, how, end, n_end, gen, n, done, j);
     interleave_spec_t spec = {.kept = &j->kept, .sink = j->sink.ids, .n_sink = j->sink.n, .max_row = how->max_row};
-    if (j->kept.init != GIST_ADAPTER && j->c->comm->rank == 0)
+    if (j->kept.init != GIST_ADAPTER && j->c->comm->rank == 0 && !j->next)
         log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
                  "quality "
                  "needs an --adapter",
                  opt_text(j->o, "gist-init"));
-    return interleave_generate(j->c->model, j->c->comm, &spec, how, end, n_end, j->gen, j->n, query_done, j);
+    return interleave_generate(j->c->model, j->comm, &spec, how, end, n_end, gen, n, done, j);
+}
+
+/* What ranks divide. Prompts on unlike ranks would have unlike bits. */
+static status_t deal_option(query_job_t *j) {
+    const char *deal = opt_text(j->o, "deal"), *mixed = model_mixed(j->c->model);
+    j->comm = j->c->comm;
+    if (j->comm->size == 1) return ST_OK;
+    if (mixed && !strcmp(deal, "prompts"))
+        return status_fail(ST_USAGE,
+                           "--deal prompts needs the same backend on all ranks, but %s; give all the same --backend, or leave it out",
+                           mixed);
+    j->dealt = j->n > 1 && !mixed && (!strcmp(deal, "prompts") || (!strcmp(deal, "auto") && !j->store));
+    if (j->dealt) log_info("prompts are dealt to %d ranks; each reads all of the context", j->comm->size);
+    return j->dealt ? comm_self_create(&j->comm) : ST_OK;
 }
 
 static status_t query_open(query_job_t *j) {
@@ -296,12 +314,11 @@ status_t query_run(const options_t *o, context_t *c) {
     if (!st) st = job_attend(o, j.layout, AGG_BOTH, &attend);
     if (!st) st = prompts_share(&j);
     if (!st) st = context_load_model(c);
-    if (!st) st = query_edits(&j) ? context_open_edits(&j, &attend) : context_open_store(&j);
+    if (!st) st = comm_agree(c->comm, deal_option(&j));
+    if (!st) st = comm_agree(c->comm, query_edits(&j) ? context_open_edits(&j, &attend) : context_open_store(&j));
     if (!st) st = comm_agree(c->comm, generations_make(&j));
     if (st) goto out;
     if ((st = check_positions(&j))) goto out;
-    const int32_t *end;
-    int n_end = tokenizer_eos(j.tokenizer, &end);
     int64_t longest = 1;
     for (int64_t i = 0; i < j.n; i++) longest = i64_max(longest, j.prompts[i].n);
     generate_spec_t spec = {.max_tokens = opt_int(o, "max-tokens"),
@@ -319,10 +336,7 @@ status_t query_run(const options_t *o, context_t *c) {
         spec.token_ctx = &j;
     }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
-    if (!j.store && j.layout == LAYOUT_UNIGIST)
-        st = answers_interleaved(&j, &spec, end, n_end);
-    else
-        st = generate(c->model, c->comm, &j.kv, &spec, end, n_end, j.gen, j.n, query_done, &j);
+    st = j.dealt ? query_deal(&j, &spec) : query_answer(&j, &spec, j.gen, j.n, query_done);
 out:
     job_free(&j);
     return st;
@@ -334,18 +348,20 @@ const command_t cmd_query = {
              .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
              .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
                      "its share and partial results are merged, so any\n"
-                     "number of ranks gives the same text. Without --store the prompt is all the context, under --layout unigist with "
+                     "number of ranks gives the same text; or (--deal prompts) each rank answers prompts of its own over all segments. "
+                     "Without --store the prompt is all the context, under --layout unigist with "
                      "gists that go on through the answer. Each answer comes with the "
                      "segments that carried its attention mass.",
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"
                          "  precis query --model M.gguf --layout unigist --ratio 8 --local 128 --sinks 4 --prompts questions.jsonl\n"
-                         "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n",
+                         "  mpirun -n 2 precis query --model M.gguf --store book.store --prompts - --stats < questions.jsonl\n"
+                         "  mpirun -n 8 precis query --model M.gguf --store book.store --prompts questions.jsonl --deal prompts\n",
              .keys = "model! store docs prompt prompts layout ratio local sinks sink gist-init select aggregate select-by fetch positions "
                      "adapter ape-temperature ape-scale chat system "
                      "bos special max-tokens temperature top-p "
-                     "seed slots stats rope-length dtype backend share-gpu threads batch verify format quiet "
+                     "seed slots deal stats rope-length dtype backend share-gpu threads batch verify format quiet "
                      "verbose progress config print-config",
              .min_args = 0,
              .max_args = 0},

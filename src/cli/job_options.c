@@ -248,8 +248,6 @@ status_t job_attend(const options_t *o, layout_method_t layout, aggregate_t fall
         out->temperature = opt_real(o, "ape-temperature");
         out->scale = opt_real(o, "ape-scale");
     }
-    if (out->select && (info->own_log_p || info->reweighs))
-        return status_fail(ST_USAGE, "--select has no meaning for --layout %s, which weighs all its segments; leave it out", info->name);
     return ST_OK;
 }
 

@@ -85,6 +85,10 @@ static const option_t table[] = {
     {"seed", OPT_INT, "0", 0, 9007199254740992.0, NULL, "", "of the draw"},
     {"stats", OPT_FLAG, "no", 0, 0, NULL, "", "add timings, evidence and entropy to each answer"},
     {"slots", OPT_INT, "8", 1, 4096, NULL, "prompts", "prompts answered side by side, which share the reading of the weights"},
+    {"deal", OPT_CHOICE, "auto", 0, 0, "auto|segments|prompts", "",
+     "under mpirun, what ranks divide: the context's segments, each reading its part, or the prompts, each reading all of the context; "
+     "auto: "
+     "segments of a store, else prompts"},
     /* perplexity */
     {"window", OPT_SIZE, "8K", 16, 16 * M, NULL, "tokens", "of each document, full windows only"},
     {"score", OPT_SIZE, "1K", 1, 16 * M, NULL, "tokens", "the last tokens of a window, which are scored; a word: --keep-by"},

@@ -157,8 +157,12 @@ status_t query_done(void *self, generation_t *g) {
         if (st) return st;
     }
     j->done[g - j->gen] = true;
+    return query_print(j);
+}
+
+status_t query_print(query_job_t *j) {
     for (; j->next < j->n && j->done[j->next]; j->next++) {
-        status_t st = comm->rank == 0 ? answer_write(j, j->next) : ST_OK;
+        status_t st = j->c->comm->rank == 0 ? answer_write(j, j->next) : ST_OK;
         if (st) return st;
         ids_free(&j->gen[j->next].ids);
         mem_free(j->gen[j->next].mass);

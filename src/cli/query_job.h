@@ -1,4 +1,5 @@
-/* Inside of the query command: cmd_query.c reads prompts, opens the context and runs; query_answers.c prints what became of them. */
+/* Inside of the query command: cmd_query.c reads prompts, opens the context and runs; query_answers.c prints what became of them,
+ * query_deal.c deals prompts to ranks. */
 #ifndef CLI_QUERY_JOB_H
 #define CLI_QUERY_JOB_H
 
@@ -11,6 +12,8 @@
 typedef struct {
     const options_t *o;
     context_t *c;
+    comm_t *comm; /* who divides the context: all ranks, or each one alone when prompts are dealt */
+    bool dealt;
     const tokenizer_t *tokenizer;
     store_t *store;
     sources_t sources;
@@ -39,5 +42,12 @@ static inline bool query_edits(const query_job_t *j) { return j->store && layout
  * every rank. */
 status_t query_token(void *self, int64_t i, int32_t id);
 status_t query_done(void *self, generation_t *g);
+/* Answers whose turn it is are printed, by rank 0, and freed. */
+status_t query_print(query_job_t *j);
+
+/* Answers n generations over the job's context; collective over j->comm. */
+status_t query_answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done);
+/* query_deal.c: all prompts, each by the rank that it is dealt to. Collective over all ranks. */
+status_t query_deal(query_job_t *j, const generate_spec_t *how);
 
 #endif

@@ -18,8 +18,9 @@ typedef struct {
     aggregate_t aggregate;
     bool by_mean;   /* score = mean over the piece instead of the 5 largest */
     bool fetch_raw; /* two-level answers: pieces are chosen by the rows in their pools (gists), then their raw rows are attended instead */
-    /* Neighbours (methods.md section 8). own_log_p: ln P is added to the logits of the query's own rows. temperature T > 0: the context's
-     * logits are divided by T, and all of it together weighs exp(scale * T * L_C), L_C = log sum exp of those; 0: off. */
+    /* Neighbours (methods.md section 8). own_log_p: ln P is added to the logits of the query's own rows (P: segments attended to).
+     * temperature T > 0: the context's logits are divided by T, and all of it together weighs exp(scale * T * L_C), L_C = log sum exp of
+     * those; 0: off. */
     bool own_log_p;
     double temperature, scale;
     /* Edits (edits.h): the context's softmax, at `temperature` and with ctx->zero as one more entry, is its own, and its result is added to

@@ -60,5 +60,7 @@ status_t fetch_raw(attend_t *a, int layer, const void *q);
 status_t share_groups(attend_t *a);
 /* reweigh.c, before the last merge: structured prompting's ln P on the own rows (slot 1 of `sums`), APE's scale on all groups together. */
 status_t reweigh(attend_t *a);
+/* What structured prompting adds to the logits of own rows: ln P, P being the segments that a row attends to. */
+float own_shift(const attend_t *a);
 
 #endif

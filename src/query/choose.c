@@ -8,6 +8,20 @@
 #include "query/attend_impl.h"
 #include "query/select.h"
 
+/* The base's lse into `total`: where own rows are apart from the sink, of both, own rows with the weight that they will have. */
+static status_t base_total(attend_t *a) {
+    int64_t cells = plane(a);
+    size_t bytes = (size_t)cells * sizeof(float);
+    status_t st = a->be->ops->copy_out(a->be, a->total, a->sums.lse, bytes);
+    if (st || a->n_base == 1) return st;
+    st = a->be->ops->copy_out(a->be, a->slots, a->sums.lse + cells, bytes);
+    for (int64_t x = 0; x < cells && !st; x++) {
+        float both[2] = {a->total[x], a->slots[x] + own_shift(a)};
+        a->total[x] = select_log_sum(both, 2);
+    }
+    return st ? st : a->be->ops->sync(a->be);
+}
+
 /* Scores and lse of all segments on all ranks; the same choice on each. */
 status_t choose_segments(attend_t *a) {
     const context_kv_t *ctx = a->ctx;
@@ -16,7 +30,7 @@ status_t choose_segments(attend_t *a) {
     float *top = NULL;
     status_t st = mem_alloc(&top, (size_t)(ctx->n_local * cells), ATTN_TOP * sizeof(float), "largest logits");
     if (!st) st = a->be->ops->copy_out(a->be, top, a->part.top, (size_t)(ctx->n_local * cells) * ATTN_TOP * sizeof(float));
-    if (!st) st = a->be->ops->copy_out(a->be, a->total, a->sums.lse, cell_bytes); /* the base's lse */
+    if (!st) st = base_total(a);
     if (st) goto out;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < ctx->n_local; i++) {

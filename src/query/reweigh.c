@@ -35,12 +35,14 @@ static status_t context_shift(attend_t *a) {
     return st ? st : slots_shift(a, a->n_base, n, a->shift);
 }
 
+float own_shift(const attend_t *a) { return (float)log((double)(a->spec.select ? a->spec.select : a->ctx->n_segment)); }
+
 status_t reweigh(attend_t *a) {
-    int64_t P = a->ctx->n_segment, cells = plane(a);
-    if (!P) return ST_OK;
+    int64_t cells = plane(a);
+    if (!a->ctx->n_segment) return ST_OK;
     if (a->spec.temperature > 0) return context_shift(a);
     if (!a->spec.own_log_p) return ST_OK;
     float *log_p = a->total; /* written again by the last merge */
-    for (int64_t x = 0; x < cells; x++) log_p[x] = (float)log((double)P);
+    for (int64_t x = 0; x < cells; x++) log_p[x] = own_shift(a);
     return slots_shift(a, 1, 1, log_p);
 }

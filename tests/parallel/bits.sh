@@ -60,6 +60,21 @@ for n in ${SIZES:-1 2 3 4 7}; do
     done
 done
 
+# Prompts dealt to ranks: more prompts than ranks, fewer, drawn ones, over a store, over edits (below) and over nothing but themselves.
+t=1
+for n in 1 2 5; do
+    deal=(--deal prompts --slots 1)
+    answers "$dir/store-1-1-3" "${deal[@]}" >"$dir/dealt-$n"
+    [ "$(wc -l <"$dir/dealt-$n")" -eq 3 ] && cmp -s "$dir/dealt-$n" "$dir/answers-1-1"; check "answers to dealt prompts at $n ranks" $? "$(tail -1 "$dir/log")"
+    answers "$dir/store-1-1-3" "${deal[@]}" --temperature 1 --seed 5 >"$dir/drawn-$n"
+    [ "$(wc -l <"$dir/drawn-$n")" -eq 3 ] && cmp -s "$dir/drawn-$n" "$dir/drawn-1"; check "drawn answers to dealt prompts at $n ranks" $? "$(tail -1 "$dir/log")"
+    for deal in segments auto; do # alone, auto deals prompts
+        run query --model "$model" --prompts "$dir/prompts.jsonl" --max-tokens 12 --deal $deal | sed 's/"timings":{[^}]*}//' >"$dir/own-$n"
+        [ "$n-$deal" != 1-segments ] || cp "$dir/own-$n" "$dir/own"
+        [ "$(wc -l <"$dir/own-$n")" -eq 3 ] && cmp -s "$dir/own-$n" "$dir/own"; check "prompts alone, --deal $deal at $n ranks" $? "$(tail -1 "$dir/log")"
+    done
+done
+
 # Layouts with gists, and those for comparison: stores and answers, too, and UniGist in one piece.
 for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" coarse-kv coarse-rec "coarse-rec --positions compact" "unigist --local 32 --sinks 4" structured ape block star blockselect "blockselect --score observed --budget uniform --keep both"; do
     for n in 1 3; do
@@ -75,7 +90,11 @@ for layout in "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions com
         [ "${planned#*:}" = "$("$precis" inspect --format json "$store" | grep -o '"kv_bytes":[0-9]*' | cut -d: -f2)" ]; check "plan of $at" $? "$planned"
         answers "$store" >"$dir/gist-answers-$n"
         [ -s "$dir/gist-digest-$n" ] && cmp -s "$dir/gist-digest-$n" "$dir/gist-digest-1"; check "store of $at" $? "$(tail -1 "$dir/log")"
-        case $layout in *"keep both"*)
+        case $layout in structured | ape) # chosen segments have the weights of the layout
+            answers "$store" --select 2 >"$dir/chosen-answers-$n"
+            [ "$(wc -l <"$dir/chosen-answers-$n")" -eq 3 ] && cmp -s "$dir/chosen-answers-$n" "$dir/chosen-answers-1" && ! cmp -s "$dir/chosen-answers-$n" "$dir/gist-answers-$n"
+            check "answers by selected segments of $at" $? "$(tail -1 "$dir/log")" ;;
+        *"keep both"*)
             answers "$store" --select 2 --fetch raw >"$dir/fetch-answers-$n"
             [ "$(wc -l <"$dir/fetch-answers-$n")" -eq 3 ] && cmp -s "$dir/fetch-answers-$n" "$dir/fetch-answers-1"; check "two-level answers over $at" $? "$(tail -1 "$dir/log")" ;;
         esac
@@ -124,7 +143,7 @@ done
 
 # A pool of edits, some of them twice, written by any number of ranks and read by any other.
 awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The %s of %d is %d.\"}\n", i, i % 2 ? "size" : "name", i % 140, (i % 140) * 37 }' >"$dir/edits.jsonl"
-edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl | sed 's/"timings":{[^}]*}//'; }
+edited() { run edit query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --format jsonl "${@:2}" | sed 's/"timings":{[^}]*}//'; }
 for n in 1 2 3 7; do
     t=1 store=$dir/edits-$n
     run edit encode --model "$model" --store "$store" "$dir/edits.jsonl" --format json >"$dir/edits-report-$n"
@@ -133,6 +152,8 @@ for n in 1 2 3 7; do
     [ -s "$dir/edits-digest-$n" ] && cmp -s "$dir/edits-digest-$n" "$dir/edits-digest-1"; check "edits stored at $n ranks" $? "$(tail -1 "$dir/log")"
     edited "$dir/edits-1" >"$dir/edited-$n"
     [ "$(wc -l <"$dir/edited-$n")" -eq 3 ] && cmp -s "$dir/edited-$n" "$dir/edited-1"; check "answers over edits at $n ranks" $? "$(tail -1 "$dir/log")"
+    edited "$dir/edits-1" --deal prompts >"$dir/edited-dealt"
+    cmp -s "$dir/edited-dealt" "$dir/edited-1"; check "dealt prompts over edits at $n ranks" $? "$(tail -1 "$dir/log")"
 done
 [ "$(grep -o '"edit_share":0\.[0-9]*' "$dir/edited-1" | sort -u | wc -l)" -eq 3 ]; check "answers say what they took from edits" $? "$(head -1 "$dir/edited-1")"
 run edit query --model "$model" --store "$dir/store-1-1-3" --prompt x >/dev/null; grep -q 'is no pool of edits' "$dir/log"; check "a store that is no pool of edits is refused" $?

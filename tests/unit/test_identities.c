@@ -184,5 +184,35 @@ static void test_rule(void) {
     tiny_close(&tiny);
 }
 
+/* Structured prompting and APE over chosen segments: where their weights are one, they are PCE over the same choice; elsewhere they are
+ * not. */
+static void test_select_reweighed(void) {
+    open_tiny(DT_F32);
+    setting_t s = {.n_sink = 3, .n_piece = 4, .length = {9, 12, 7, 5}, .n_query = 10, .attend = plain, .max_row = MAX_TOKEN};
+    for (int agg = AGG_NONE; agg <= AGG_BOTH; agg++) {
+        attend_spec_t choice = plain;
+        choice.aggregate = (aggregate_t)agg;
+        for (choice.select = 1; choice.select < 4; choice.select += 2) {
+            attend_spec_t structured = choice, ape = choice, warm = choice;
+            structured.own_log_p = true;
+            ape.temperature = ape.scale = 1;
+            warm.temperature = 0.8, warm.scale = 0.9;
+            s.attend = choice;
+            double h = pce(&tiny, &s, one);
+            s.attend = ape;
+            CU_ASSERT_DOUBLE_EQUAL(pce(&tiny, &s, two), h, 1e-5);
+            CU_ASSERT(largest_difference(one, two, cells(10)) < 1e-4);
+            s.attend = warm;
+            pce(&tiny, &s, two);
+            CU_ASSERT(largest_difference(one, two, cells(10)) > 1e-2);
+            s.attend = structured; /* ln 1 = 0 */
+            double own = pce(&tiny, &s, two), apart = largest_difference(one, two, cells(10));
+            CU_ASSERT(choice.select == 1 ? apart < 1e-4 && fabs(own - h) < 1e-5 : apart > 1e-2);
+        }
+    }
+    tiny_close(&tiny);
+}
+
 UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"selecting all is naive", test_select_all_is_naive},
-          {"equal pieces", test_equal_pieces}, {"chunks", test_chunks}, {"rule", test_rule})
+          {"equal pieces", test_equal_pieces}, {"chunks", test_chunks}, {"rule", test_rule},
+          {"selection with other weights", test_select_reweighed})

@@ -165,10 +165,7 @@ status_t encode_run(const options_t *o, context_t *c) {
     profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
-    if (kept.gist.ratio && kept.keep != KEEP_RAW && kept.init != GIST_ADAPTER && c->comm->rank == 0)
-        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
-                 "quality needs an --adapter",
-                 opt_text(o, "gist-init"));
+    if (kept.gist.ratio && kept.keep != KEEP_RAW) job_warn_untrained(o, &kept);
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
     if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
     if (!st && c->comm->rank == 0 && !report.n_document)

@@ -10,7 +10,6 @@
 #include "io/corpus.h"
 #include "model/rope.h"
 #include "query/edits.h"
-#include "query/interleave.h"
 
 enum { MAX_PROMPTS = 1 << 20 };
 
@@ -257,19 +256,6 @@ static status_t layout_options(query_job_t *j) {
     return st ? st : job_adapter(j->c, j->layout, &j->kept);
 }
 
-status_t query_answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done) {
-    const int32_t *end;
-    int n_end = tokenizer_eos(j->tokenizer, &end);
-    if (j->store || j->layout != LAYOUT_UNIGIST) return generate(j->c->model, j->comm, &j->kv, how, end, n_end, gen, n, done, j);
-    interleave_spec_t spec = {.kept = &j->kept, .sink = j->sink.ids, .n_sink = j->sink.n, .max_row = how->max_row};
-    if (j->kept.init != GIST_ADAPTER && j->c->comm->rank == 0 && !j->next)
-        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
-                 "quality "
-                 "needs an --adapter",
-                 opt_text(j->o, "gist-init"));
-    return interleave_generate(j->c->model, j->comm, &spec, how, end, n_end, gen, n, done, j);
-}
-
 /* What ranks divide. Prompts on unlike ranks would have unlike bits. */
 static status_t deal_option(query_job_t *j) {
     const char *deal = opt_text(j->o, "deal"), *mixed = model_mixed(j->c->model);
@@ -336,7 +322,7 @@ status_t query_run(const options_t *o, context_t *c) {
         spec.token_ctx = &j;
     }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
-    st = j.dealt ? query_deal(&j, &spec) : query_answer(&j, &spec, j.gen, j.n, query_done);
+    st = query_answer(&j, &spec);
 out:
     job_free(&j);
     return st;

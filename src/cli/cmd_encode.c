@@ -185,7 +185,8 @@ const command_t cmd_encode = {
                      "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
                      "DIR holds already is not encoded again, so the\n"
                      "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
-                     "segment, or layer of a document that ranks share, with exit code 75.",
+                     "segment, or layer of a document that ranks\n"
+                     "share, with exit code 75.",
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  precis encode --model M.gguf --store book.store --segment 1K --layout blockselect --score reconstruct --ratio "
                          "4 --keep both "

@@ -333,11 +333,11 @@ const command_t cmd_query = {
              .summary = "answer prompts over an encoded context",
              .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
              .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
-                     "its share and partial results are merged, so any\n"
-                     "number of ranks gives the same text; or (--deal prompts) each rank answers prompts of its own over all segments. "
-                     "Without --store the prompt is all the context, under --layout unigist with "
-                     "gists that go on through the answer. Each answer comes with the "
-                     "segments that carried its attention mass.",
+                     "its share and partial results are merged, so\n"
+                     "any number of ranks gives the same text; or (--deal prompts) each rank answers prompts of its own over all segments. "
+                     "Without --store the prompt is all the\n"
+                     "context, under --layout unigist with gists that go on through the answer. Each answer comes with the segments that "
+                     "carried its attention mass.",
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"

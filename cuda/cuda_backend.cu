@@ -85,6 +85,19 @@ static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event 
     if (ticket) CUDA_TRY(cudaEventSynchronize(cuda_of(bb)->copied[ticket % N_TICKET]));
     return ST_OK;
 }
+static status_t copy_in_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    cuda_backend_t *b = cuda_of(bb);
+    CUDA_TRY(cudaEventRecord(b->issued, b->stream));
+    CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, b->copies));
+    *ticket = ++b->ticket;
+    CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
+    return ST_OK;
+}
+static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
+    if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
+    return ST_OK;
+}
 static void memory_left_cuda(backend_t *, size_t *left, size_t *total) {
     const char *most = getenv("PRECIS_CUDA_MEMORY"); // bytes: as if the card had no more, to test plans
     if (cudaMemGetInfo(left, total) != cudaSuccess) *left = *total = 0;
@@ -197,11 +210,10 @@ static void leave_cuda(backend_t *bb, int n) {
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda",           alloc_cuda,       free_cuda,      copy_in_cuda,        copy_out_cuda,      sync_cuda,        host_alloc_cuda,
-    host_free_cuda,   copy_out_start_cuda, copy_out_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
-    linear_close_cuda, linear_cuda,     linear_glu_cuda, linear_qkv_cuda,    embed_cuda,         rope_cuda,        rmsnorm_cuda,
-    silu_mul_cuda,    qkv_cuda,         attention_cuda, merge_cuda,          gather_rows_cuda,   convert_cuda,     fill_cuda,
-    leave_cuda,       ceilings_cuda,    destroy_cuda,
+    "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
+    copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
+    linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,
+    attention_cuda, merge_cuda, gather_rows_cuda, convert_cuda, fill_cuda, leave_cuda, ceilings_cuda, destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {

@@ -3,11 +3,13 @@
 // The contract wants a row's bits to be the same however many rows stand beside it, while the fastest kernel differs between 1 row and
 // 4096. So each shape has a base: on Hopper our own kernel (gemm_sm90.cu), elsewhere an algorithm of cuBLASLt chosen for many rows, without
 // splits of the sum. For fewer rows cuBLASLt's other algorithms are tried on random data with the real weights, and only those whose
-// results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts.
+// results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts. Small weights stand aside for
+// random ones: an adapter's factors are mostly zeros, over which all orders of summation agree, and others of the shape need not be.
 #include "at_rest.cuh"
 #include "gemm.cuh"
 
 enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
+static const int64_t SMALL_WEIGHT = 1 << 20; // elements
 static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096};
 
 struct gemm_plan {
@@ -277,16 +279,21 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     if (!p->ready[BASE_CLASS]) ST_TRY(choose_base(b, p));
     if (cls == BASE_CLASS || p->plain) return ST_OK;
     int64_t rows = class_rows[cls], wide = 128; // the base is run with other rows beside ours, so that its own freedom is tested as well
+    bool small = s.n_out * s.n_in <= SMALL_WEIGHT;
+    size_t w_bytes = small ? size_round_up(linear_bytes_cuda(&b->base, s), 256) : 0;
+    linear_t dense = *l;
     size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256);
-    trial_t t = {b, l, rows, NULL, NULL, NULL, size_round_up((size_t)((rows + wide) * s.n_out) * 4, 256), NULL, {0, 0, 0, 0}, NULL, NULL};
+    trial_t t = {b, &dense, rows, NULL, NULL, NULL, size_round_up((size_t)((rows + wide) * s.n_out) * 4, 256), NULL, {0, 0, 0, 0}, NULL, NULL};
     char *mem;
-    ST_TRY(cuda_scratch(b, x_bytes + 2 * t.y_bytes + 256, &mem));
+    ST_TRY(cuda_scratch(b, x_bytes + 2 * t.y_bytes + 256 + w_bytes, &mem));
     t.x = mem;
     t.want = (float *)(mem + x_bytes);
     t.y = (float *)(mem + x_bytes + t.y_bytes);
     t.flag = (unsigned *)(mem + x_bytes + 2 * t.y_bytes);
+    if (small) dense.packed = mem + x_bytes + 2 * t.y_bytes + 256;
     random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)((rows + wide) * s.n_in), mem, b->base.act == DT_F32);
-    ST_TRY(base_run(b, l, rows + wide, t.x, t.want, false));
+    if (small) random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)(s.n_out * s.n_in), (void *)dense.packed, b->base.act == DT_F32);
+    ST_TRY(base_run(b, &dense, rows + wide, t.x, t.want, false));
     for (int c = cls; c < N_CLASS && n <= N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
         int more;
         ST_TRY(candidates(b, s, class_rows[c], got + n, &more));

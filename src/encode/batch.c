@@ -12,18 +12,34 @@
 #include "base/mem.h"
 #include "encode/job.h"
 
+static void buffers_free(job_t *j) {
+    for (int i = 0; i < 2; i++) {
+        if (!j->spilled) kv_free(j->be, &j->buffer[i]);
+        j->be->ops->host_free(j->be, j->host[i]);
+        j->buffer[i] = (kv_pool_t){0};
+        j->host[i] = NULL;
+    }
+    j->buffer_rows = 0;
+}
+
+void room_free(job_t *j) {
+    buffers_free(j);
+    (j->spilled ? kv_free_host : kv_free)(j->be, &j->scratch);
+}
+
 status_t buffer_fit(job_t *j, int64_t rows) {
     if (rows <= j->buffer_rows) return ST_OK;
     status_t st = batch_end(j);
     if (!st && j->writer) st = store_writer_wait(j->writer); /* the writer may still read the old one */
-    int n = j->chained ? 1 : 2;                              /* a chain is written before the next one begins */
+    int n = j->chained || j->spilled ? 1 : 2;                /* a chain is written before the next one begins */
+    buffers_free(j);
     for (int i = 0; i < n && !st; i++) {
-        kv_free(j->be, &j->buffer[i]);
-        j->be->ops->host_free(j->be, j->host[i]);
-        j->host[i] = NULL;
-        st = kv_alloc(j->be, j->config, j->be->act, rows, "K/V of segments being encoded", &j->buffer[i]);
-        if (!st && !j->be->host_memory)
-            st = j->be->ops->host_alloc(j->be, 2 * kv_bytes(j->config, j->be->act, rows), "K/V on the host", &j->host[i]);
+        size_t bytes = kv_bytes(j->config, j->be->act, rows);
+        if (!j->be->host_memory) st = j->be->ops->host_alloc(j->be, 2 * bytes, "K/V on the host", &j->host[i]);
+        if (!st && j->spilled)
+            j->buffer[i] = kv_view(j->config, j->be->act, rows, j->host[i], j->host[i] + bytes);
+        else if (!st)
+            st = kv_alloc(j->be, j->config, j->be->act, rows, "K/V of segments being encoded", &j->buffer[i]);
     }
     j->buffer_rows = st ? 0 : rows;
     return st;
@@ -53,16 +69,18 @@ void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, pie
     }
 }
 
-/* Scratch rows for segments of `tokens` tokens in all. */
+int64_t scratch_rows(const kept_t *k, int64_t tokens) {
+    return (!k->gist.ratio && !k->select.ratio) || k->keep == KEEP_BOTH || k->keep == KEEP_TAIL ? 0
+           : k->keep == KEEP_GIST                                                               ? tokens
+           : k->gist.ratio                                                                      ? tokens / k->gist.ratio + 1
+                                                                                                : 0;
+}
+
 status_t scratch_fit(job_t *j, int64_t tokens) {
-    const kept_t *k = &j->spec->kept;
-    int64_t rows = (!k->gist.ratio && !k->select.ratio) || k->keep == KEEP_BOTH || k->keep == KEEP_TAIL ? 0
-                   : k->keep == KEEP_GIST                                                               ? tokens
-                   : k->gist.ratio                                                                      ? tokens / k->gist.ratio + 1
-                                                                                                        : 0;
+    int64_t rows = scratch_rows(&j->spec->kept, tokens);
     if (rows <= j->scratch.n_row) return ST_OK;
-    kv_free(j->be, &j->scratch);
-    return kv_alloc(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
+    (j->spilled ? kv_free_host : kv_free)(j->be, &j->scratch);
+    return (j->spilled ? kv_alloc_host : kv_alloc)(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
 }
 
 store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b) {

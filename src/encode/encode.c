@@ -227,12 +227,8 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     picker_free(j.picker);
     ids_free(&j.repeat);
     encoder_free(j.encoder);
-    for (int i = 0; i < 2; i++) {
-        mem_free(j.lists[i]);
-        kv_free(j.be, &j.buffer[i]);
-        j.be->ops->host_free(j.be, j.host[i]);
-    }
-    kv_free(j.be, &j.scratch);
+    room_free(&j);
+    for (int i = 0; i < 2; i++) mem_free(j.lists[i]);
     store_close(j.before);
     mem_free(j.added);
     mem_free(j.speed);

@@ -108,8 +108,30 @@ status_t encoder_create(model_t *m, comm_t *comm, const encoder_spec_t *spec, en
     return ST_OK;
 }
 
+/* The sink's rows where passes look for them. */
+static status_t sink_to_host(encoder_t *e) {
+    size_t bytes = kv_bytes(e->config, e->be->act, e->n_sink);
+    if (!e->n_sink || e->sink_host.n_row) return ST_OK;
+    status_t st = kv_alloc_host(e->be, e->config, e->be->act, e->n_sink, "the sink's K/V on the host", &e->sink_host);
+    if (!st) st = e->be->ops->copy_out(e->be, e->sink_host.k, e->sink_pool.k, bytes);
+    return st ? st : e->be->ops->copy_out(e->be, e->sink_host.v, e->sink_pool.v, bytes);
+}
+
+status_t encoder_spill(encoder_t *e, bool on) {
+    if (on == e->spilling) return ST_OK;
+    status_t st = on ? sink_to_host(e) : ST_OK;
+    if (e->spec.evict) pages_free(e);
+    if (!on) spill_free(&e->spill);
+    e->spilling = on;
+    return st || !e->spec.evict ? st : pages_setup(e);
+}
+
+size_t encoder_spilled(const encoder_t *e) { return e->spill.bytes; }
+
 void encoder_free(encoder_t *e) {
     if (!e) return;
+    kv_free_host(e->be, &e->sink_host);
+    spill_free(&e->spill);
     kv_free(e->be, &e->sink_pool);
     kv_free(e->be, &e->near);
     mem_free(e->near_host);
@@ -153,20 +175,27 @@ static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number, int64_
         bool more = raw < p->n || gist < gist_count(g, p->n);
         if (!st && (more || e->layout.n_row == e->spec.max_row || alone)) st = pass_run(e);
     }
+    if (!st && e->spilling) st = spill_settle(&e->spill);
     return st || !e->spec.evict || !p->pool.n_row ? st : pages_tail(e, p);
+}
+
+/* The last pass of a run, and all of it where it belongs. */
+static status_t run_end(encoder_t *e) {
+    status_t st = pass_run(e);
+    return st || !e->spilling ? st : spill_settle(&e->spill);
 }
 
 status_t encoder_run(encoder_t *e, const piece_t *pieces, int n_piece) {
     status_t st = ST_OK;
     pass_begin(e);
     for (int p = 0; p < n_piece && !st; p++) st = piece_run(e, &pieces[p], p, 0, 0);
-    return st ? st : pass_run(e);
+    return st ? st : run_end(e);
 }
 
 status_t encoder_more(encoder_t *e, const piece_t *p, int64_t raw) {
     pass_begin(e);
     status_t st = piece_run(e, p, 0, raw, gist_count(&e->spec.gist, raw));
-    return st ? st : pass_run(e);
+    return st ? st : run_end(e);
 }
 
 status_t encoder_remember(encoder_t *e, const piece_t *p) {
@@ -179,5 +208,5 @@ status_t encoder_remember(encoder_t *e, const piece_t *p) {
         if (!st) st = pass_run(e);
         at += n;
     }
-    return st;
+    return st ? st : run_end(e);
 }

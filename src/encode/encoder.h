@@ -71,6 +71,10 @@ status_t encoder_more(encoder_t *e, const piece_t *p, int64_t raw);
 /* Coarse-Rec: the hidden states of the gists of the piece that was run last, once more through the model as rows that later segments see:
  * behind the sink and the piece's chain, each seeing those before it. Their K/V take the places of the gists' in the piece's gist pool. */
 status_t encoder_remember(encoder_t *e, const piece_t *p);
+/* From now on pieces bring pools in host memory (kv_alloc_host), and the device holds two layers of what a pass sees: for K/V that are
+ * larger than it. The same bits. Not with in_cache, nor for documents that ranks share. */
+status_t encoder_spill(encoder_t *e, bool on);
+size_t encoder_spilled(const encoder_t *e); /* bytes of the device that it holds for that */
 /* Raw rows that a row right behind n raw rows would still see of them. */
 static inline int64_t encoder_tail(const gist_spec_t *g, int64_t n) { return n - gist_oldest(g, n); }
 

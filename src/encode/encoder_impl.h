@@ -3,6 +3,7 @@
 #define ENCODE_ENCODER_IMPL_H
 
 #include "encode/encoder.h"
+#include "encode/spill.h"
 #include "layout/rule.h"
 
 enum { SINK_POOL = 0, FIRST_POOL = 1 };
@@ -50,6 +51,10 @@ struct encoder {
     kv_pool_t *pages; /* [n_page] page P of the piece is pages[P % n_page] */
     int32_t *page_pools;
     int64_t n_page;
+    /* K/V in host memory, two layers at a time on the device */
+    bool spilling;
+    spill_t spill;
+    kv_pool_t sink_host; /* the sink's rows, as passes then see them */
 };
 
 /* pass.c: rows join the pass, and it is run. */

@@ -1,5 +1,6 @@
 /* Inside of the encoding job, for its own files only: encode.c runs rounds, share.c encodes what is this rank's, notes.c is what ranks say
- * meanwhile, known.c finds what need not be encoded, speed.c how fast ranks are beside each other. */
+ * meanwhile, known.c finds what need not be encoded, speed.c how fast ranks are beside each other,
+ * room.c where K/V lie. */
 #ifndef ENCODE_JOB_H
 #define ENCODE_JOB_H
 
@@ -33,6 +34,7 @@ typedef struct {
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
+    bool spilled;      /* both lie in host memory, buffer[0] being over host[0]: a document's K/V are larger than the device (room.c) */
     /* blockselect */
     picker_t *picker;
     ids_t repeat;         /* what it asks for */
@@ -75,9 +77,20 @@ status_t batch_end(job_t *j);
 status_t buffer_fit(job_t *j, int64_t rows);
 kv_pool_t buffer_piece(job_t *j, int b, int64_t at, int64_t n);
 status_t scratch_fit(job_t *j, int64_t tokens);
+/* Scratch rows for segments of `tokens` tokens in all. */
+int64_t scratch_rows(const kept_t *k, int64_t tokens);
 void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, piece_t *p);
 /* A segment as the store takes it; K and V where they lie on the host. */
 store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b);
+
+/* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
+ * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
+status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
+/* Would segments of so many rows, twice, and scratch rows fit the device? */
+bool room_for(const job_t *j, int64_t rows);
+status_t room_device(job_t *j); /* back to the device */
+/* Buffers and scratch rows given back. */
+void room_free(job_t *j);
 
 /* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. Collective. */
 status_t share_document(job_t *j, const round_t *r, int64_t first);

@@ -7,7 +7,7 @@ void pass_begin(encoder_t *e) {
     e->n_pool = FIRST_POOL;
     e->n_given = e->n_gist = 0;
     e->n_out = e->n_hidden = 0;
-    e->pools[SINK_POOL] = e->sink_pool;
+    e->pools[SINK_POOL] = e->spilling ? e->sink_host : e->sink_pool;
 }
 
 status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits) {
@@ -39,7 +39,8 @@ status_t pass_run(encoder_t *e) {
                  .n_hidden = e->n_hidden,
                  .hidden_rows = e->hidden_rows,
                  .hidden = e->n_hidden ? e->memory + e->first_hidden * e->config->d_model : NULL};
-    status_t st = b.n_row ? forward(e->model, e->ws, &b) : ST_OK;
+    status_t st = ST_OK;
+    if (b.n_row) st = e->spilling ? spill_forward(&e->spill, e->model, e->ws, b) : forward(e->model, e->ws, &b);
     if (!st) st = pass_emit(e, e->out_at, e->n_out, e->logits);
     pass_begin(e);
     return st;

@@ -12,7 +12,10 @@
 static status_t append(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool) {
     store_item_t item = batch_item(j, r, it, pool, 0);
     size_t bytes = kv_bytes(j->config, pool->type, item.n_row);
-    if (!j->be->host_memory) {
+    if (j->spilled) { /* they are there, but for what the device was last asked to change */
+        status_t st = j->be->ops->sync(j->be);
+        if (st) return st;
+    } else if (!j->be->host_memory) {
         status_t st = j->be->ops->copy_out(j->be, (void *)item.k, pool->k, bytes);
         if (!st) st = j->be->ops->copy_out(j->be, (void *)item.v, pool->v, bytes);
         if (st) return st;
@@ -25,12 +28,15 @@ static status_t append(job_t *j, const round_t *r, const round_item_t *it, const
 static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t n_slice) {
     const kept_t *keep = &j->spec->kept;
     kv_pool_t *seen = NULL;
-    int64_t rows = 0, at = 0, longest = 0;
+    int64_t rows = 0, at = 0, longest = 0, tokens = 0;
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
         longest = i64_max(longest, r->items[first + s].n);
+        tokens += r->items[first + s].n;
     }
-    status_t st = buffer_fit(j, rows);
+    status_t st = batch_end(j);
+    if (!st) st = room_choose(j, tokens, rows, scratch_rows(keep, longest));
+    if (!st) st = buffer_fit(j, rows);
     if (!st) st = scratch_fit(j, longest);
     if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
     if (!st) st = store_writer_wait(j->writer);
@@ -67,6 +73,7 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
     for (int64_t s = 0; s < n_segment; s++)
         if (shard_writer(plan, s) == j->comm->rank) rows += kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
     status_t st = store_writer_wait(j->writer);
+    if (!st) st = room_device(j);
     if (!st) st = buffer_fit(j, rows);
     for (int64_t s = 0; s < n_segment && !st; s++) {
         int64_t n = plan->segment[s + 1] - plan->segment[s];
@@ -163,12 +170,18 @@ out:
     return st;
 }
 
+/* A segment too long for the device beside the one that is being written. Selected rows are chosen on the device, so there it stays. */
+static bool alone(const job_t *j, const round_item_t *it) {
+    const kept_t *k = &j->spec->kept;
+    return !k->select.ratio && !k->gist.single && !room_for(j, 2 * kept_rows(k, it->n) + scratch_rows(k, it->n));
+}
+
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     status_t st = ST_OK;
     for (int64_t at = 0; at < n && !st;) {
         if ((st = notes_take(j)) || j->stopping) break;
-        if (j->chained) {
-            st = encode_chain(j, r, mine[at], slices_of(r, mine[at]));
+        if (j->chained || alone(j, &r->items[mine[at]])) {
+            st = encode_chain(j, r, mine[at], j->chained ? slices_of(r, mine[at]) : 1);
             at++;
             continue;
         }
@@ -180,7 +193,8 @@ status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n
             kept += kept_rows(&j->spec->kept, tokens);
             upto++;
         }
-        st = buffer_fit(j, kept);
+        st = room_device(j);
+        if (!st) st = buffer_fit(j, kept);
         if (!st) st = batch_begin(j, r, mine + at, upto - at);
         at = upto;
     }

@@ -1,7 +1,7 @@
 /* A CPU backend that behaves as a device does, to test without one what must hold on one:
  *
  *   - its memory can be touched by its own operations alone: it is locked (PROT_NONE) whenever none of them runs;
- *   - copies out that are started are made as late as their contract allows, so whoever overwrites their source too early is seen;
+ *   - copies that are started are made as late as their contract allows, so whoever overwrites their source too early is seen;
  *   - it has as much memory as PRECIS_LOCKED_MEMORY says (bytes), and says what is left of it, so plans for small cards can be tested.
  *
  * Its numbers are the fast CPU backend's, bit for bit.
@@ -100,6 +100,9 @@ static inline status_t locked_copy_out_start(backend_t *be, void *dst, const voi
     l->copies[l->n_copy++] = (locked_copy_t){dst, src, bytes, l->ticket};
     return ST_OK;
 }
+static inline status_t locked_copy_in_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    return locked_copy_out_start(be, dst, src, bytes, ticket);
+}
 static inline status_t locked_copy_out_wait(backend_t *be, int64_t ticket) {
     locked_copies((locked_t *)be, ticket);
     return ST_OK;
@@ -177,6 +180,8 @@ static inline status_t locked_create(dtype_t act, int n_threads, backend_t **out
                                       .host_free = locked_host_free,
                                       .copy_out_start = locked_copy_out_start,
                                       .copy_out_wait = locked_copy_out_wait,
+                                      .copy_in_start = locked_copy_in_start,
+                                      .copy_in_wait = locked_copy_out_wait,
                                       .memory_left = locked_memory_left,
                                       .linear_bytes = locked_linear_bytes,
                                       .linear_pack = locked_linear_pack,

@@ -7,7 +7,7 @@ here=$(dirname "$0") tests=$(dirname "$1")/tests
 layouts=$([ -n "${PRECIS_TEST_BACKEND:-}" ] || echo yes)
 export PRECIS_TEST_BACKEND=${PRECIS_TEST_BACKEND:-locked}
 failed=0
-for suite in golden/test_{golden,gists,methods,incomes,adapters,window} unit/test_{pick,identities,unigist,ppl}; do
+for suite in golden/test_{golden,gists,methods,incomes,adapters,window} unit/test_{pick,identities,unigist,ppl,spill}; do
     out=$("$tests/$suite" 2>&1)
     rc=$?
     [ $rc -eq 0 ] || failed=1

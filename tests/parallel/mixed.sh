@@ -30,7 +30,7 @@ cat >"$dir/prompts.jsonl" <<'PROMPTS'
 {"id":3,"prompt":"x"}
 PROMPTS
 
-common=(--model "$model" --dtype f32 --threads 1)
+common=(--model "$model" --dtype f32 --threads 1) # two ranks may have one GPU
 alone() { local backend=$1; shift; timeout -k 5 120 "$precis" "$@" "${common[@]}" --backend "$backend" 2>>"$dir/log"; }
 # The words before -- go to all ranks, those behind it to rank 0, those behind a second -- to the others.
 mixed() {
@@ -38,8 +38,8 @@ mixed() {
     for word in "$@"; do
         case $word,$at in --,*) at=$((at + 1)) ;; *,0) all+=("$word") ;; *,1) one+=("$word") ;; *) more+=("$word") ;; esac
     done
-    timeout -k 5 120 mpirun -n 1 "$precis" "${all[@]}" "${common[@]}" --backend "$first" "${one[@]}" : \
-        -n 2 "$precis" "${all[@]}" "${common[@]}" --backend "$second" "${more[@]}" 2>"$dir/said"
+    timeout -k 5 120 mpirun -n 1 "$precis" "${all[@]}" "${common[@]}" --backend "$first" --share-gpu "${one[@]}" : \
+        -n 2 "$precis" "${all[@]}" "${common[@]}" --backend "$second" --share-gpu "${more[@]}" 2>"$dir/said"
     local rc=$?
     cat "$dir/said" >>"$dir/log"
     return $rc

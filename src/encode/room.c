@@ -1,0 +1,57 @@
+/* K/V that are larger than the device go to host memory by plan: decided from what is free before a document begins, and told. Passes then
+ * work on two layers at a time (spill.h), with the same bits.
+ */
+#include "base/log.h"
+#include "base/mem.h"
+#include "encode/job.h"
+#include "encode/spill.h"
+
+static const double USABLE = 0.9; /* of what is free: operations need some for themselves */
+
+/* What the device could hold of K/V, were the buffers that are there given back. */
+static bool room_bytes(const job_t *j, double *room, double *total) {
+    size_t left, all;
+    j->be->ops->memory_left(j->be, &left, &all);
+    if (left == SIZE_MAX) return false; /* no device */
+    double held = (double)encoder_spilled(j->encoder);
+    for (int i = 0; i < 2 && !j->spilled; i++) held += 2 * (double)kv_bytes(j->config, j->be->act, j->buffer[i].n_row);
+    if (!j->spilled) held += 2 * (double)kv_bytes(j->config, j->be->act, j->scratch.n_row);
+    *room = USABLE * ((double)left + held);
+    *total = (double)all;
+    return true;
+}
+
+bool room_for(const job_t *j, int64_t rows) {
+    double room, total;
+    return !room_bytes(j, &room, &total) || 2 * (double)kv_bytes(j->config, j->be->act, rows) <= room;
+}
+
+static status_t room_set(job_t *j, bool spilled) {
+    if (spilled == j->spilled) return ST_OK;
+    status_t st = batch_end(j), waited = store_writer_wait(j->writer); /* it may still read the old ones */
+    room_free(j);
+    j->spilled = spilled;
+    status_t set = encoder_spill(j->encoder, spilled);
+    return st ? st : waited ? waited : set;
+}
+
+status_t room_device(job_t *j) { return room_set(j, false); }
+
+status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch) {
+    int n_buffer = j->chained ? 1 : 2;
+    double room, total, need = 2 * (double)kv_bytes(j->config, j->be->act, n_buffer * kept + scratch), layers;
+    if (!room_bytes(j, &room, &total) || need <= room) return room_set(j, false);
+    layers = (double)spill_bytes(j->config, j->be->act, kept + scratch + encoder_sink(j->encoder)->n_row);
+    if (layers > room)
+        return status_fail(ST_FAIL,
+                           "GPU: two layers of the K/V of a document of %lld tokens take %.2f GiB, %.2f of %.2f GiB are free for them; use "
+                           "gists, a smaller --batch, several GPUs with --shard document, or a GPU with more memory",
+                           (long long)n_token, layers / 0x1p30, room / 0x1p30, total / 0x1p30);
+    if (!j->spilled)
+        log_info(
+            "GPU memory: a document of %lld tokens has %.2f GiB of K/V, room for %.2f of %.2f GiB: they stay in host memory, two layers "
+            "at a time (%.2f GiB) on the GPU",
+            (long long)n_token, need / 0x1p30, room / 0x1p30, total / 0x1p30, layers / 0x1p30);
+    j->report->n_spilled++;
+    return room_set(j, true);
+}

@@ -1,0 +1,33 @@
+/* Passes over K/V that lie in host memory because they are larger than the device: all layers there, two of them on the device.
+ *
+ *     device    layer l: keys | attention, feed-forward          even layers' rows | odd layers' rows
+ *     copies             own rows of l out, what layer l+1 sees in
+ *
+ * Pools keep their indices and their rows, so the bits are those of pools on the device.
+ */
+#ifndef ENCODE_SPILL_H
+#define ENCODE_SPILL_H
+
+#include "model/kv.h"
+#include "model/model.h"
+
+typedef struct {
+    backend_t *be;
+    const model_config_t *config;
+    char *memory; /* [B] two layers of the pools of a pass */
+    size_t bytes;
+    kv_pool_t *rings; /* [cap] */
+    int64_t *seen;    /* [cap][2] rows that the pass's rows see of each pool */
+    int cap;
+    int64_t ticket; /* of the last copy out */
+} spill_t;
+
+/* Bytes on the device for pools of n_row rows in all. */
+size_t spill_bytes(const model_config_t *c, dtype_t act, int64_t n_row);
+/* The forward pass of a batch whose pools are all in host memory (kv_alloc_host, or parts of such). */
+status_t spill_forward(spill_t *s, model_t *m, forward_ws_t *ws, batch_t b);
+/* Waits until what passes left is in host memory. */
+status_t spill_settle(spill_t *s);
+void spill_free(spill_t *s); /* takes a zeroed one */
+
+#endif

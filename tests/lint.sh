@@ -25,8 +25,10 @@ allowed() { # rooms that a room may include, besides itself
     comm) echo base ;;
     model) echo base io text layout backend comm ;;
     store) echo base io ;;
-    cli) echo base io text layout backend comm model store encode query train eval bench mpi cuda ;;
-    encode | query | train | eval | bench) echo base io text layout backend comm model store encode query ;;
+    cli) echo base io text layout backend comm model store encode query eval bench mpi cuda ;;
+    encode) echo base io text layout backend comm model store ;;
+    query) echo base io text layout backend comm model store encode ;;
+    eval | bench) echo base io text layout backend comm model store encode query ;;
     *) echo "unknown room $1" ;;
     esac
 }

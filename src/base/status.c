@@ -4,11 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MESSAGE_MAX = 2048 };
-static _Thread_local char message[MESSAGE_MAX];
+static _Thread_local char message[STATUS_BYTES];
 
 status_t status_fail(status_t code, const char *fmt, ...) {
-    char text[MESSAGE_MAX]; /* the arguments may point into the old message */
+    char text[STATUS_BYTES]; /* the arguments may point into the old message */
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
@@ -18,14 +17,16 @@ status_t status_fail(status_t code, const char *fmt, ...) {
 }
 
 status_t status_prefix(status_t code, const char *fmt, ...) {
-    char text[MESSAGE_MAX];
+    char text[STATUS_BYTES];
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && n < MESSAGE_MAX) snprintf(text + n, sizeof text - (size_t)n, "%s", message);
+    if (n >= 0 && n < STATUS_BYTES) snprintf(text + n, sizeof text - (size_t)n, "%s", message);
     memcpy(message, text, sizeof text);
     return code;
 }
 
 const char *status_message(void) { return message; }
+
+void status_hold(char held[STATUS_BYTES]) { memcpy(held, message, STATUS_BYTES); }

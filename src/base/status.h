@@ -24,5 +24,8 @@ status_t status_fail(status_t code, const char *fmt, ...) __attribute__((format(
 status_t status_prefix(status_t code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* This thread's last message ("" when none); valid until the next call on this thread. */
 const char *status_message(void);
+/* A copy of it, to be said again behind calls that may fail, too, or by another thread: status_fail(st, "%s", held). */
+enum { STATUS_BYTES = 2048 };
+void status_hold(char held[STATUS_BYTES]);
 
 #endif

@@ -179,10 +179,7 @@ status_t encode_run(const options_t *o, context_t *c) {
     profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
     kept_text(&kept, spec.profile.gists, sizeof spec.profile.gists);
     if (kept.gist.ratio) spec.max_row = i64_max(spec.max_row, kept.gist.ratio + 1);
-    if (kept.gist.ratio && kept.keep != KEEP_RAW && kept.init != GIST_ADAPTER && c->comm->rank == 0)
-        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
-                 "quality needs an --adapter",
-                 opt_text(o, "gist-init"));
+    if (kept.gist.ratio && kept.keep != KEEP_RAW) job_warn_untrained(o, &kept);
     if (!(st = check_lengths(c, &spec.profile))) st = encode_corpus(c->model, tokenizer, c->comm, &spec, &report);
     if (c->comm->rank == 0 && (!st || st == ST_STOPPED)) summary(o, c, &report);
     if (!st && c->comm->rank == 0 && !report.n_document)
@@ -202,7 +199,8 @@ const command_t cmd_encode = {
                      "({\"id\",\"text\"} a line), either compressed with zstd or gzip, a folder of these, or - for standard input. What "
                      "DIR holds already is not encoded again, so the\n"
                      "same command resumes after a kill and an edited corpus costs only what changed. SIGTERM and SIGUSR1 stop at the next "
-                     "segment, or layer of a document that ranks share, with exit code 75.",
+                     "segment, or layer of a document that ranks\n"
+                     "share, with exit code 75.",
              .examples = "  precis encode --model M.gguf --store book.store --segment 2K --sink 'Read the following text.' book.txt\n"
                          "  precis encode --model M.gguf --store book.store --segment 1K --layout blockselect --score reconstruct --ratio "
                          "4 --keep both "

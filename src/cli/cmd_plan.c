@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "cli/commands.h"
 #include "cli/job_options.h"
-#include "encode/plan.h"
 #include "io/corpus.h"
 #include "io/json.h"
+#include "query/plan.h"
 
 /* Documents of the inputs, tokenised and cut as encode will. */
 static status_t corpus_measure(const options_t *o, const tokenizer_t *t, encode_plan_in_t *in) {
@@ -43,7 +43,7 @@ static void line(const char *what, double bytes, const char *note) {
     printf("  %-28s %9.2f %-4s %s\n", what, bytes, unit[u], note);
 }
 
-static void print_text(const options_t *o, const encode_plan_in_t *in, const encode_plan_t *p) {
+static void print_text(const options_t *o, const encode_plan_in_t *in, const encode_plan_t *p, const query_plan_t *q) {
     int nodes = (in->n_rank + in->ranks_per_node - 1) / in->ranks_per_node;
     printf("corpus: %lld documents, %lld tokens, %lld segments of at most %lld; layout %s, sink of %lld tokens\n",
            (long long)in->n_document, (long long)in->n_token, (long long)in->n_segment, (long long)in->segment, opt_text(o, "layout"),
@@ -62,9 +62,9 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
     line("total per rank", (double)p->rank_total, "with its share of the weights and the program");
     line("shown by top, per rank", (double)p->resident, "with all weights and the model's file, which goes when memory is short");
     puts("memory of a query on as many ranks");
-    line("store, per rank", (double)p->query_mapped, "read where it lies: goes when memory is short");
-    line("work space, per rank", (double)p->query_work, prompts);
-    line("shown by top, per rank", (double)p->query_resident, "");
+    line("store, per rank", (double)q->mapped, "read where it lies: goes when memory is short");
+    line("work space, per rank", (double)q->work, prompts);
+    line("shown by top, per rank", (double)q->resident, "");
     puts("disk and wire");
     line("store", (double)p->store, in->n_picked ? "K/V, token ids and lists of kept rows" : "K/V and token ids");
     line("K/V kept", (double)p->kv_kept, "");
@@ -77,12 +77,12 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
         snprintf(ring, sizeof ring, "all ranks together; ring attention: %.1f MB", (double)p->shared_ring / 1e6);
         line("K/V, longest document shared", (double)p->shared_wire, ring);
     }
-    line("gathered per query row", (double)p->query_wire_row, "partial results, per rank, when queried on as many ranks");
+    line("gathered per query row", (double)q->wire_row, "partial results, per rank, when queried on as many ranks");
     printf("job header\n#SBATCH --nodes=%d --ntasks-per-node=%d --mem=%lldM\n", nodes, in->ranks_per_node,
            (long long)((p->weights_node + (p->rank_total - p->weights_rank) * (size_t)in->ranks_per_node) * 5 / 4 >> 20) + 256);
 }
 
-static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
+static void print_json(const encode_plan_in_t *in, const encode_plan_t *p, const query_plan_t *q) {
     json_out_t j;
     json_begin(&j, stdout);
     json_open(&j, NULL, '{');
@@ -100,9 +100,9 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
     json_int(&j, "rank_total_bytes", (int64_t)p->rank_total);
     json_int(&j, "mapped_bytes", (int64_t)p->mapped);
     json_int(&j, "resident_bytes", (int64_t)p->resident);
-    json_int(&j, "query_mapped_bytes", (int64_t)p->query_mapped);
-    json_int(&j, "query_workspace_bytes", (int64_t)p->query_work);
-    json_int(&j, "query_resident_bytes", (int64_t)p->query_resident);
+    json_int(&j, "query_mapped_bytes", (int64_t)q->mapped);
+    json_int(&j, "query_workspace_bytes", (int64_t)q->work);
+    json_int(&j, "query_resident_bytes", (int64_t)q->resident);
     json_int(&j, "store_bytes", (int64_t)p->store);
     json_int(&j, "kv_kept_bytes", (int64_t)p->kv_kept);
     json_int(&j, "kv_raw_bytes", (int64_t)p->kv_raw);
@@ -111,7 +111,7 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p) {
     json_int(&j, "wire_bytes", (int64_t)p->wire);
     json_int(&j, "shared_wire_bytes", (int64_t)p->shared_wire);
     json_int(&j, "shared_ring_bytes", (int64_t)p->shared_ring);
-    json_int(&j, "query_wire_row_bytes", (int64_t)p->query_wire_row);
+    json_int(&j, "query_wire_row_bytes", (int64_t)q->wire_row);
     json_end(&j);
 }
 
@@ -127,6 +127,7 @@ static status_t run_plan(const options_t *o, context_t *c) {
                                       : !strcmp(kv, "f16") ? DT_F16
                                                            : DT_BF16};
     encode_plan_t plan;
+    query_plan_t query;
     status_t st = context_open_file(c);
     if (!st) st = context_open_backend(c);
     if (!st) st = job_tokenizer(c, &tokenizer);
@@ -141,10 +142,11 @@ static status_t run_plan(const options_t *o, context_t *c) {
     in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
     for (int64_t i = 0; i < model_file_n_tensors(c->file); i++) in.file_bytes += model_file_tensor(c->file, i)->bytes;
     encode_plan(model_file_config(c->file), &in, &plan);
+    query_plan(model_file_config(c->file), &in, &plan, &query);
     if (format && !strncmp(format, "json", 4))
-        print_json(&in, &plan);
+        print_json(&in, &plan, &query);
     else
-        print_text(o, &in, &plan);
+        print_text(o, &in, &plan, &query);
     int64_t have = opt_given(o, "max-bytes") ? opt_int(o, "max-bytes") : memory_bytes() / in.ranks_per_node;
     if ((int64_t)plan.rank_total > have)
         st = status_fail(ST_FAIL,
@@ -160,9 +162,10 @@ const command_t cmd_plan = {
     .spec = {.name = "plan",
              .summary = "bytes and work of an encoding before it runs",
              .usage = "precis plan --model M [options] (INPUT... | --corpus-tokens N)",
-             .text = "Prints what encode with the same options would take on --ranks ranks: memory per node and rank, the store's size, "
-                     "bytes on the wire and a job header. Exit code 1 with\n"
-                     "the numbers when a rank's memory (--max-bytes; else this machine's, shared by --ranks-per-node) is too small.",
+             .text = "Prints what encode with the same options would take on --ranks ranks, and a query on as many: memory per node and "
+                     "rank, the store's size, bytes on the wire and\n"
+                     "a job header. Exit code 1 with the numbers when a rank's memory (--max-bytes; else this machine's, shared by "
+                     "--ranks-per-node) is too small.",
              .examples = "  precis plan --model M.gguf --ranks 16 --ranks-per-node 4 --segment 4K corpus.jsonl.zst\n"
                          "  precis plan --model M.gguf --segment 1K --layout blockselect --score reconstruct --ratio 4 book.txt\n"
                          "  precis plan --model M.gguf --ranks 4096 --corpus-tokens 100G --max-bytes 16GiB --format json\n",

@@ -10,7 +10,6 @@
 #include "io/corpus.h"
 #include "model/rope.h"
 #include "query/edits.h"
-#include "query/interleave.h"
 
 enum { MAX_PROMPTS = 1 << 20 };
 
@@ -257,19 +256,6 @@ static status_t layout_options(query_job_t *j) {
     return st ? st : job_adapter(j->c, j->layout, &j->kept);
 }
 
-status_t query_answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done) {
-    const int32_t *end;
-    int n_end = tokenizer_eos(j->tokenizer, &end);
-    if (j->store || j->layout != LAYOUT_UNIGIST) return generate(j->c->model, j->comm, &j->kv, how, end, n_end, gen, n, done, j);
-    interleave_spec_t spec = {.kept = &j->kept, .sink = j->sink.ids, .n_sink = j->sink.n, .max_row = how->max_row};
-    if (j->kept.init != GIST_ADAPTER && j->c->comm->rank == 0 && !j->next)
-        log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
-                 "quality "
-                 "needs an --adapter",
-                 opt_text(j->o, "gist-init"));
-    return interleave_generate(j->c->model, j->comm, &spec, how, end, n_end, gen, n, done, j);
-}
-
 /* What ranks divide. Prompts on unlike ranks would have unlike bits. */
 static status_t deal_option(query_job_t *j) {
     const char *deal = opt_text(j->o, "deal"), *mixed = model_mixed(j->c->model);
@@ -336,7 +322,7 @@ status_t query_run(const options_t *o, context_t *c) {
         spec.token_ctx = &j;
     }
     spec.max_row = i64_max(i64_min(longest, job_rows(o, 1024)), spec.batch);
-    st = j.dealt ? query_deal(&j, &spec) : query_answer(&j, &spec, j.gen, j.n, query_done);
+    st = query_answer(&j, &spec);
 out:
     job_free(&j);
     return st;
@@ -347,11 +333,11 @@ const command_t cmd_query = {
              .summary = "answer prompts over an encoded context",
              .usage = "precis query --model M [--store DIR] (--prompt TEXT | --prompts FILE.jsonl) [options]",
              .text = "Prompts see the sink and all segments of the store (or of --docs), which stay where they are: each rank attends to "
-                     "its share and partial results are merged, so any\n"
-                     "number of ranks gives the same text; or (--deal prompts) each rank answers prompts of its own over all segments. "
-                     "Without --store the prompt is all the context, under --layout unigist with "
-                     "gists that go on through the answer. Each answer comes with the "
-                     "segments that carried its attention mass.",
+                     "its share and partial results are merged, so\n"
+                     "any number of ranks gives the same text; or (--deal prompts) each rank answers prompts of its own over all segments. "
+                     "Without --store the prompt is all the\n"
+                     "context, under --layout unigist with gists that go on through the answer. Each answer comes with the segments that "
+                     "carried its attention mass.",
              .examples = "  precis query --model M.gguf --store book.store --chat --prompt 'Who tells the story?'\n"
                          "  precis query --model M.gguf --store book.store --prompts questions.jsonl --select 4 --format jsonl\n"
                          "  precis query --model M.gguf --store book.store --prompt 'Who tells the story?' --select 2 --fetch raw\n"

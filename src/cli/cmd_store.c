@@ -104,14 +104,12 @@ const command_t cmd_store = {
              .summary = "list, check, compare or prune a store of encoded segments",
              .usage = "precis store ls|check|digest|prune DIR",
              .text =
-                 "ls      what the store is for, and its documents: tokens, segments, how many of these are there\n"
-                 "check   reads every byte and compares the checksums; exit 3 naming what is damaged. What a killed encoder left is no "
-                 "damage. Damaged\n"
-                 "        segments are encoded again by the command that made the store\n"
-                 "digest  one line, first word a digest of identity and bytes of every segment in canonical order: equal for equal "
-                 "contents, whatever\n"
-                 "        ranks, files and runs wrote them\n"
-                 "prune   removes segments that no document refers to (an edited document leaves its old ones); not while an encoder runs",
+                 "ls: what the store is for, and its documents: tokens, segments, how many of these are there\n\n"
+                 "check: reads every byte and compares the checksums; exit 3 naming what is damaged. What a killed encoder left is no "
+                 "damage. Damaged segments are encoded again by the command that made the store\n\n"
+                 "digest: one line, first word a digest of identity and bytes of every segment in canonical order: equal for equal "
+                 "contents, whatever ranks, files and runs wrote them\n\n"
+                 "prune: removes segments that no document refers to (an edited document leaves its old ones); not while an encoder runs",
              .examples = "  precis store ls book.store\n"
                          "  precis store check book.store && echo sound\n"
                          "  test \"$(precis store digest a | cut -d' ' -f1)\" = \"$(precis store digest b | cut -d' ' -f1)\" && echo equal",

@@ -19,13 +19,14 @@ void help_overview(FILE *f) {
                "exit codes: 0 good, 1 run failed, 2 usage, 3 bad input, 75 stopped with work saved (run it again)\n");
 }
 
-/* Two columns, the second wrapped at about 100 bytes. */
+/* Behind `indent` columns, wrapped at about 100 bytes; a blank line in the text begins a new one. */
 static void print_wrapped(FILE *f, int indent, const char *text) {
     enum { WIDTH = 100 };
     int column = indent;
-    for (const char *w = text; *(w += strspn(w, " "));) {
-        int n = (int)strcspn(w, " ");
-        if (column > indent && column + 1 + n > WIDTH) {
+    for (const char *w = text; *(w += strspn(w, " \n"));) {
+        int n = (int)strcspn(w, " \n");
+        bool new_line = w - text >= 2 && w[-1] == '\n' && w[-2] == '\n';
+        if (new_line || (column > indent && column + 1 + n > WIDTH)) {
             fprintf(f, "\n%*s", indent, "");
             column = indent;
         }
@@ -69,8 +70,10 @@ static void help_keys(const char *keys, const char *done, FILE *f) {
 }
 
 void options_help(const command_spec_t *cmd, FILE *f) {
-    fprintf(f, "precis %s: %s\n\nusage: %s\n\n%s\n\nexamples\n%s\n\noptions\n", cmd->name, cmd->summary, cmd->usage, cmd->text,
-            cmd->examples);
+    fprintf(f, "precis %s: %s\n\nusage: %s\n\n", cmd->name, cmd->summary, cmd->usage);
+    print_wrapped(f, 0, cmd->text);
+    size_t n = strlen(cmd->examples);
+    fprintf(f, "\nexamples\n%s%s\noptions\n", cmd->examples, n && cmd->examples[n - 1] == '\n' ? "" : "\n");
     help_keys(cmd->keys, "", f);
     help_keys("config print-config quiet verbose", cmd->keys, f);
     fprintf(

@@ -199,6 +199,13 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     return ST_OK;
 }
 
+void job_warn_untrained(const options_t *o, const kept_t *kept) {
+    if (kept->init == GIST_ADAPTER || !log_first()) return;
+    log_warn("gist rows begin as --gist-init %s says: the model was not trained to write summaries into them, so expect poor answers; "
+             "quality needs an --adapter",
+             opt_text(o, "gist-init"));
+}
+
 status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept) {
     const options_t *o = c->options;
     const adapter_t *ad = c->adapter;

@@ -29,6 +29,8 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
 /* What --adapter says of these: its gists and sink rows take the place of --gist-init and of a --sinks that is not given. ST_INPUT when it
  * is for other layouts or ratios. */
 status_t job_adapter(const context_t *c, layout_method_t layout, kept_t *kept);
+/* Says that gists without an adapter are not trained to summarise. */
+void job_warn_untrained(const options_t *o, const kept_t *kept);
 /* *align becomes the layout's own where it has one; --positions, where given: *align becomes sequential for `global`, kept->compact is set
  * for `compact`. ST_USAGE when the layout has no such positions. */
 status_t job_positions(const options_t *o, layout_method_t layout, align_t *align, kept_t *kept);

@@ -1,5 +1,5 @@
-/* Prompts dealt to the ranks: each rank reads all of the context and answers its own prompts, as one rank alone would, so with the same
- * bits.
+/* Who answers which prompts: all ranks together all of them, each attending to its segments; or prompts are dealt: each rank reads all of
+ * the context and answers its own prompts, as one rank alone would, so with the same bits.
  *
  *     prompts   0 1 2 3 4 5 ..   block by block      rank 0: 0 3 ..   rank 1: 1 4 ..   rank 2: 2 5 ..
  *
@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "cli/job_options.h"
 #include "cli/query_job.h"
+#include "query/interleave.h"
 
 enum { TURNS = 4 }; /* prompts a slot answers in a block, so that few slots wait for the longest answer */
 
@@ -93,12 +95,22 @@ out:
     return comm_agree(comm, st);
 }
 
+/* Collective over j->comm. */
+static status_t answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done) {
+    const int32_t *end;
+    int n_end = tokenizer_eos(j->tokenizer, &end);
+    if (j->store || j->layout != LAYOUT_UNIGIST) return generate(j->c->model, j->comm, &j->kv, how, end, n_end, gen, n, done, j);
+    interleave_spec_t spec = {.kept = &j->kept, .sink = j->sink.ids, .n_sink = j->sink.n, .max_row = how->max_row};
+    if (!j->next) job_warn_untrained(j->o, &j->kept);
+    return interleave_generate(j->c->model, j->comm, &spec, how, end, n_end, gen, n, done, j);
+}
+
 static status_t nothing_yet(void *self, generation_t *g) {
     (void)self, (void)g;
     return ST_OK;
 }
 
-status_t query_deal(query_job_t *j, const generate_spec_t *how) {
+static status_t answer_dealt(query_job_t *j, const generate_spec_t *how) {
     comm_t *comm = j->c->comm;
     int64_t block = how->batch * TURNS * comm->size;
     generation_t *mine = NULL;
@@ -106,7 +118,7 @@ status_t query_deal(query_job_t *j, const generate_spec_t *how) {
     for (int64_t first = 0; first < j->n && !st; first += block) {
         int64_t n = 0, end = i64_min(first + block, j->n);
         for (int64_t i = first + comm->rank; i < end; i += comm->size) mine[n++] = j->gen[i];
-        st = comm_agree(comm, n ? query_answer(j, how, mine, n, nothing_yet) : ST_OK);
+        st = comm_agree(comm, n ? answer(j, how, mine, n, nothing_yet) : ST_OK);
         if (!st) st = answers_gather(j, mine, n);
         for (int64_t i = 0; i < n; i++) {
             ids_free(&mine[i].ids);
@@ -116,4 +128,8 @@ status_t query_deal(query_job_t *j, const generate_spec_t *how) {
     }
     mem_free(mine);
     return st;
+}
+
+status_t query_answer(query_job_t *j, const generate_spec_t *how) {
+    return j->dealt ? answer_dealt(j, how) : answer(j, how, j->gen, j->n, query_done);
 }

@@ -45,9 +45,7 @@ status_t query_done(void *self, generation_t *g);
 /* Answers whose turn it is are printed, by rank 0, and freed. */
 status_t query_print(query_job_t *j);
 
-/* Answers n generations over the job's context; collective over j->comm. */
-status_t query_answer(query_job_t *j, const generate_spec_t *how, generation_t *gen, int64_t n, generated_fn done);
-/* query_deal.c: all prompts, each by the rank that it is dealt to. Collective over all ranks. */
-status_t query_deal(query_job_t *j, const generate_spec_t *how);
+/* query_deal.c: all prompts, by all ranks together or each by the rank that it is dealt to. Collective over all ranks. */
+status_t query_answer(query_job_t *j, const generate_spec_t *how);
 
 #endif

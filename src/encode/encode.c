@@ -217,12 +217,11 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     status_t watched = st ? st : watch_report(&j), counted = watched ? watched : totals(&j, begin_s);
     if (!st) st = counted;
     if (j.writer) {
-        char message[1024];
-        strncpy(message, status_message(), sizeof message - 1);
-        message[sizeof message - 1] = 0;
+        char held[STATUS_BYTES];
+        status_hold(held);
         status_t closed = store_writer_close(j.writer);
         if (st)
-            status_fail(st, "%s", message);
+            status_fail(st, "%s", held);
         else
             st = closed;
     }

@@ -4,7 +4,6 @@
 #include "encode/picker.h"
 #include "layout/assign.h"
 #include "layout/shard.h"
-#include "query/attend.h"
 
 void encode_plan_document(encode_plan_in_t *in, int64_t n) {
     const layout_info_t *info = layout_info(in->layout);
@@ -48,8 +47,7 @@ static double row_factor(const encode_plan_in_t *in) {
     return 1 + gists + (again ? 1 : 0);
 }
 
-enum { PROGRAM_BYTES = 12 << 20 }; /* code, libraries and the tokenizer, as measured: tests/bench/plan_memory.sh */
-enum { MAX_SHARED_RANKS = 4096 };  /* every pair of ranks is looked at */
+enum { MAX_SHARED_RANKS = 4096 }; /* every pair of ranks is looked at */
 
 /* K/V and rows under way of one rank of those that share a document: what it writes, two layers of what its rows see, its rows. */
 static size_t shared_bytes(const model_config_t *c, const encode_plan_in_t *in, const shard_t *plan, int rank) {
@@ -99,27 +97,11 @@ static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, enc
     mem_free(segment);
 }
 
-/* A query on as many ranks: each reads its share of the store where it lies, and the sink again. */
-static void plan_query(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
-    const layout_info_t *info = layout_info(in->layout);
-    const kept_t *k = &in->kept;
-    int64_t groups = i64_max(1, i64_min(in->n_segment, MAX_GROUPS)), mine = i64_ceil_div(groups, in->n_rank), rows = PLAN_PROMPT;
-    int64_t local = i64_ceil_div(in->n_segment * mine, groups); /* whole groups are dealt */
-    size_t share = (size_t)((double)out->store * (double)mine / (double)groups), own = 0;
-    attend_spec_t attend = {.select = 0};
-    if (info->joined) own = 2 * kv_bytes(c, in->act, in->n_token);                                  /* keys move: copies */
-    if (k->select.ratio && k->keep == KEEP_BOTH) own = 2 * kv_bytes(c, in->kv_type, in->n_summary); /* packed out of the raw rows */
-    out->query_mapped = share;
-    out->query_work = forward_ws_bytes(c, in->act, rows) + attend_bytes(c, in->n_segment, local, &attend, rows) +
-                      2 * kv_bytes(c, in->act, rows + in->n_sink) + (size_t)((double)own * (double)mine / (double)groups);
-}
-
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
     const layout_info_t *info = layout_info(in->layout);
     encoder_spec_t spec = {.n_sink = in->n_sink, .max_row = in->max_row};
     picker_spec_t picker = {.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = longest_segment(in)};
     int64_t budget = i64_min(encode_round_tokens(in->n_rank, in->segment), i64_max(in->n_token, 1)) + in->longest_document;
-    int64_t groups = i64_min(in->n_segment, MAX_GROUPS);
     size_t round_bytes =
         (size_t)budget * sizeof(int32_t) + (size_t)i64_ceil_div(budget, in->segment) * (sizeof(round_item_t) + sizeof(hash_t));
     size_t sink = 2 * kv_bytes(c, in->act, in->n_sink);
@@ -145,9 +127,6 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     out->kv_seen = 2 * kv_bytes(c, in->act, in->n_seen);
     out->store = out->kv_kept + (size_t)(in->n_token + lists) * sizeof(int32_t);
     out->wire = (size_t)(in->n_rank - 1) * ((size_t)in->n_token * sizeof(int32_t) + (size_t)in->n_segment * sizeof(round_item_t) + sink);
-    plan_query(c, in, out);
     out->resident = out->rank_total - out->weights_rank + out->weights_node + out->mapped;
-    out->query_resident = out->weights_node + out->mapped + PROGRAM_BYTES + out->query_work + out->query_mapped;
-    out->query_wire_row = in->n_rank == 1 ? 0 : (size_t)(groups * c->n_layer * c->n_head * (c->d_head + 2)) * sizeof(float);
     out->flops = 2 * assign_cost(&cost, mean) * (double)each * row_factor(in);
 }

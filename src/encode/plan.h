@@ -29,18 +29,15 @@ typedef struct {
     size_t mapped;                       /* of the model's file, by each rank, while weights are packed: the system takes it back at need */
     size_t resident;                    /* what top and getrusage then show of a rank: all of the weights it shares, the file and its own */
     bool shared;                        /* the longest document is more than a rank's share, so that all ranks encode it together */
-    size_t query_mapped, query_work;    /* a query, on as many ranks: its part of the store; work space for prompts of PLAN_PROMPT tokens */
-    size_t query_resident;              /* as above */
     size_t store;                       /* K/V, token ids and lists of kept rows on disk, all ranks */
     size_t kv_raw, kv_kept, kv_summary; /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
     size_t kv_seen;                     /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
     size_t wire;                        /* received by all ranks together while encoding: rounds and the sink */
     size_t shared_wire, shared_ring;    /* K/V between ranks when all share the longest document, and by ring attention; 0: they cannot */
-    size_t query_wire_row;              /* partial results that each rank receives for one query row, all layers */
     double flops;                       /* of the whole encoding */
 } encode_plan_t;
 
-enum { PLAN_PROMPT = 256 };
+enum { PROGRAM_BYTES = 12 << 20 }; /* code, libraries and the tokenizer, as measured: tests/bench/plan_memory.sh */
 
 /* Adds a document of n tokens. */
 void encode_plan_document(encode_plan_in_t *in, int64_t n);

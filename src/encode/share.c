@@ -223,11 +223,10 @@ status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n
     status_t ended = batch_end(j), waited = watch_store(j); /* what is encoded is written, also after a stop */
     if (!st) st = ended ? ended : waited;
     if (st) { /* the others need not go on */
-        char message[1024];
-        strncpy(message, status_message(), sizeof message - 1);
-        message[sizeof message - 1] = 0;
+        char held[STATUS_BYTES];
+        status_hold(held);
         notes_stop(j);
-        status_fail(st, "%s", message);
+        status_fail(st, "%s", held);
     }
     return st;
 }

@@ -103,7 +103,7 @@ static status_t pool_copy(context_kv_t *c, const model_config_t *config, dtype_t
 
 status_t context_verify(store_t *store, const store_segment_t *const *segments, int64_t n) {
     status_t st = ST_OK;
-    char message[512] = "";
+    char held[STATUS_BYTES] = "";
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < n; i++) {
         status_t mine = store_verify(store, segments[i]);
@@ -111,11 +111,11 @@ status_t context_verify(store_t *store, const store_segment_t *const *segments, 
 #pragma omp critical
             if (!st) { /* the message is this thread's: carry it out of the region */
                 st = mine;
-                strncpy(message, status_message(), sizeof message - 1);
+                status_hold(held);
             }
         }
     }
-    return st ? status_fail(st, "%s", message) : ST_OK;
+    return st ? status_fail(st, "%s", held) : ST_OK;
 }
 
 /* blockselect: pools of selected rows, as they are stored or packed here out of the raw ones. */

@@ -1,5 +1,5 @@
 # shellcheck disable=SC2154
-# Sourced: a table of commands. The caller has set precis, work (a folder) and suite (its name); count_end prints the suite's last line.
+# Sourced: checks that are counted. The caller has set suite (its name), and for expect also precis and work (a folder); count_end prints the last line.
 # A pattern is an extended regular expression; - expects nothing at all, * anything.
 passed=0 failed=0
 
@@ -28,6 +28,10 @@ holds() { # NAME COMMAND...: a shell command that must succeed
     local name=$1
     shift
     if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "$suite: $name"; fi
+}
+
+check() { # NAME STATUS [WORDS]: 0 = good
+    if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); echo "FAIL  $1${3:+: $3}"; fi
 }
 
 count_end() {

@@ -5,17 +5,15 @@
 #
 # Numbers are f32, so that nothing but the order of sums differs. Prints a line per check that fails and `layouts: N passed, N failed`.
 set -u
+suite=layouts
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
+. "$root/tests/expect.sh"
 . "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [FIRST SECOND]" >&2; exit 2; }
 precis=$(realpath "$1") first=${2:-cpu} second=${3:-cpu_ref}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-layouts.XXXXXX")
+dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
 [ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
-n_pass=0 n_fail=0
-check() { # NAME STATUS [WORDS]
-    if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
-}
 tiny_model "$dir/model"
 head -c 3000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 500 "$root/LICENSE" >"$dir/short.txt"
@@ -88,5 +86,4 @@ for layout in full "full --segment 40" "pce --segment 60"; do
     model=$root/tests/golden/tiny-window logits "a sliding window, $layout" "$dir/few-ids" --layout $layout
 done
 for name in qwen2 qwen3 yarn linear; do model=$root/tests/golden/tiny-$name logits "tiny-$name" "$dir/few-ids" --layout full; done
-echo "layouts: $n_pass passed, $n_fail failed"
-[ $n_fail -eq 0 ]
+count_end

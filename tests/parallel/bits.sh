@@ -5,20 +5,17 @@
 #
 # Prints a line per check that fails and `bits: N passed, N failed`.
 set -u
+suite=bits
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/env.sh"
+. "$root/tests/expect.sh"
 . "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [MODEL]" >&2; exit 2; }
 precis=$(realpath "$1") model=${2:-}
 command -v mpirun >/dev/null || { echo "bits: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-bits.XXXXXX")
+dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
 [ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
-
-n_pass=0 n_fail=0
-check() { # NAME STATUS [WORDS]
-    if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
-}
 
 if [ -z "$model" ]; then
     model=$dir/model
@@ -196,5 +193,4 @@ for layout in "full --segment 100" "unigist --ratio 8 --local 64" "fine-kv --rat
     sent=$(run encode --model "$model" --store "$dir/planned" --dtype bf16 --layout $layout --shard document --format json "$dir/long.txt" | sed -n 's/.*"kv_sent_bytes":\([0-9]*\).*/\1/p')
     [ -n "$sent" ] && [ "$sent" -gt 0 ] && [ "$sent" = "$planned" ]; check "precis plan's bytes between ranks, $layout" $? "$sent, planned $planned"
 done
-echo "bits: $n_pass passed, $n_fail failed"
-[ $n_fail -eq 0 ]
+count_end

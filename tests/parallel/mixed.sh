@@ -6,19 +6,17 @@
 #
 # Prints a line per check that fails and `mixed: N passed, N failed`.
 set -u
+suite=mixed
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 . "$here/env.sh"
+. "$root/tests/expect.sh"
 . "$root/tests/tiny_model.sh"
 [ $# -gt 0 ] || { echo "usage: $0 PRECIS [FIRST SECOND]" >&2; exit 2; }
 precis=$(realpath "$1") first=${2:-cpu} second=${3:-cpu_ref}
 command -v mpirun >/dev/null || { echo "mixed: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-mixed.XXXXXX")
+dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
 [ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
-n_pass=0 n_fail=0
-check() { # NAME STATUS [WORDS]
-    if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
-}
 model=$dir/model
 tiny_model "$model"
 head -c 6000 "$root/LICENSE" >"$dir/long.txt"
@@ -111,5 +109,4 @@ refused "unlike layouts" '--layout full: rank 0 has another' encode --store "$di
 refused "an option for some ranks" '--segment .*: rank 0 has another' encode --store "$dir/no" "${texts[@]}" -- --segment 64
 refused "unlike words" 'rank 0 has other words behind its options' encode --store "$dir/no" "${texts[0]}" -- "${texts[1]}"
 refused "a speed for some ranks" '--speed is given to rank 0 and not to rank' encode --store "$dir/no2" "${texts[@]}" -- --speed 2
-echo "mixed: $n_pass passed, $n_fail failed"
-[ $n_fail -eq 0 ]
+count_end

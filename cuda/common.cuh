@@ -60,6 +60,8 @@ typedef struct {
     uint64_t launches; // by pdl_launch
     struct fresh_t fresh;
     cudaStream_t copies; // copies out beside the operations
+    cudaEvent_t *marks; // [cap_mark] made so far: n_mark
+    int64_t n_mark, cap_mark;
     cudaEvent_t issued, copied[N_TICKET];
     int64_t ticket; // of the last copy
 } cuda_backend_t;

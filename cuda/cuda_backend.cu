@@ -98,6 +98,26 @@ static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
     if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
     return ST_OK;
 }
+static status_t mark_cuda(backend_t *bb, int64_t *mark) {
+    cuda_backend_t *b = cuda_of(bb);
+    if (b->n_mark == b->cap_mark) {
+        int64_t cap = b->cap_mark ? 2 * b->cap_mark : 256;
+        ST_TRY(mem_grow(&b->marks, (size_t)cap, sizeof *b->marks, "marks of a profile"));
+        b->cap_mark = cap;
+    }
+    CUDA_TRY(cudaEventCreate(&b->marks[b->n_mark]));
+    *mark = b->n_mark++;
+    CUDA_TRY(cudaEventRecord(b->marks[*mark], b->stream));
+    return ST_OK;
+}
+static status_t mark_seconds_cuda(backend_t *bb, int64_t from, int64_t to, double *seconds) {
+    cuda_backend_t *b = cuda_of(bb);
+    float ms = 0;
+    CUDA_TRY(cudaEventSynchronize(b->marks[to]));
+    CUDA_TRY(cudaEventElapsedTime(&ms, b->marks[from], b->marks[to]));
+    *seconds = 1e-3 * (double)ms;
+    return ST_OK;
+}
 static void memory_left_cuda(backend_t *, size_t *left, size_t *total) {
     const char *most = getenv("PRECIS_CUDA_MEMORY"); // bytes: as if the card had no more, to test plans
     if (cudaMemGetInfo(left, total) != cudaSuccess) *left = *total = 0;
@@ -189,6 +209,8 @@ static void destroy_cuda(backend_t *bb) {
     if (b->issued) cudaEventDestroy(b->issued);
     for (int i = 0; i < N_TICKET; i++)
         if (b->copied[i]) cudaEventDestroy(b->copied[i]);
+    for (int64_t i = 0; i < b->n_mark; i++) cudaEventDestroy(b->marks[i]);
+    mem_free(b->marks);
     if (b->copies) cudaStreamDestroy(b->copies);
     attention_free_cache(b);
     linear_free_plans(b);
@@ -211,7 +233,7 @@ static void leave_cuda(backend_t *bb, int n) {
 
 static const backend_ops_t ops_cuda = {
     "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
-    copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
+    copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, mark_cuda, mark_seconds_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
     linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,
     attention_cuda, merge_cuda, gather_rows_cuda, convert_cuda, fill_cuda, leave_cuda, ceilings_cuda, destroy_cuda,
 };

@@ -128,6 +128,9 @@ typedef struct {
      * sync. All started copies, in and out, happen in the order in which they were started. */
     status_t (*copy_in_start)(backend_t *, void *dst /*[B]*/, const void *src, size_t bytes, int64_t *ticket);
     status_t (*copy_in_wait)(backend_t *, int64_t ticket);
+    /* Marks among the operations: mark puts one behind those issued so far, mark_seconds tells the time between two, and waits for them. */
+    status_t (*mark)(backend_t *, int64_t *mark);
+    status_t (*mark_seconds)(backend_t *, int64_t from, int64_t to, double *seconds);
     /* Bytes of backend memory that alloc could still give, and all there are; SIZE_MAX: as much as the host has. */
     void (*memory_left)(backend_t *, size_t *left, size_t *total);
 

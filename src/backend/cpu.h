@@ -29,6 +29,8 @@ status_t cpu_linear_qkv(backend_t *be, const linear_t *l, const void *x, float *
 status_t cpu_rope(backend_t *be, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
                   float *cos_sin);
 status_t cpu_fill(backend_t *be, uint64_t seed, size_t first, float scale, size_t n, void *dst);
+status_t cpu_mark(backend_t *be, int64_t *mark);
+status_t cpu_mark_seconds(backend_t *be, int64_t from, int64_t to, double *seconds);
 void cpu_leave(backend_t *be, int n);
 status_t cpu_ceilings(backend_t *be, double *flops, double *bytes);
 

@@ -62,6 +62,13 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     if (r->n_sharded)
         log_info("%lld documents shared by all ranks: %.1f MB of K/V between ranks (planned: %.1f MB)", (long long)r->n_sharded,
                  (double)r->kv_sent / 1e6, (double)r->kv_sent_plan / 1e6);
+    const encode_profile_t *p = &r->profile;
+    bool profile = opt_flag(o, "profile") && r->seconds > 0;
+    if (profile)
+        log_info("rank 0 computed for %.2f of %.2f s and had nothing to do for %.1f %% of it; its host waited %.2f s for tokens, %.2f for "
+                 "copies, "
+                 "%.2f for the store",
+                 p->computing_s, r->seconds, 100 * (1 - p->computing_s / r->seconds), p->tokens_s, p->copies_s, p->store_s);
     if (!format || strncmp(format, "json", 4)) return;
     json_out_t j;
     json_begin(&j, stdout);
@@ -84,6 +91,12 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     json_int(&j, "threads", c->n_threads);
     json_str(&j, "dtype", dtype_name(c->dtype));
     json_str(&j, "backend", c->backend->ops->name);
+    if (profile) {
+        json_num(&j, "computing_s", p->computing_s);
+        json_num(&j, "tokens_wait_s", p->tokens_s);
+        json_num(&j, "copies_wait_s", p->copies_s);
+        json_num(&j, "store_wait_s", p->store_s);
+    }
     json_end(&j);
 }
 
@@ -160,6 +173,7 @@ status_t encode_run(const options_t *o, context_t *c) {
                           .parse_special = opt_given(o, "special") && opt_flag(o, "special"),
                           .verify = opt_flag(o, "verify"),
                           .speed = opt_real(o, "speed"),
+                          .watch = opt_flag(o, "profile"),
                           .progress = context_progress(c)};
     if ((st = comm_agree(c->comm, job_pass_rows(o, c, opt_int(o, "segment"), &spec.max_row)))) goto out;
     profile_fill(o, c, align, layout_info(layout), &sink, &spec.profile);
@@ -198,7 +212,7 @@ const command_t cmd_encode = {
                      "kv-dtype rope-length dtype "
                      "backend share-gpu threads speed "
                      "batch verify format "
-                     "progress quiet verbose config print-config",
+                     "profile progress quiet verbose config print-config",
              .min_args = 1,
              .max_args = -1},
     .ranks = true,

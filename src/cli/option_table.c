@@ -128,7 +128,8 @@ static const option_t table[] = {
     {"context", OPT_SIZE, "8K", 0, T, NULL, "rows", "of K/V that the prompts see"},
     {"kv-to", OPT_CHOICE, "device", 0, 0, "device|host", "", "host: keys and values are copied out beside the encoding"},
     {"repeats", OPT_INT, "3", 1, 64, NULL, "runs", "of which the median is given"},
-    {"profile", OPT_FLAG, "no", 0, 0, NULL, "", "run once more with every operation timed"},
+    {"profile", OPT_FLAG, "no", 0, 0, NULL, "",
+     "bench: run once more with every operation timed; encode: tell how long the device computed, and what was waited for"},
     /* the run */
     {"verify", OPT_FLAG, "yes", 0, 0, NULL, "",
      "read every stored byte that is used and compare its checksum first; --no-verify: trust the disk"},

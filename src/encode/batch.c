@@ -163,11 +163,12 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         piece_pools(j, &b->kept[i], it->n, &spare, &pieces[i]);
         at += rows;
     }
-    status_t st = encoder_run(j->encoder, pieces, (int)b->n);
+    status_t st = watch_mark(j);
+    if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
-    if (!st && !j->be->host_memory)
-        st = store_writer_wait(j->writer); /* of the batch before the last: its host memory and lists are free */
+    if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
+    if (!st) st = watch_mark(j);
     return st || j->be->host_memory ? st : copies_start(j, b, at);
 }
 
@@ -197,7 +198,7 @@ status_t batch_end(job_t *j) {
     int64_t listed = 0;
     if (!b.n) return ST_OK;
     j->held = (group_t){0};
-    status_t st = j->be->ops->copy_out_wait(j->be, b.ticket);
+    status_t st = watch_copies(j, b.ticket);
     if (!st) st = mem_alloc(&items, (size_t)b.n, sizeof *items, "a batch of segments");
     for (int64_t i = 0; i < b.n && !st; i++) {
         items[i] = batch_item(j, b.round, &b.round->items[b.mine[i]], &b.kept[i], b.turn);

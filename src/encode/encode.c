@@ -204,15 +204,17 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
         status_t mine = ST_OK;
+        double asked_s = clock_s();
         if (comm->rank == 0) mine = reader_take(&reader, &round);
         if (comm->rank == 0 && !mine) mine = known_mark(&j, &round);
         st = comm_agree(comm, mine);
         if (!st) st = comm_agree(comm, round_share(comm, &round));
+        j.watch.tokens_s += clock_s() - asked_s;
         if (!st && comm->rank == 0 && !round.last && !j.be->host_memory) reader_ahead(&reader); /* a CPU encodes with all its cores */
         if (!st) st = round_run(&j, &round);
     }
     progress_end(&j.progress);
-    status_t counted = st ? st : totals(&j, begin_s);
+    status_t watched = st ? st : watch_report(&j), counted = watched ? watched : totals(&j, begin_s);
     if (!st) st = counted;
     if (j.writer) {
         char held[STATUS_BYTES];
@@ -232,6 +234,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     store_close(j.before);
     mem_free(j.added);
     mem_free(j.speed);
+    mem_free(j.watch.marks);
     reader_end(&reader);
     corpus_close(corpus);
     round_free(&round);

@@ -26,7 +26,13 @@ typedef struct {
     int64_t round_tokens; /* budget of a round; 0: chosen from ranks and segment */
     double speed; /* of this rank beside the others, in any unit, on all ranks or on none; 0: alike, or measured when backends are unlike */
     bool progress;
+    bool watch; /* the report's profile is wanted */
 } encode_spec_t;
+
+/* Of rank 0, in seconds: operations of its device; its host's waits for rounds of tokens, for copies out and for the store. */
+typedef struct {
+    double computing_s, tokens_s, copies_s, store_s;
+} encode_profile_t;
 
 typedef struct {
     int64_t n_document, n_segment, n_reused, n_encoded, n_repaired;
@@ -34,6 +40,7 @@ typedef struct {
     int64_t n_sharded, kv_sent, kv_sent_plan; /* documents that all ranks shared; K/V bytes that went between ranks, and as planned */
     int64_t n_spilled;                        /* documents whose K/V stayed in host memory, on rank 0 */
     double seconds;                           /* wall time of the rounds */
+    encode_profile_t profile;
     bool stopped;
 } encode_report_t;
 

@@ -19,6 +19,13 @@ typedef struct {
     kv_pool_t *kept; /* [n] */
 } group_t;
 
+/* What --profile tells: marks before and behind what the device computes, and how long the host waited. */
+typedef struct {
+    int64_t *marks; /* [n], in pairs */
+    int64_t n, cap;
+    double tokens_s, copies_s, store_s;
+} watch_t;
+
 typedef struct {
     model_t *model;
     backend_t *be;
@@ -51,12 +58,19 @@ typedef struct {
     double *speed;                 /* [size] of the ranks beside each other; NULL: all alike */
     int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
+    watch_t watch;
 } job_t;
 
 /* known.c. Rank 0: items that the store holds, or that came earlier, need no encoding. */
 status_t known_mark(job_t *j, round_t *r);
 /* Every rank reads back its part of what is stored; segments whose bytes changed are dropped and so encoded again. Collective. */
 status_t known_verify(job_t *j, int64_t *n_bad);
+
+/* watch.c. A mark before and behind operations; the waits, timed; and what comes of them, into the report. */
+status_t watch_mark(job_t *j);
+status_t watch_store(job_t *j);
+status_t watch_copies(job_t *j, int64_t ticket);
+status_t watch_report(job_t *j);
 
 /* speed.c: fills j->speed. Collective. */
 status_t speed_find(job_t *j);

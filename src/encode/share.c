@@ -9,18 +9,29 @@
 #include "encode/job.h"
 #include "encode/sharded.h"
 
-static status_t append(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool) {
-    store_item_t item = batch_item(j, r, it, pool, 0);
-    size_t bytes = kv_bytes(j->config, pool->type, item.n_row);
-    if (j->spilled) { /* they are there, but for what the device was last asked to change */
-        status_t st = j->be->ops->sync(j->be);
-        if (st) return st;
-    } else if (!j->be->host_memory) {
-        status_t st = j->be->ops->copy_out(j->be, (void *)item.k, pool->k, bytes);
-        if (!st) st = j->be->ops->copy_out(j->be, (void *)item.v, pool->v, bytes);
-        if (st) return st;
-    }
-    return store_append(j->writer, &item);
+/* A segment on its way to the writer: on a device its K/V go out beside what is computed next. */
+typedef struct {
+    const round_item_t *it; /* NULL: none */
+    store_item_t item;
+    int64_t ticket;
+} leaving_t;
+
+static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, leaving_t *out) {
+    *out = (leaving_t){.it = it, .item = batch_item(j, r, it, pool, 0)};
+    size_t bytes = kv_bytes(j->config, pool->type, out->item.n_row);
+    if (j->be->host_memory || !it->todo) return ST_OK;
+    if (j->spilled) return j->be->ops->sync(j->be); /* they are there, but for what the device was last asked to change */
+    status_t st = j->be->ops->copy_out_start(j->be, (void *)out->item.k, pool->k, bytes, &out->ticket);
+    return st ? st : j->be->ops->copy_out_start(j->be, (void *)out->item.v, pool->v, bytes, &out->ticket);
+}
+
+static status_t leave_end(job_t *j, leaving_t *l) {
+    const round_item_t *it = l->it;
+    if (!it) return ST_OK;
+    l->it = NULL;
+    status_t st = it->todo ? watch_copies(j, l->ticket) : ST_OK;
+    if (!st && it->todo) st = store_append(j->writer, &l->item);
+    return st ? st : notes_done(j, it->n, it->todo);
 }
 
 /* Segments of one document that continue each other. What later ones see of earlier ones stays in memory until the document ends: all raw
@@ -29,6 +40,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     const kept_t *keep = &j->spec->kept;
     kv_pool_t *seen = NULL;
     int64_t rows = 0, at = 0, longest = 0, tokens = 0;
+    leaving_t last = {0}, next;
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
         longest = i64_max(longest, r->items[first + s].n);
@@ -39,7 +51,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     if (!st) st = buffer_fit(j, rows);
     if (!st) st = scratch_fit(j, longest);
     if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
-    if (!st) st = store_writer_wait(j->writer);
+    if (!st) st = watch_store(j);
     for (int64_t s = 0; s < n_slice && !st && !j->stopping; s++) {
         const round_item_t *it = &r->items[first + s];
         int64_t n = kept_rows(keep, it->n), spare = 0;
@@ -47,15 +59,20 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen};
         piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
-        st = encoder_run(j->encoder, &piece, 1);
+        st = watch_mark(j);
+        if (!st) st = encoder_run(j->encoder, &piece, 1);
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
+        if (!st) st = watch_mark(j);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
-        if (!st && it->todo) st = append(j, r, it, &kept);
-        if (!st) st = notes_done(j, it->n, it->todo);
+        if (!st) st = leave_begin(j, r, it, &kept, &next);
+        if (!st) st = leave_end(j, &last); /* the one before, while the device works on this one */
+        if (!st) last = next;
+        if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &last);
         if (!st) st = notes_take(j);
         at += n;
     }
-    status_t waited = store_writer_wait(j->writer);
+    if (!st) st = leave_end(j, &last);
+    status_t waited = watch_store(j);
     mem_free(seen);
     return st ? st : waited;
 }
@@ -72,7 +89,7 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
     int64_t rows = 0, at = 0, n_segment = plan->spec.n_segment;
     for (int64_t s = 0; s < n_segment; s++)
         if (shard_writer(plan, s) == j->comm->rank) rows += kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
-    status_t st = store_writer_wait(j->writer);
+    status_t st = watch_store(j);
     if (!st) st = room_device(j);
     if (!st) st = buffer_fit(j, rows);
     for (int64_t s = 0; s < n_segment && !st; s++) {
@@ -89,13 +106,16 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
 
 static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept) {
     status_t st = ST_OK;
+    leaving_t last = {0}, next;
     for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
         const round_item_t *it = &r->items[first + s];
         if (shard_writer(plan, s) != j->comm->rank) continue;
-        if (it->todo) st = append(j, r, it, &kept[s]);
-        if (!st) st = notes_done(j, it->n, it->todo);
+        st = leave_begin(j, r, it, &kept[s], &next);
+        if (!st) st = leave_end(j, &last);
+        if (!st) last = next;
     }
-    status_t waited = store_writer_wait(j->writer);
+    if (!st) st = leave_end(j, &last);
+    status_t waited = watch_store(j);
     return st ? st : waited;
 }
 
@@ -150,7 +170,9 @@ status_t share_document(job_t *j, const round_t *r, int64_t first) {
                    .stop = stop_wanted,
                    .stop_ctx = j,
                    .under_way = &saved};
-    st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
+    st = watch_mark(j);
+    if (!st) st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
+    if (!st) st = watch_mark(j);
     j->kv_sent += d.sent;
     int n_layer = saved.n_layer, done = d.stopped > 0 ? d.stopped : 0; /* of the layer after those done K/V were sent, too */
     j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank) / n_layer * ((d.stopped ? done + 1 : n_layer) - d.from);
@@ -198,7 +220,7 @@ status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n
         if (!st) st = batch_begin(j, r, mine + at, upto - at);
         at = upto;
     }
-    status_t ended = batch_end(j), waited = store_writer_wait(j->writer); /* what is encoded is written, also after a stop */
+    status_t ended = batch_end(j), waited = watch_store(j); /* what is encoded is written, also after a stop */
     if (!st) st = ended ? ended : waited;
     if (st) { /* the others need not go on */
         char held[STATUS_BYTES];

@@ -154,6 +154,14 @@ LOCKED_OP(convert, (backend_t * be, size_t n, dtype_t dst_type, void *dst, dtype
           src)
 LOCKED_OP(fill, (backend_t * be, uint64_t seed, size_t first, float scale, size_t n, void *dst), seed, first, scale, n, dst)
 
+static inline status_t locked_mark(backend_t *be, int64_t *mark) {
+    locked_t *l = (locked_t *)be;
+    return l->cpu->ops->mark(l->cpu, mark);
+}
+static inline status_t locked_mark_seconds(backend_t *be, int64_t from, int64_t to, double *seconds) {
+    locked_t *l = (locked_t *)be;
+    return l->cpu->ops->mark_seconds(l->cpu, from, to, seconds);
+}
 static inline size_t locked_linear_bytes(backend_t *be, linear_shape_t s) {
     locked_t *l = (locked_t *)be;
     return l->cpu->ops->linear_bytes(l->cpu, s);
@@ -182,6 +190,8 @@ static inline status_t locked_create(dtype_t act, int n_threads, backend_t **out
                                       .copy_out_wait = locked_copy_out_wait,
                                       .copy_in_start = locked_copy_in_start,
                                       .copy_in_wait = locked_copy_out_wait,
+                                      .mark = locked_mark,
+                                      .mark_seconds = locked_mark_seconds,
                                       .memory_left = locked_memory_left,
                                       .linear_bytes = locked_linear_bytes,
                                       .linear_pack = locked_linear_pack,

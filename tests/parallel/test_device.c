@@ -1,67 +1,83 @@
 /* Device memory between ranks by NCCL: blocks with gaps arrive where they belong and nothing else is touched, in the order of the backend's
- * work; one rank sends to itself. Skipped where the build has no NCCL, or there are fewer GPUs than ranks. */
+ * work, packed and as they lie, by few blocks of the GPU and by many; one rank sends to itself. Skipped where the build has no NCCL, or
+ * there are fewer GPUs than ranks. */
 #include "parallel.h"
 
-enum { N_TEST = 2 };
+enum { N_TEST = 4 };
 
 #if defined HAVE_NCCL && defined HAVE_CUDA
 #include "base/mem.h"
 #include "cuda/cuda_backend.h"
 #include "mpi/comm_nccl.h"
 
-enum { BLOCKS = 5, WIDTH = 3000, GAP = 500, STRIDE = WIDTH + GAP, BYTES = BLOCKS * STRIDE, ROUNDS = 6 };
+enum { BLOCKS = 5, WIDTH = 3000, LARGE = 300000, GAP = 500, ROUNDS = 6 }; /* small blocks are packed, large ones sent as they lie */
 static backend_t *be;
 
 static unsigned char byte_of(int from, int to, int64_t i, int round) {
     return (unsigned char)(i * 31 + from * 7 + to * 3 + round * 13 + (i >> 8));
 }
 
-/* Every rank to every rank, itself when it is alone: [peer] stretches of BYTES. */
-static int parts_make(char *memory, comm_part_t *parts) {
+/* Every rank to every rank, itself when it is alone: [peer] stretches of BLOCKS blocks. */
+static int parts_make(char *memory, int64_t width, comm_part_t *parts) {
+    int64_t stride = width + GAP;
     int n = 0;
     for (int r = 0; r < comm->size; r++)
         if (r != comm->rank || comm->size == 1) {
-            parts[n++] = (comm_part_t){.peer = r, .p = memory + r * BYTES, .bytes = WIDTH, .stride = STRIDE, .count = BLOCKS - 1};
-            parts[n++] = (comm_part_t){.peer = r, .p = memory + r * BYTES + (BLOCKS - 1) * STRIDE, .bytes = WIDTH, .count = 1};
+            char *at = memory + r * BLOCKS * stride;
+            parts[n++] = (comm_part_t){.peer = r, .p = at, .bytes = width, .stride = stride, .count = BLOCKS - 1};
+            parts[n++] = (comm_part_t){.peer = r, .p = at + (BLOCKS - 1) * stride, .bytes = width, .count = 1};
         }
     return n;
 }
 
-static void test_exchange(void) {
-    static unsigned char host[64 * BYTES], back[ROUNDS][64 * BYTES];
+static void exchange_of(int64_t width, bool beside) {
     comm_part_t send[128], recv[128];
     comm_exchange_t *e[ROUNDS];
-    char *out[ROUNDS], *in[ROUNDS];
-    size_t bytes = (size_t)comm->size * BYTES;
-    int64_t before = comm->sent_bytes, wrong = 0;
+    char *out[ROUNDS], *in[ROUNDS], *host, *back;
+    int64_t stride = width + GAP, stretch = BLOCKS * stride, before = comm->sent_bytes, wrong = 0;
+    size_t bytes = (size_t)(comm->size * stretch);
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(&host, bytes, 1, "test"), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(mem_alloc(&back, bytes, ROUNDS, "test"), ST_OK);
+    comm->device->beside = beside;
     for (int k = 0; k < ROUNDS; k++) { /* all under way at once */
         CU_ASSERT_EQUAL(be->ops->alloc(be, bytes, "test", &out[k]), ST_OK);
         CU_ASSERT_EQUAL(be->ops->alloc(be, bytes, "test", &in[k]), ST_OK);
-        memset(host, 0xEE, sizeof host);
+        memset(host, 0xEE, bytes);
         CU_ASSERT_EQUAL(be->ops->copy_in(be, in[k], host, bytes), ST_OK);
         for (int r = 0; r < comm->size; r++)
-            for (int64_t i = 0; i < BYTES; i++) host[r * BYTES + i] = byte_of(comm->rank, r, i, k);
+            for (int64_t i = 0; i < stretch; i++) host[r * stretch + i] = (char)byte_of(comm->rank, r, i, k);
         CU_ASSERT_EQUAL(be->ops->copy_in(be, out[k], host, bytes), ST_OK);
-        int n = parts_make(out[k], send);
-        parts_make(in[k], recv);
+        int n = parts_make(out[k], width, send);
+        parts_make(in[k], width, recv);
         CU_ASSERT_EQUAL(comm->device->ops->exchange_start(comm->device, send, n, recv, n, &e[k]), ST_OK);
     }
     for (int k = 0; k < ROUNDS; k++) {
         CU_ASSERT_EQUAL(comm->device->ops->exchange_wait(comm->device, e[k]), ST_OK);
-        CU_ASSERT_EQUAL(be->ops->copy_out(be, back[k], in[k], bytes), ST_OK);
+        CU_ASSERT_EQUAL(be->ops->copy_out(be, back + (size_t)k * bytes, in[k], bytes), ST_OK);
     }
+    comm->device->beside = false;
     for (int k = 0; k < ROUNDS; k++) {
+        const unsigned char *got = (unsigned char *)back + (size_t)k * bytes;
         for (int r = 0; r < comm->size; r++)
-            for (int64_t i = 0; i < BYTES; i++) {
-                bool came = (r != comm->rank || comm->size == 1) && i % STRIDE < WIDTH;
-                wrong += back[k][r * BYTES + i] != (came ? byte_of(r, comm->rank, i, k) : 0xEE);
+            for (int64_t i = 0; i < stretch; i++) {
+                bool came = (r != comm->rank || comm->size == 1) && i % stride < width;
+                wrong += got[r * stretch + i] != (came ? byte_of(r, comm->rank, i, k) : 0xEE);
             }
         be->ops->free(be, out[k]);
         be->ops->free(be, in[k]);
     }
     CU_ASSERT_EQUAL(wrong, 0);
     int peers = comm->size == 1 ? 1 : comm->size - 1;
-    CU_ASSERT_EQUAL(comm->sent_bytes - before, (int64_t)ROUNDS * peers * BLOCKS * WIDTH);
+    CU_ASSERT_EQUAL(comm->sent_bytes - before, ROUNDS * peers * BLOCKS * width);
+    mem_free(host);
+    mem_free(back);
+}
+
+static void test_exchange(void) { exchange_of(WIDTH, false); }
+static void test_large(void) { exchange_of(LARGE, false); }
+static void test_beside(void) {
+    exchange_of(WIDTH, true);
+    exchange_of(LARGE, true);
 }
 
 static void test_all_gather(void) {
@@ -93,6 +109,8 @@ static void close_device(void) {
 }
 #else
 static void test_exchange(void) {}
+static void test_large(void) {}
+static void test_beside(void) {}
 static void test_all_gather(void) {}
 static bool present(void) { return false; }
 static status_t open_device(void) { return ST_OK; }
@@ -100,7 +118,10 @@ static void close_device(void) {}
 #endif
 
 int main(int argc, char **argv) {
-    static const parallel_test_t tests[N_TEST] = {{"exchange", test_exchange}, {"all_gather", test_all_gather}};
+    static const parallel_test_t tests[N_TEST] = {{"exchange", test_exchange},
+                                                  {"large", test_large},
+                                                  {"beside", test_beside},
+                                                  {"all_gather", test_all_gather}};
     status_t st = launch_under_mpi() ? launch_comm(&comm) : comm_self_create(&comm);
     if (st) return fprintf(stderr, "%s\n", status_message()), 1;
     int64_t lacks = !present();

@@ -156,7 +156,7 @@ if mount -t tmpfs -o size=280k tmpfs disk 2>/dev/null; then
     umount disk
 else
     echo "$suite: no small disk can be mounted"
-    skipped=11
+    skipped=16
 fi
 
 # ---- two runs, killed runs, stopped runs ----------------------------------------------------------------------------------------------------------------

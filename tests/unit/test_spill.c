@@ -116,12 +116,16 @@ static void make_folder(void) {
     fclose(f);
     f = fopen(file("text.txt"), "w");
     rng_t rng = {9};
-    for (int i = 0; i < 2500; i++) fputc('a' + (int)rng_below(&rng, 26), f);
+    for (int i = 0; i < 1200; i++) fputc('a' + (int)rng_below(&rng, 26), f);
     fclose(f);
     f = fopen(file("short.txt"), "w");
     fputs("ashorttext", f);
     fclose(f);
 }
+
+/* What keeps its memory to itself: a CPU that does, or a GPU. */
+static bool on_gpu(void) { return !strcmp(backend_wish(), "cuda"); }
+static backend_create_t device_create(void) { return on_gpu() ? backend_tested : locked_create; }
 
 static tiny_t tiny;
 static int32_t tokens[N];
@@ -197,12 +201,12 @@ static void test_bits(void) {
     make_folder();
     for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&rng, N_VOCAB);
     for (int act = 0; act < 2; act++) {
-        CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, dir, backend_tested, act ? DT_BF16 : DT_F32, 1, 8), ST_OK);
-        for (int i = 0; i < N_CASE; i++) {
-            static const int64_t rows[] = {33, 128, 1024};
+        CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, dir, device_create(), act ? DT_BF16 : DT_F32, 1, 8), ST_OK);
+        for (int i = act; i < N_CASE; i += 2) {
+            static const int64_t rows[] = {33, 1024};
             result_t want = {0};
             CU_ASSERT_EQUAL(run_case(&cases[i], 100, false, &want), ST_OK);
-            for (int p = 0; p < 3; p++) {
+            for (int p = 0; p < 2; p++) {
                 result_t got = {0};
                 CU_ASSERT_EQUAL(run_case(&cases[i], rows[p], true, &got), ST_OK);
                 CU_ASSERT_EQUAL(got.n, want.n);
@@ -221,7 +225,6 @@ static void test_bits(void) {
 
 /* ---- the whole job ---------------------------------------------------------------------------------------------- */
 /* A GPU is made to say that it is small; what others and the driver have taken of it does not count. */
-static bool on_gpu(void) { return !strcmp(backend_wish(), "cuda"); }
 static size_t taken_before(void) {
     static size_t taken;
     size_t left = 0, total = 0;
@@ -243,7 +246,7 @@ static hash_t encode_with(const case_t *c, const char *name, size_t memory, bool
     snprintf(bytes, sizeof bytes, "%zu", taken_before() + memory);
     setenv(on_gpu() ? "PRECIS_CUDA_MEMORY" : "PRECIS_LOCKED_MEMORY", bytes, 1);
     status_t st = model_tokenizer_open(dir, &tokenizer);
-    if (!st) st = tiny_open(&tiny, dir, on_gpu() ? backend_tested : locked_create, DT_F32, 1, 8);
+    if (!st) st = tiny_open(&tiny, dir, device_create(), DT_F32, 1, 8);
     encode_spec_t spec = {.inputs = inputs,
                           .n_input = 2,
                           .store_dir = file(name),
@@ -279,7 +282,7 @@ static hash_t encode_with(const case_t *c, const char *name, size_t memory, bool
 /* With less and less memory an encoding never fails before it takes host memory, and never gives other bits. */
 static void test_job(void) {
     make_folder();
-    static const int which[] = {1, 2, 4, 6, 7, 9, 10};
+    static const int which[] = {1, 4, 7, 10};
     for (int x = 0; x < (int)(sizeof which / sizeof *which); x++) {
         int i = which[x];
         char name[32];
@@ -289,7 +292,7 @@ static void test_job(void) {
         snprintf(name, sizeof name, "store%d", i);
         hash_t plenty = encode_with(&c, name, (size_t)1 << 30, &spilled);
         CU_ASSERT(!spilled && (plenty.lo | plenty.hi));
-        for (size_t memory = 8 << 20; !spilled && memory > 1 << 19; memory -= memory / 6) {
+        for (size_t memory = 4 << 20; !spilled && memory > 1 << 19; memory -= memory / 5) {
             snprintf(name, sizeof name, "store%d-%zu", i, memory);
             hash_t less = encode_with(&c, name, memory, &spilled);
             if (!hash_equal(plenty, less)) fprintf(stderr, "case %d with %zu bytes: other bits\n", i, memory);

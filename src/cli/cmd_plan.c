@@ -58,6 +58,7 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
          p->shared                          ? "of the longest document, which all ranks share, and rows under way"
          : layout_info(in->layout)->chained ? "the longest document"
                                             : "a segment encoded, one written");
+    if (p->kv_layers) line("of them on the GPU", (double)p->kv_layers, "two layers at a time: all of them are more than it has");
     line("round of segments", (double)p->round, "");
     line("total per rank", (double)p->rank_total, "with its share of the weights and the program");
     line("shown by top, per rank", (double)p->resident, "with all weights and the model's file, which goes when memory is short");
@@ -96,6 +97,7 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p, const
     json_int(&j, "weights_node_bytes", (int64_t)p->weights_node);
     json_int(&j, "workspace_bytes", (int64_t)p->workspace);
     json_int(&j, "kv_buffers_bytes", (int64_t)p->kv_buffers);
+    json_int(&j, "kv_gpu_layers_bytes", (int64_t)p->kv_layers);
     json_int(&j, "round_bytes", (int64_t)p->round);
     json_int(&j, "rank_total_bytes", (int64_t)p->rank_total);
     json_int(&j, "mapped_bytes", (int64_t)p->mapped);
@@ -113,6 +115,13 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p, const
     json_int(&j, "shared_ring_bytes", (int64_t)p->shared_ring);
     json_int(&j, "query_wire_row_bytes", (int64_t)q->wire_row);
     json_end(&j);
+}
+
+static size_t gpu_bytes(const options_t *o, const context_t *c) {
+    size_t left = 0, total;
+    if (opt_given(o, "gpu-memory")) return (size_t)opt_int(o, "gpu-memory");
+    if (!c->backend->host_memory) c->backend->ops->memory_left(c->backend, &left, &total);
+    return left;
 }
 
 static status_t run_plan(const options_t *o, context_t *c) {
@@ -140,6 +149,9 @@ static status_t run_plan(const options_t *o, context_t *c) {
     in.n_sink = sink.n + in.kept.n_blank;
     in.max_row = job_rows(o, in.segment);
     in.packed_bytes = model_file_packed_bytes(c->file, c->backend);
+    in.device_bytes = gpu_bytes(o, c);
+    if (in.device_bytes && !opt_given(o, "batch"))
+        in.max_row = job_device_rows(model_file_config(c->file), in.act, (double)in.device_bytes - (double)in.packed_bytes);
     for (int64_t i = 0; i < model_file_n_tensors(c->file); i++) in.file_bytes += model_file_tensor(c->file, i)->bytes;
     encode_plan(model_file_config(c->file), &in, &plan);
     query_plan(model_file_config(c->file), &in, &plan, &query);
@@ -168,9 +180,10 @@ const command_t cmd_plan = {
                      "--ranks-per-node) is too small.",
              .examples = "  precis plan --model M.gguf --ranks 16 --ranks-per-node 4 --segment 4K corpus.jsonl.zst\n"
                          "  precis plan --model M.gguf --segment 1K --layout blockselect --score reconstruct --ratio 4 book.txt\n"
+                         "  precis plan --model M.gguf --layout full --corpus-tokens 1M --gpu-memory 80GiB\n"
                          "  precis plan --model M.gguf --ranks 4096 --corpus-tokens 100G --max-bytes 16GiB --format json\n",
              .keys = "model! layout segment ratio keep-by budget local gist-init keep sinks sink bos kv-dtype dtype backend threads batch "
-                     "ranks ranks-per-node corpus-tokens max-bytes "
+                     "ranks ranks-per-node corpus-tokens max-bytes gpu-memory "
                      "format quiet verbose config print-config",
              .min_args = 0,
              .max_args = -1},

@@ -79,15 +79,25 @@ int64_t job_rows(const options_t *o, int64_t segment) {
 /* Enough to fill a large device many times over; more only takes memory. */
 enum { DEVICE_ROWS = 32768, DEVICE_ROWS_MIN = 256 };
 
+static size_t row_work(const model_config_t *m, dtype_t act) { return forward_ws_bytes(m, act, DEVICE_ROWS) / DEVICE_ROWS; }
+static size_t row_kv(const model_config_t *m, dtype_t act) { return 4 * kv_bytes(m, act, 1); } /* K and V, twice */
+static int64_t rows_that_fit(const model_config_t *m, dtype_t act, double left) {
+    return (int64_t)(left * 0.9 / (double)(row_work(m, act) + row_kv(m, act)));
+}
+
+int64_t job_device_rows(const model_config_t *m, dtype_t act, double left) {
+    return i64_max(i64_min(DEVICE_ROWS, rows_that_fit(m, act, left)), DEVICE_ROWS_MIN);
+}
+
 status_t job_pass_rows(const options_t *o, const context_t *c, int64_t segment, int64_t *out) {
     const model_config_t *m = model_file_config(c->file);
     size_t left, total;
     *out = job_rows(o, segment);
     if (c->backend->host_memory) return ST_OK;
     c->backend->ops->memory_left(c->backend, &left, &total);
-    size_t work = forward_ws_bytes(m, c->dtype, DEVICE_ROWS) / DEVICE_ROWS, kv = 4 * kv_bytes(m, c->dtype, 1); /* K and V, twice */
-    int64_t fit = (int64_t)((double)left * 0.9 / (double)(work + kv));
-    if (!opt_given(o, "batch")) *out = i64_max(i64_min(DEVICE_ROWS, fit), DEVICE_ROWS_MIN);
+    size_t work = row_work(m, c->dtype), kv = row_kv(m, c->dtype);
+    int64_t fit = rows_that_fit(m, c->dtype, (double)left);
+    if (!opt_given(o, "batch")) *out = job_device_rows(m, c->dtype, (double)left);
     double need = (double)(work + kv) * (double)*out / 0x1p30;
     if (*out > fit)
         return status_fail(ST_FAIL,

@@ -18,6 +18,8 @@ bool job_align_find(const char *name, align_t *out);
 const char *job_align_name(align_t a);
 /* Rows per forward pass: --batch, else what keeps a pass's activations near the cores and its products large. */
 int64_t job_rows(const options_t *o, int64_t segment);
+/* On a device with so many bytes free beside the weights, where --batch says nothing. */
+int64_t job_device_rows(const model_config_t *m, dtype_t act, double left);
 /* The same once the model is loaded: on a device as many as its memory takes beside two buffers of K/V, and said. ST_FAIL with the numbers
  * when not even one segment's chunk fits. */
 status_t job_pass_rows(const options_t *o, const context_t *c, int64_t segment, int64_t *out);

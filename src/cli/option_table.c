@@ -121,6 +121,7 @@ static const option_t table[] = {
     {"ranks-per-node", OPT_INT, "1", 1, 1024, NULL, "ranks", "that share a node and its copy of the weights"},
     {"corpus-tokens", OPT_SIZE, NULL, 1, T, NULL, "tokens", "plan for a corpus of this many tokens in place of files"},
     {"max-bytes", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "memory that a rank may use; not given: its share of the node's"},
+    {"gpu-memory", OPT_SIZE, NULL, M, 1024 * T, NULL, "bytes", "of a GPU to plan for; not given: what the GPU here has free, or no GPU"},
     {"mask", OPT_FLAG, "no", 0, 0, NULL, "", "attend through the layout's row-by-row rule in place of its spans: the check, slow"},
     /* measurements */
     {"shape", OPT_CHOICE, "tiny", 0, 0, "tiny|smollm2|1b|8b", "", "dimensions of the model that is made up"},

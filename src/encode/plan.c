@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "encode/picker.h"
+#include "encode/spill.h"
 #include "layout/assign.h"
 #include "layout/shard.h"
 
@@ -37,6 +38,14 @@ static int64_t buffer_rows(const encode_plan_in_t *in) {
     encoder_spec_t pages = {.gist = k->gist, .max_row = in->max_row};
     if (k->keep == KEEP_TAIL) spare = i64_min(encoder_pages(&pages), in->longest_document / PAGE_ROWS + 1) * PAGE_ROWS;
     return (info->chained ? in->longest_rows : copies * kept_rows(k, batch)) + spare;
+}
+
+/* Do K/V of the longest document, or of two segments, fit beside weights and work space? As room_choose decides. */
+static void plan_device(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
+    double room = ROOM_USABLE * ((double)in->device_bytes - (double)in->packed_bytes - (double)out->workspace);
+    bool may = !in->kept.select.ratio && !in->kept.gist.single && !out->shared;
+    if (!in->device_bytes || !may || 2 * (double)kv_bytes(c, in->act, buffer_rows(in)) <= room) return;
+    out->kv_layers = spill_bytes(c, in->act, buffer_rows(in) + in->n_sink);
 }
 
 /* Passes of the model over a row, on average: gists are rows too, and scores read segments again. */
@@ -119,6 +128,7 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker);
     out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
     plan_shared(c, in, out);
+    plan_device(c, in, out);
     out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round + PROGRAM_BYTES;
     out->mapped = in->file_bytes / (size_t)in->ranks_per_node;
     out->kv_raw = 2 * kv_bytes(c, in->kv_type, in->n_token);

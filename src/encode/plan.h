@@ -20,6 +20,7 @@ typedef struct {
     int64_t max_row;
     size_t packed_bytes; /* weights of a node, as model_file_packed_bytes says */
     size_t file_bytes;   /* of the weights in the model's file */
+    size_t device_bytes; /* free on the GPU before the weights are there; 0: no GPU */
 } encode_plan_in_t;
 
 typedef struct {
@@ -27,9 +28,10 @@ typedef struct {
     size_t workspace, kv_buffers, round; /* of one rank */
     size_t rank_total;                   /* peak of rank 0, its share of the weights and the program included */
     size_t mapped;                       /* of the model's file, by each rank, while weights are packed: the system takes it back at need */
-    size_t resident;                    /* what top and getrusage then show of a rank: all of the weights it shares, the file and its own */
-    bool shared;                        /* the longest document is more than a rank's share, so that all ranks encode it together */
-    size_t store;                       /* K/V, token ids and lists of kept rows on disk, all ranks */
+    size_t resident;  /* what top and getrusage then show of a rank: all of the weights it shares, the file and its own */
+    bool shared;      /* the longest document is more than a rank's share, so that all ranks encode it together */
+    size_t kv_layers; /* two layers of K/V on the GPU, where all of them stay in host memory; 0: they fit, or there is no GPU */
+    size_t store;     /* K/V, token ids and lists of kept rows on disk, all ranks */
     size_t kv_raw, kv_kept, kv_summary; /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
     size_t kv_seen;                     /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
     size_t wire;                        /* received by all ranks together while encoding: rounds and the sink */

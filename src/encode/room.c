@@ -6,8 +6,6 @@
 #include "encode/job.h"
 #include "encode/spill.h"
 
-static const double USABLE = 0.9; /* of what is free: operations need some for themselves */
-
 /* What the device could hold of K/V, were the buffers that are there given back. */
 static bool room_bytes(const job_t *j, double *room, double *total) {
     size_t left, all;
@@ -16,7 +14,7 @@ static bool room_bytes(const job_t *j, double *room, double *total) {
     double held = (double)encoder_spilled(j->encoder);
     for (int i = 0; i < 2 && !j->spilled; i++) held += 2 * (double)kv_bytes(j->config, j->be->act, j->buffer[i].n_row);
     if (!j->spilled) held += 2 * (double)kv_bytes(j->config, j->be->act, j->scratch.n_row);
-    *room = USABLE * ((double)left + held);
+    *room = ROOM_USABLE * ((double)left + held);
     *total = (double)all;
     return true;
 }

@@ -11,6 +11,9 @@
 #include "model/kv.h"
 #include "model/model.h"
 
+/* Of what is free on the device: operations need some for themselves. */
+static const double ROOM_USABLE = 0.9;
+
 typedef struct {
     backend_t *be;
     const model_config_t *config;

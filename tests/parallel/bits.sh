@@ -183,6 +183,11 @@ for layout in "${layouts[@]}"; do
         fi
     done
 done
+# Of a GPU that is too small for a document's K/V two layers are planned, of one that is not all of them.
+for gpu in 1MiB 1GiB; do
+    "$precis" plan --quiet --model "$model" --layout full --segment 100 --gpu-memory $gpu --format json "$dir/long.txt" 2>>"$dir/log" | grep -o '"kv_gpu_layers_bytes":[0-9]*' >"$dir/layers-$gpu"
+done
+grep -q ':[1-9]' "$dir/layers-1MiB" && grep -q ':0$' "$dir/layers-1GiB"; check "precis plan for a small GPU and a large one" $? "$(cat "$dir"/layers-*)"
 # What precis plan says before is what goes over the wire.
 for layout in "full --segment 100" "unigist --ratio 8 --local 64" "fine-kv --ratio 4 --segment 200"; do
     n=3 t=1

@@ -200,7 +200,25 @@ if command -v mpirun >/dev/null && "$precis" version | grep -q '^MPI'; then
     ranks 2 '--segmnt is no option' "${encode[@]}" --store s --segmnt 4K text.txt
     ranks 3 'type.jsonl line 2' "${encode[@]}" --store s type.jsonl
     ranks 3 'empty: no document in it' "${encode[@]}" --store s empty
+    # A document that both share is stopped in its first layer of two, which takes seconds by cpu_ref, and gone on with.
+    shared=(encode --model model --segment 256 --layout full --shard document --backend cpu_ref --threads 1 --store shared long.txt)
+    head -c 9000 long.txt >part.txt && shared[-1]=part.txt
+    mpirun -n 2 "$precis" "${shared[@]}" 2>shared.log &
+    slow=$!
+    for ((i = 0; i < 400; i++)); do [ -e shared/store.json ] && break; sleep 0.05; done
+    sleep 0.5
+    kill -USR1 $slow # mpirun passes it on
+    wait $slow
+    rc=$?
+    slow=
+    holds "a stop inside a shared document leaves with $rc, not 75: $(grep -v '^-' shared.log | tail -n 3)" test $rc -eq 75
+    holds 'a stop inside a shared document saves nothing' test -s shared/rank0000.under-way -a -s shared/rank0001.under-way
+    mpirun -n 2 "$precis" "${shared[@]}" 2>shared.log
+    holds 'a shared document begins anew after a stop' grep -q 'went on behind layer 1 of 2' shared.log
+    holds 'what a stop saved stays behind' test -z "$(find shared -name '*.under-way*')"
+    "$precis" "${shared[@]/#shared/unshared}" 2>/dev/null
+    holds 'a stopped shared document gives another store' test "$("$precis" store digest shared | cut -d' ' -f1)" = "$("$precis" store digest unshared | cut -d' ' -f1)"
 else
-    skipped=$((skipped + 8))
+    skipped=$((skipped + 13))
 fi
 count_end "$([ $skipped -eq 0 ] || echo $skipped)"

@@ -70,8 +70,7 @@ stored "edits" edit encode "$dir/edits.jsonl"
 asked "edits" edit query
 
 if [ -n "${LAYOUTS:-}" ]; then
-    echo "layouts: $n_pass passed, $n_fail failed"
-    [ $n_fail -eq 0 ]
+    count_end
     exit
 fi
 

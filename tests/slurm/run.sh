@@ -88,7 +88,7 @@ job_wait() {
 committed() { cat "$1"/*.index 2>/dev/null | wc -l; } # a line is a committed segment
 
 if [ -n "$parallel" ]; then
-    out=$(. "$here/../parallel/env.sh"; timeout -k 5 60 srun -N4 -n4 --mpi=pmix "$parallel" 2>&1)
+    out=$(. "$here/../parallel/env.sh"; SLURM_PMIX_FENCE=tree timeout -k 5 60 srun -N4 -n4 --mpi=pmix "$parallel" 2>&1)
     check "the communicator over 4 nodes" $? "$(tail -3 <<<"$out")"
 fi
 

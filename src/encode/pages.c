@@ -25,16 +25,12 @@ void pages_free(encoder_t *e) {
     e->n_page = 0;
 }
 
-static size_t row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t row) {
-    return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
-}
-
 static status_t rows_copy(encoder_t *e, const kv_pool_t *from, int64_t at, const kv_pool_t *to, int64_t row, int64_t n, void *host) {
     size_t bytes = (size_t)(n * e->config->d_head) * dtype_bytes(from->type);
     status_t st = ST_OK;
     for (int64_t x = 0; x < e->config->n_layer * e->config->n_kv_head && !st; x++) {
         int64_t layer = x / e->config->n_kv_head, head = x % e->config->n_kv_head;
-        size_t a = row_at(from, layer, head, at), b = row_at(to, layer, head, row);
+        size_t a = kv_row_at(from, layer, head, at), b = kv_row_at(to, layer, head, row);
         st = e->be->ops->copy_out(e->be, host, (char *)from->k + a, bytes);
         if (!st) st = e->be->ops->copy_in(e->be, (char *)to->k + b, host, bytes);
         if (!st) st = e->be->ops->copy_out(e->be, (char *)host + bytes, (char *)from->v + a, bytes);

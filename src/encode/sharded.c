@@ -124,10 +124,6 @@ static status_t pools_setup(flow_t *f) {
     return ST_OK;
 }
 
-static size_t row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t row) {
-    return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
-}
-
 /* n rows of one layer, from row `row` of one pool to row `to_row` of another. Whole pools lie head behind head: one copy for all heads. */
 static status_t rows_copy(flow_t *f, const kv_pool_t *from, int64_t layer, int64_t row, const kv_pool_t *to, int64_t to_layer,
                           int64_t to_row, int64_t n) {
@@ -136,7 +132,7 @@ static status_t rows_copy(flow_t *f, const kv_pool_t *from, int64_t layer, int64
     size_t elements = (size_t)(whole ? n_head * each : each);
     status_t st = ST_OK;
     for (int64_t h = 0; h < n_head && n && !st; h += whole ? n_head : 1) {
-        size_t a = row_at(from, layer, h, row), b = row_at(to, to_layer, h, to_row);
+        size_t a = kv_row_at(from, layer, h, row), b = kv_row_at(to, to_layer, h, to_row);
         st = f->be->ops->convert(f->be, elements, to->type, (char *)to->k + b, from->type, (char *)from->k + a);
         if (!st) st = f->be->ops->convert(f->be, elements, to->type, (char *)to->v + b, from->type, (char *)from->v + a);
     }
@@ -242,7 +238,7 @@ static status_t part_add(flow_t *f, int peer, const kv_pool_t *pool, int layer, 
         if (st) return st;
         f->cap_part = cap;
     }
-    size_t at = row_at(pool, layer % RING, 0, row), size = dtype_bytes(pool->type);
+    size_t at = kv_row_at(pool, layer % RING, 0, row), size = dtype_bytes(pool->type);
     comm_part_t part = {.peer = peer,
                         .p = (char *)pool->k + at,
                         .bytes = n * pool->row_stride * (int64_t)size,

@@ -60,10 +60,6 @@ static void find_seen(spill_t *s, const batch_t *b) {
     }
 }
 
-static size_t row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t row) {
-    return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
-}
-
 /* n rows of one layer, from row `row` on, between a pool and its ring. Whole pools lie head behind head: one copy for all heads. */
 static status_t rows_move(spill_t *s, const kv_pool_t *host, const kv_pool_t *ring, int layer, int64_t row, int64_t n, bool in,
                           int64_t *ticket) {
@@ -73,7 +69,7 @@ static status_t rows_move(spill_t *s, const kv_pool_t *host, const kv_pool_t *ri
     const backend_ops_t *op = s->be->ops;
     status_t st = ST_OK;
     for (int64_t h = 0; h < n_head && n > 0 && !st; h += whole ? n_head : 1) {
-        size_t a = row_at(host, layer, h, row), b = row_at(ring, layer % RING, h, row);
+        size_t a = kv_row_at(host, layer, h, row), b = kv_row_at(ring, layer % RING, h, row);
         char *const there[2] = {(char *)host->k + a, (char *)host->v + a}, *const here[2] = {(char *)ring->k + b, (char *)ring->v + b};
         for (int x = 0; x < 2 && !st; x++)
             st = in ? op->copy_in_start(s->be, here[x], there[x], bytes, ticket)

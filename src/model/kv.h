@@ -12,6 +12,10 @@ size_t kv_bytes(const model_config_t *c, dtype_t type, int64_t n_row);
 static inline int64_t kv_upper_layers(const model_config_t *c) { return c->n_layer - c->n_layer / 2; }
 /* A pool over memory that the caller owns; k and v hold kv_bytes each. */
 kv_pool_t kv_view(const model_config_t *c, dtype_t type, int64_t n_row, void *k, void *v);
+/* Bytes from k (or v) to a row. */
+static inline size_t kv_row_at(const kv_pool_t *p, int64_t layer, int64_t head, int64_t row) {
+    return (size_t)(layer * p->layer_stride + head * p->head_stride + row * p->row_stride) * dtype_bytes(p->type);
+}
 /* The same in backend memory of its own; kv_free takes a zeroed pool. */
 status_t kv_alloc(backend_t *be, const model_config_t *c, dtype_t type, int64_t n_row, const char *what, kv_pool_t *out);
 void kv_free(backend_t *be, kv_pool_t *p);

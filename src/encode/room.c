@@ -1,5 +1,6 @@
 /* K/V that are larger than the device go to host memory by plan: decided from what is free before a document begins, and told. Passes then
- * work on two layers at a time (spill.h), with the same bits.
+ * work on two layers at a time (spill.h), with the same bits. Documents that ranks share work on two layers anyway (sharded.h), so what a
+ * rank keeps of them always lies in host memory.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -34,6 +35,23 @@ static status_t room_set(job_t *j, bool spilled) {
 }
 
 status_t room_device(job_t *j) { return room_set(j, false); }
+
+status_t room_share(job_t *j, const shard_t *plan, bool *fits) {
+    double room, total;
+    size_t need;
+    *fits = true;
+    if (!room_bytes(j, &room, &total)) return ST_OK;
+    status_t st = encoder_shard_memory(j->encoder, j->comm, plan, &need);
+    if (st) return st;
+    if (!(*fits = (double)need <= room))
+        return status_fail(ST_FAIL,
+                           "GPU: a document of %lld tokens that %d ranks share takes %.2f GiB here (two layers of the K/V that this rank "
+                           "sees, and its rows under way), %.2f of %.2f GiB are free for it; use more GPUs, gists, --shard none, or GPUs "
+                           "with more memory",
+                           (long long)plan->segment[plan->spec.n_segment], plan->spec.size, (double)need / 0x1p30, room / 0x1p30,
+                           total / 0x1p30);
+    return room_set(j, true);
+}
 
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch) {
     int n_buffer = j->chained ? 1 : 2;

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.." || exit 1
 begin cuda ${1:+"$1/precis"}
 build=$1
 tell=yes
-"$precis" version | grep -qi 'cuda' || skip "this build is without CUDA"
+"$precis" version | grep -q "^CUDA: [0-9]" || skip "this build is without CUDA"
 nvidia-smi -L >/dev/null 2>&1 || skip "no GPU can be used here"
 
 part_ops() {

@@ -43,7 +43,8 @@ typedef struct {
     int64_t n_step[2];
     wire_t *wires[2][2]; /* [layer % 2][front, back][most steps] */
     comm_part_t *parts;
-    int n_part, cap_part;
+    int n_part;
+    int64_t cap_part;
     int64_t ticket; /* a mark behind the layer before: a device's queue may be layers ahead of it */
     void *mark;     /* host */
 } flow_t;
@@ -232,12 +233,8 @@ static void flow_free(flow_t *f) {
 
 static status_t part_add(flow_t *f, int peer, const kv_pool_t *pool, int layer, int64_t row, int64_t n) {
     if (!n) return ST_OK;
-    if (f->n_part + 2 > f->cap_part) {
-        int cap = f->cap_part ? 2 * f->cap_part : 64;
-        status_t st = mem_grow(&f->parts, (size_t)cap, sizeof *f->parts, "messages of an exchange");
-        if (st) return st;
-        f->cap_part = cap;
-    }
+    status_t st = mem_room(&f->parts, f->n_part + 1, &f->cap_part, sizeof *f->parts, "messages of an exchange"); /* for two */
+    if (st) return st;
     size_t at = kv_row_at(pool, layer % RING, 0, row), size = dtype_bytes(pool->type);
     comm_part_t part = {.peer = peer,
                         .p = (char *)pool->k + at,

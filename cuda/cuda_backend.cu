@@ -72,27 +72,23 @@ static status_t host_alloc_cuda(backend_t *, size_t bytes, const char *what, voi
 static void host_free_cuda(backend_t *, void *p) {
     if (p) cudaFreeHost(p);
 }
-static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    cuda_backend_t *b = cuda_of(bb);
+static status_t copy_start(cuda_backend_t *b, void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, int64_t *ticket) {
     CUDA_TRY(cudaEventRecord(b->issued, b->stream));
     CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
-    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, b->copies));
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, kind, b->copies));
     *ticket = ++b->ticket;
     CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
     return ST_OK;
+}
+static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    return copy_start(cuda_of(bb), dst, src, bytes, cudaMemcpyDeviceToHost, ticket);
 }
 static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event used again stands for a later copy: waiting longer is right
     if (ticket) CUDA_TRY(cudaEventSynchronize(cuda_of(bb)->copied[ticket % N_TICKET]));
     return ST_OK;
 }
 static status_t copy_in_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    cuda_backend_t *b = cuda_of(bb);
-    CUDA_TRY(cudaEventRecord(b->issued, b->stream));
-    CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
-    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, b->copies));
-    *ticket = ++b->ticket;
-    CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
-    return ST_OK;
+    return copy_start(cuda_of(bb), dst, src, bytes, cudaMemcpyHostToDevice, ticket);
 }
 static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
     if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
@@ -100,11 +96,7 @@ static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
 }
 static status_t mark_cuda(backend_t *bb, int64_t *mark) {
     cuda_backend_t *b = cuda_of(bb);
-    if (b->n_mark == b->cap_mark) {
-        int64_t cap = b->cap_mark ? 2 * b->cap_mark : 256;
-        ST_TRY(mem_grow(&b->marks, (size_t)cap, sizeof *b->marks, "marks of a profile"));
-        b->cap_mark = cap;
-    }
+    ST_TRY(mem_room(&b->marks, b->n_mark, &b->cap_mark, sizeof *b->marks, "marks of a profile"));
     CUDA_TRY(cudaEventCreate(&b->marks[b->n_mark]));
     *mark = b->n_mark++;
     CUDA_TRY(cudaEventRecord(b->marks[*mark], b->stream));

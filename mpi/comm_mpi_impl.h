@@ -24,7 +24,8 @@ typedef struct window {
 struct comm_exchange {
     comm_exchange_t *next, **link; /* among those under way */
     MPI_Request *requests;         /* [n]; the memory of finished exchanges is used again */
-    int n, cap;
+    int n;
+    int64_t cap;
     int64_t bytes; /* sent and received */
 };
 

@@ -8,16 +8,8 @@
 /* Bulk moves in this thread: a wait that sleeps early would slow it down, so it only yields for as long as the bytes may take. */
 static const double EXCHANGE_SPIN_S = 20e-3, EXCHANGE_SLOW = 1.0 / 0.25e9;
 
-static status_t requests_fit(comm_exchange_t *e) {
-    if (e->n < e->cap) return ST_OK;
-    int cap = e->cap ? 2 * e->cap : 64;
-    status_t st = mem_grow(&e->requests, (size_t)cap, sizeof *e->requests, "messages of an exchange");
-    if (!st) e->cap = cap;
-    return st;
-}
-
 static status_t post(mpi_t *m, comm_exchange_t *e, bool send, void *p, int n, MPI_Datatype type, int peer) {
-    status_t st = requests_fit(e);
+    status_t st = mem_room(&e->requests, e->n, &e->cap, sizeof *e->requests, "messages of an exchange");
     if (st) return st;
     int rc = send ? MPI_Isend(p, n, type, peer, TAG_EXCHANGE, m->all, &e->requests[e->n])
                   : MPI_Irecv(p, n, type, peer, TAG_EXCHANGE, m->all, &e->requests[e->n]);

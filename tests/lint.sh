@@ -93,7 +93,7 @@ check_scripts() {
     local f
     for f in "${scripts[@]}"; do
         case $f in
-        *.sh | *.sbatch | .ci/run) shellcheck --severity=warning --shell=bash -e SC1090,SC1091,SC1007 "$f" || fault "$f: shellcheck" ;;
+        *.sh | *.sbatch | .ci/run) shellcheck -x -P SCRIPTDIR --severity=warning --shell=bash -e SC1090,SC1091,SC1007 "$f" || fault "$f: shellcheck" ;;
         esac
     done
 }

@@ -1,4 +1,4 @@
-# Sourced: tiny_model DIR makes a model that reads text, in a moment: the random llama of tests/golden with a tokenizer of 160 tokens.
+# Sourced: tiny_model DIR makes a model that reads text, in a moment: the random llama of tests/golden with a tokenizer of 160 tokens. Then what to ask it.
 
 # 94 printable characters, blank, newline, and 64 merges of two: ids 0..159. In the byte-level alphabet a blank is written U+0120, a newline U+010A.
 write_tokenizer() {
@@ -18,8 +18,23 @@ write_tokenizer() {
     }'
 }
 
+tiny_llama=$(cd "$(dirname "${BASH_SOURCE[0]}")/golden/tiny-llama" && pwd)
 tiny_model() { # DIR
-    local golden
-    golden=$(cd "$(dirname "${BASH_SOURCE[0]}")/golden/tiny-llama" && pwd)
-    mkdir -p "$1" && cp "$golden/config.json" "$golden/model.safetensors" "$1" && LC_ALL=C write_tokenizer >"$1/tokenizer.json"
+    mkdir -p "$1" && cp "$tiny_llama/config.json" "$tiny_llama/model.safetensors" "$1" && LC_ALL=C write_tokenizer >"$1/tokenizer.json"
+}
+
+tiny_prompts() { # three, in JSON lines
+    cat <<'PROMPTS'
+{"id":1,"prompt":"You may"}
+{"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
+{"id":3,"prompt":"x"}
+PROMPTS
+}
+# FILE FILE: the answers to them by two backends are one, but two tokens may be as likely as each other to rounding: one answer of three may part there.
+answers_alike() {
+    [ "$(wc -l <"$1")" -eq 3 ] && [ "$(paste -d'|' "$1" "$2" | awk -F'|' '$1 == $2 { n++ } END { print n + 0 }')" -ge 2 ]
+}
+
+tiny_edits() { # N, in JSON lines
+    awk -v n="$1" 'BEGIN { for (i = 0; i < n; i++) printf "{\"id\":\"edit %d\",\"text\":\"The size of %d is %d.\"}\n", i, i, i * 37 }'
 }

@@ -34,6 +34,14 @@ status_t cpu_mark_seconds(backend_t *be, int64_t from, int64_t to, double *secon
 void cpu_leave(backend_t *be, int n);
 status_t cpu_ceilings(backend_t *be, double *flops, double *bytes);
 
+/* What stands in the tables of both. */
+#define CPU_SHARED_OPS                                                                                                                     \
+    .alloc = cpu_alloc, .free = cpu_free, .copy_in = cpu_copy, .copy_out = cpu_copy, .sync = cpu_sync, .host_alloc = cpu_alloc,            \
+    .host_free = cpu_free, .copy_out_start = cpu_copy_start, .copy_out_wait = cpu_copy_wait, .copy_in_start = cpu_copy_start,              \
+    .copy_in_wait = cpu_copy_wait, .mark = cpu_mark, .mark_seconds = cpu_mark_seconds, .memory_left = cpu_memory_left,                     \
+    .linear_glu = cpu_linear_glu, .linear_qkv = cpu_linear_qkv, .rope = cpu_rope, .fill = cpu_fill, .leave = cpu_leave,                    \
+    .ceilings = cpu_ceilings
+
 /* The fast backend. */
 typedef struct {
     backend_t base;

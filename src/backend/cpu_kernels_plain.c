@@ -1,20 +1,3 @@
 /* The kernels for any CPU. */
-#include "backend/cpu_attn.h"
-#include "backend/cpu_gemm.h"
-#include "backend/cpu_rows.h"
-
-const cpu_kernels_t cpu_kernels_plain = {
-    .rmsnorm = rows_rmsnorm,
-    .silu_mul = rows_silu_mul,
-    .qkv_rows = rows_qkv,
-    .merge_heads = rows_merge,
-    .convert = rows_convert,
-    .bf16_dot = V_DOT,
-    .gemm_f32 = gemm_f32,
-    .gemm_bf16 = gemm_bf16,
-    .attn_query = attn_query,
-    .attn_part = attn_part,
-    .attn_clear = attn_clear,
-    .attn_fold = attn_fold,
-    .attn_finish = attn_finish,
-};
+#define CPU_TABLE cpu_kernels_plain
+#include "backend/cpu_table.h"

@@ -69,6 +69,14 @@ status_t mem_grow(void *pp, size_t count, size_t size, const char *what) {
     return ST_OK;
 }
 
+status_t mem_room(void *pp, int64_t n, int64_t *cap, size_t size, const char *what) {
+    if (n < *cap) return ST_OK;
+    int64_t more = i64_max(n + 1, i64_max(2 * *cap, 64));
+    status_t st = mem_grow(pp, (size_t)more, size, what);
+    if (!st) *cap = more;
+    return st;
+}
+
 void mem_free(void *p) {
     if (!p) return;
     char *block = (char *)p - HEADER;

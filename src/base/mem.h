@@ -19,6 +19,8 @@ status_t mem_alloc(void *out_pp, size_t count, size_t size, const char *what);
 status_t mem_zalloc(void *out_pp, size_t count, size_t size, const char *what);
 /* Grows *pp to hold `count` items of `size` bytes; contents kept; on failure *pp is untouched. */
 status_t mem_grow(void *pp, size_t count, size_t size, const char *what);
+/* Sees to it that *pp, which has room for *cap items of `size` bytes, has it for item n too: at least doubles when it has not. */
+status_t mem_room(void *pp, int64_t n, int64_t *cap, size_t size, const char *what);
 /* Takes NULL. */
 void mem_free(void *p);
 /* A copy owned by the caller (mem_free); NULL when memory is out. */

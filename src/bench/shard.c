@@ -28,8 +28,8 @@ typedef struct {
 static void close_all(sharding_t *r) {
     encoder_free(r->encoder);
     for (int64_t s = 0; r->raw && r->gists && s < r->n_segment; s++) {
-        (r->comm->size > 1 ? kv_free_host : kv_free)(r->be, &r->raw[s]);
-        (r->comm->size > 1 ? kv_free_host : kv_free)(r->be, &r->gists[s]);
+        kv_free(r->be, &r->raw[s]);
+        kv_free(r->be, &r->gists[s]);
     }
     shard_free(&r->plan);
     subject_close(&r->subject);
@@ -49,17 +49,15 @@ static status_t segments_make(sharding_t *r) {
     return st;
 }
 
-/* Memory for what this rank writes: slices whole, of UniGist gists and the last rows. A rank alone works in it. */
+/* Memory for what this rank writes: slices whole, of UniGist gists and the last rows. */
 static status_t pools_make(sharding_t *r) {
     const gist_spec_t *g = &r->spec->gist;
-    status_t (*alloc)(backend_t *, const model_config_t *, dtype_t, int64_t, const char *, kv_pool_t *) =
-        r->comm->size > 1 ? kv_alloc_host : kv_alloc;
     status_t st = ST_OK;
     for (int64_t s = 0; s < r->n_segment && !st; s++) {
         int64_t n = r->segment[s + 1] - r->segment[s];
         if (shard_writer(&r->plan, s) != r->comm->rank) continue;
-        st = alloc(r->be, r->config, r->be->act, g->ratio ? encoder_tail(g, n) : n, "K/V that stay", &r->raw[s]);
-        if (!st && g->ratio) st = alloc(r->be, r->config, r->be->act, gist_count(g, n), "K/V that stay", &r->gists[s]);
+        st = kv_alloc(r->be, r->config, r->be->act, g->ratio ? encoder_tail(g, n) : n, "K/V that stay", &r->raw[s]);
+        if (!st && g->ratio) st = kv_alloc(r->be, r->config, r->be->act, gist_count(g, n), "K/V that stay", &r->gists[s]);
     }
     return st;
 }

@@ -35,11 +35,8 @@ typedef struct {
 
 static status_t window_run(context_t *c, const sequence_spec_t *spec, const int32_t *tokens, int64_t n, windows_t *w) {
     if (w->n++ % c->comm->size != c->comm->rank) return ST_OK;
-    if (w->n_mine == w->cap) {
-        w->cap = w->cap ? 2 * w->cap : 16;
-        status_t st = mem_grow(&w->mine, (size_t)w->cap, sizeof *w->mine, "results");
-        if (st) return st;
-    }
+    status_t st = mem_room(&w->mine, w->n_mine, &w->cap, sizeof *w->mine, "results");
+    if (st) return st;
     w->mine[w->n_mine] = (agree_t){0};
     return agree_window(c->model, w->alone, spec, tokens, n, &w->mine[w->n_mine++]);
 }

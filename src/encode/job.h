@@ -42,7 +42,7 @@ typedef struct {
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
-    bool spilled;      /* both lie in host memory, buffer[0] being over host[0] (room.c) */
+    bool spilled;      /* both lie in host memory, buffer[0] being over host[0]: a document's K/V are larger than the device (room.c) */
     /* blockselect */
     picker_t *picker;
     ids_t repeat;         /* what it asks for */
@@ -101,8 +101,8 @@ store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
-/* For a document that all ranks share. Here it does not fit: ST_FAIL with the numbers, and *fits is false. */
-status_t room_share(job_t *j, const shard_t *plan, bool *fits);
+/* The same for a document that all ranks share, of which this one keeps so many rows; where it does not fit, *fits is false. */
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits);
 /* Would segments of so many rows, twice, and scratch rows fit the device? */
 bool room_for(const job_t *j, int64_t rows);
 status_t room_device(job_t *j); /* back to the device */

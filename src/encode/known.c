@@ -16,12 +16,8 @@ status_t known_mark(job_t *j, round_t *r) {
         fresh += it->todo;
     }
     if (!fresh) return ST_OK;
-    if (j->n_added + fresh > j->cap_added) {
-        int64_t cap = i64_max(2 * j->cap_added, j->n_added + fresh);
-        status_t st = mem_grow(&j->added, (size_t)cap, sizeof *j->added, "known addresses");
-        if (st) return st;
-        j->cap_added = cap;
-    }
+    status_t st = mem_room(&j->added, j->n_added + fresh - 1, &j->cap_added, sizeof *j->added, "known addresses");
+    if (st) return st;
     /* sort the round's own to find twins inside it: the first of them stays */
     hash_t *mine = j->added + j->n_added;
     int64_t n = 0;
@@ -33,7 +29,7 @@ status_t known_mark(job_t *j, round_t *r) {
         if (!i || !hash_equal(mine[i], mine[i - 1])) mine[unique++] = mine[i];
     if (unique < n) {
         uint8_t *seen = NULL;
-        status_t st = mem_zalloc(&seen, (size_t)unique, 1, "twins");
+        st = mem_zalloc(&seen, (size_t)unique, 1, "twins");
         if (st) return st;
         for (int64_t i = 0; i < r->n_item; i++) {
             if (!r->items[i].todo) continue;

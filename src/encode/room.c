@@ -1,6 +1,6 @@
 /* K/V that are larger than the device go to host memory by plan: decided from what is free before a document begins, and told. Passes then
- * work on two layers at a time (spill.h), with the same bits. Documents that ranks share work on two layers anyway (sharded.h), so what a
- * rank keeps of them always lies in host memory.
+ * work on two layers at a time (spill.h), with the same bits. Documents that ranks share work on two layers anyway (sharded.h), and what goes
+ * between ranks lies there, so each rank decides for itself where it keeps its part.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -36,20 +36,26 @@ static status_t room_set(job_t *j, bool spilled) {
 
 status_t room_device(job_t *j) { return room_set(j, false); }
 
-status_t room_share(job_t *j, const shard_t *plan, bool *fits) {
-    double room, total;
-    size_t need;
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits) {
+    double room, total, all = 2 * (double)kv_bytes(j->config, j->be->act, kept);
+    int64_t n_token = plan->segment[plan->spec.n_segment];
+    size_t work;
     *fits = true;
     if (!room_bytes(j, &room, &total)) return ST_OK;
-    status_t st = encoder_shard_memory(j->encoder, j->comm, plan, &need);
-    if (st) return st;
-    if (!(*fits = (double)need <= room))
+    status_t st = encoder_shard_memory(j->encoder, j->comm, plan, &work);
+    if (st || (double)work + all <= room) return st ? st : room_set(j, false);
+    if (!(*fits = (double)work <= room))
         return status_fail(ST_FAIL,
                            "GPU: a document of %lld tokens that %d ranks share takes %.2f GiB here (two layers of the K/V that this rank "
                            "sees, and its rows under way), %.2f of %.2f GiB are free for it; use more GPUs, gists, --shard none, or GPUs "
                            "with more memory",
-                           (long long)plan->segment[plan->spec.n_segment], plan->spec.size, (double)need / 0x1p30, room / 0x1p30,
-                           total / 0x1p30);
+                           (long long)n_token, plan->spec.size, (double)work / 0x1p30, room / 0x1p30, total / 0x1p30);
+    if (!j->spilled)
+        log_info("GPU memory: of a document of %lld tokens that %d ranks share, %.2f GiB of K/V are kept here, room for %.2f of %.2f GiB: "
+                 "they go to host memory layer by layer; two layers and the rows under way take %.2f GiB",
+                 (long long)n_token, plan->spec.size, all / 0x1p30, (room - (double)work) / 0x1p30, total / 0x1p30,
+                 (double)work / 0x1p30);
+    j->report->n_spilled++;
     return room_set(j, true);
 }
 

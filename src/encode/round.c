@@ -30,23 +30,15 @@ int64_t segment_cut(const tokenizer_t *t, split_t split, int64_t segment, const 
 }
 
 static status_t item_add(round_t *r, round_item_t item) {
-    if (r->n_item == r->cap_item) {
-        int64_t cap = r->cap_item ? 2 * r->cap_item : 256;
-        status_t st = mem_grow(&r->items, (size_t)cap, sizeof *r->items, "segments of a round");
-        if (st) return st;
-        r->cap_item = cap;
-    }
+    status_t st = mem_room(&r->items, r->n_item, &r->cap_item, sizeof *r->items, "segments of a round");
+    if (st) return st;
     r->items[r->n_item++] = item;
     return ST_OK;
 }
 
 static status_t doc_add(round_t *r, const document_t *doc, int64_t n_token, int64_t n_segment) {
-    if (r->n_doc == r->cap_doc) {
-        int64_t cap = r->cap_doc ? 2 * r->cap_doc : 64;
-        status_t st = mem_grow(&r->docs, (size_t)cap, sizeof *r->docs, "documents of a round");
-        if (st) return st;
-        r->cap_doc = cap;
-    }
+    status_t st = mem_room(&r->docs, r->n_doc, &r->cap_doc, sizeof *r->docs, "documents of a round");
+    if (st) return st;
     store_document_t *d = &r->docs[r->n_doc];
     *d = (store_document_t){.id = mem_strdup(doc->id), .source = mem_strdup(doc->source), .n_token = n_token, .n_segment = n_segment};
     d->text_hash = hash_bytes(doc->text, doc->bytes);

@@ -43,8 +43,9 @@ typedef struct {
     int64_t n_step[2];
     wire_t *wires[2][2]; /* [layer % 2][front, back][most steps] */
     comm_part_t *parts;
-    int n_part, cap_part;
-    int64_t kept;   /* the last copy of what is kept */
+    int n_part;
+    int64_t cap_part;
+    int64_t kept;   /* the last copy to the host of what is kept */
     int64_t ticket; /* a mark behind the layer before: a device's queue may be layers ahead of it */
     void *mark;     /* host */
 } flow_t;
@@ -134,13 +135,19 @@ static status_t pools_setup(flow_t *f) {
     return ST_OK;
 }
 
-/* The sink's rows of a layer, into its ring. */
-static status_t sink_bring(flow_t *f, int layer) {
-    const kv_pool_t *from = &f->e->sink_pool, *to = &f->sink;
-    size_t n = (size_t)(f->e->n_sink * f->config->n_kv_head * f->config->d_head), a = kv_row_at(from, layer, 0, 0),
-           b = kv_row_at(to, layer % LAYER_RING, 0, 0);
-    status_t st = n ? f->be->ops->convert(f->be, n, to->type, (char *)to->k + b, from->type, (char *)from->k + a) : ST_OK;
-    return st || !n ? st : f->be->ops->convert(f->be, n, to->type, (char *)to->v + b, from->type, (char *)from->v + a);
+/* n rows of one layer between pools on the device. Whole pools lie head behind head: one copy for all heads. */
+static status_t rows_copy(flow_t *f, rows_at_t from, int64_t layer, rows_at_t to, int64_t to_layer, int64_t n) {
+    int64_t each = n * f->config->d_head, n_head = f->config->n_kv_head;
+    bool whole = from.pool->head_stride == each && to.pool->head_stride == each;
+    size_t elements = (size_t)(whole ? n_head * each : each);
+    status_t st = ST_OK;
+    for (int64_t h = 0; h < n_head && n && !st; h += whole ? n_head : 1) {
+        size_t a = kv_row_at(from.pool, layer, h, from.row), b = kv_row_at(to.pool, to_layer, h, to.row);
+        dtype_t type = to.pool->type, was = from.pool->type;
+        st = f->be->ops->convert(f->be, elements, type, (char *)to.pool->k + b, was, (char *)from.pool->k + a);
+        if (!st) st = f->be->ops->convert(f->be, elements, type, (char *)to.pool->v + b, was, (char *)from.pool->v + a);
+    }
+    return st;
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------------------ */
@@ -236,12 +243,8 @@ static void flow_free(flow_t *f) {
 
 static status_t part_add(flow_t *f, int peer, const kv_pool_t *pool, int layer, int64_t row, int64_t n) {
     if (!n) return ST_OK;
-    if (f->n_part + 2 > f->cap_part) {
-        int cap = f->cap_part ? 2 * f->cap_part : 64;
-        status_t st = mem_grow(&f->parts, (size_t)cap, sizeof *f->parts, "messages of an exchange");
-        if (st) return st;
-        f->cap_part = cap;
-    }
+    status_t st = mem_room(&f->parts, f->n_part + 1, &f->cap_part, sizeof *f->parts, "messages of an exchange"); /* for two */
+    if (st) return st;
     size_t at = kv_row_at(pool, layer % LAYER_RING, 0, row), size = dtype_bytes(pool->type);
     comm_part_t part = {.peer = peer,
                         .p = (char *)pool->k + at,
@@ -294,21 +297,24 @@ static status_t arrivals(flow_t *f, int layer, int back) {
 
 /* ---- layers ----------------------------------------------------------------------------------------------------- */
 
-/* A layer of the segments that this rank writes, to the host, beside what follows: all of it has come. */
+/* n rows of a layer out of a ring, to where they are kept. To the host they go beside what follows. */
+static status_t rows_keep(flow_t *f, rows_at_t ring, rows_at_t to, int layer, int64_t n) {
+    if (f->doc->spilled) return ring_copy(f->be, f->config, ring, to, layer, n, false, &f->kept);
+    return rows_copy(f, ring, layer % LAYER_RING, to, layer, n);
+}
+
+/* A layer of the segments that this rank writes: all of it has come. */
 static status_t keep(flow_t *f, int layer) {
-    const model_config_t *c = f->config;
     status_t st = ST_OK;
     for (int64_t s = 0; f->doc->raw && s < f->plan->spec.n_segment && !st; s++) {
         if (shard_writer(f->plan, s) != f->comm->rank) continue;
         const kv_pool_t *raw = &f->doc->raw[s], *gists = &f->doc->gists[s];
         int64_t n = segment_rows(f, s), from = n - raw->n_row;
-        st = ring_copy(f->be, c, (rows_at_t){&f->gists[s], 0}, (rows_at_t){gists, 0}, layer, gists->n_row, false, &f->kept);
-        if (!f->pages && !st)
-            st = ring_copy(f->be, c, (rows_at_t){&f->raw[s], from}, (rows_at_t){raw, 0}, layer, raw->n_row, false, &f->kept);
+        if (gists->n_row) st = rows_keep(f, (rows_at_t){&f->gists[s], 0}, (rows_at_t){gists, 0}, layer, gists->n_row);
+        if (!f->pages && raw->n_row && !st) st = rows_keep(f, (rows_at_t){&f->raw[s], from}, (rows_at_t){raw, 0}, layer, raw->n_row);
         for (int64_t at = from; f->pages && at < n && !st;) {
             int64_t P = at / PAGE_ROWS, rows = i64_min(n, (P + 1) * PAGE_ROWS) - at;
-            rows_at_t page = {&f->pages[P], at % PAGE_ROWS};
-            st = ring_copy(f->be, c, page, (rows_at_t){raw, at - from}, layer, rows, false, &f->kept);
+            st = rows_keep(f, (rows_at_t){&f->pages[P], at % PAGE_ROWS}, (rows_at_t){raw, at - from}, layer, rows);
             at += rows;
         }
     }
@@ -323,7 +329,7 @@ static status_t keys(flow_t *f, int layer, int back, int64_t i) {
 
 static status_t layer_run(flow_t *f, int layer) {
     status_t st = f->be->ops->copy_in_wait(f->be, f->kept); /* the layer before has left: the next one's rows take its ring */
-    if (!st) st = sink_bring(f, layer);
+    if (!st) st = rows_copy(f, (rows_at_t){&f->e->sink_pool, 0}, layer, (rows_at_t){&f->sink, 0}, layer % LAYER_RING, f->e->n_sink);
     for (int back = 0; back < 2 && !st; back++) {
         st = arrivals(f, layer, back);
         if (!st && back) st = keep(f, layer);

@@ -13,12 +13,8 @@ static const char MAGIC[] = "precis under way 1\n";
 enum { MAGIC_BYTES = sizeof MAGIC - 1, HEAD_BYTES = MAGIC_BYTES + sizeof(hash_t) + sizeof(int64_t), CHUNK_BYTES = 16 << 20 };
 
 status_t under_way_add(under_way_t *u, void *p, size_t bytes, bool by_layer) {
-    if (u->n_part == u->cap) {
-        int64_t cap = u->cap ? 2 * u->cap : 16;
-        status_t st = mem_grow(&u->parts, (size_t)cap, sizeof *u->parts, "parts of a stopped document");
-        if (st) return st;
-        u->cap = cap;
-    }
+    status_t st = mem_room(&u->parts, u->n_part, &u->cap, sizeof *u->parts, "parts of a stopped document");
+    if (st) return st;
     u->parts[u->n_part++] = (under_way_part_t){p, bytes, by_layer};
     return ST_OK;
 }

@@ -12,12 +12,8 @@
 status_t watch_mark(job_t *j) {
     watch_t *w = &j->watch;
     if (!j->spec->watch) return ST_OK;
-    if (w->n == w->cap) {
-        int64_t cap = w->cap ? 2 * w->cap : 256;
-        status_t st = mem_grow(&w->marks, (size_t)cap, sizeof *w->marks, "marks of a profile");
-        if (st) return st;
-        w->cap = cap;
-    }
+    status_t st = mem_room(&w->marks, w->n, &w->cap, sizeof *w->marks, "marks of a profile");
+    if (st) return st;
     return j->be->ops->mark(j->be, &w->marks[w->n++]);
 }
 

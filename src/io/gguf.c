@@ -314,13 +314,8 @@ out:
 static status_t index_tensors(gguf_t *g, const char *name) {
     status_t st = mem_alloc(&g->tensors_sorted, (size_t)g->n_tensor, sizeof *g->tensors_sorted, "the tensor index of a GGUF file");
     if (st) return st;
-    for (int64_t i = 0; i < g->n_tensor; i++) g->tensors_sorted[i] = g->tensors + i;
-    if (g->n_tensor) qsort(g->tensors_sorted, (size_t)g->n_tensor, sizeof *g->tensors_sorted, gguf_by_name);
-    for (int64_t i = 1; i < g->n_tensor; i++)
-        if (!gguf_by_name(g->tensors_sorted + i - 1, g->tensors_sorted + i))
-            return status_fail(ST_INPUT, "%s: tensor %s is there twice; the file is damaged, convert the model again", name,
-                               g->tensors_sorted[i]->name);
-    return ST_OK;
+    const char *twice = tensors_index(g->tensors, g->n_tensor, g->tensors_sorted);
+    return twice ? status_fail(ST_INPUT, "%s: tensor %s is there twice; the file is damaged, convert the model again", name, twice) : ST_OK;
 }
 
 /* ---- files ---- */

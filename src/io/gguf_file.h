@@ -31,6 +31,5 @@ struct gguf {
 
 const kv_t *gguf_find_key(const gguf_t *g, const char *key); /* NULL when absent; works once kv_sorted is filled */
 int gguf_compare_keys(const char *a, size_t a_n, const char *b, size_t b_n);
-int gguf_by_name(const void *a, const void *b); /* of two pointers to tensor_t pointers */
 
 #endif

@@ -12,8 +12,6 @@ int gguf_compare_keys(const char *a, size_t a_n, const char *b, size_t b_n) {
     return d ? d : a_n < b_n ? -1 : a_n > b_n;
 }
 
-int gguf_by_name(const void *a, const void *b) { return strcmp((*(const tensor_t *const *)a)->name, (*(const tensor_t *const *)b)->name); }
-
 const kv_t *gguf_find_key(const gguf_t *g, const char *key) {
     int64_t low = 0, high = g->n_kv;
     size_t n = strlen(key);
@@ -33,13 +31,7 @@ const kv_t *gguf_find_key(const gguf_t *g, const char *key) {
 int64_t gguf_count(const gguf_t *g) { return g->n_tensor; }
 const tensor_t *gguf_at(const gguf_t *g, int64_t i) { return i >= 0 && i < g->n_tensor ? g->tensors + i : NULL; }
 
-const tensor_t *gguf_find(const gguf_t *g, const char *name) {
-    tensor_t wanted = {.name = name};
-    const tensor_t *key = &wanted;
-    if (!g->n_tensor) return NULL;
-    const tensor_t **hit = bsearch(&key, g->tensors_sorted, (size_t)g->n_tensor, sizeof *g->tensors_sorted, gguf_by_name);
-    return hit ? *hit : NULL;
-}
+const tensor_t *gguf_find(const gguf_t *g, const char *name) { return tensors_find(g->tensors_sorted, g->n_tensor, name); }
 
 bool gguf_get_i64(const gguf_t *g, const char *key, int64_t *out) {
     const kv_t *kv = gguf_find_key(g, key);

@@ -131,9 +131,6 @@ static int by_place(const void *a, const void *b) {
     const tensor_t *x = a, *y = b;
     return x->data != y->data ? (x->data < y->data ? -1 : 1) : (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
-static int by_name(const void *a, const void *b) {
-    return strcmp((*(const tensor_t *const *)a)->name, (*(const tensor_t *const *)b)->name);
-}
 
 static status_t check_places(const safetensors_t *s, const char *name) {
     const uint8_t *next = s->map.data + s->data_offset, *end = s->map.data + s->map.bytes;
@@ -195,8 +192,7 @@ static status_t read_all(safetensors_t *s, const char *name) {
     for (const cJSON *e = s->header->child; e; e = e->next)
         if (e != s->meta && (st = read_entry(s, name, e, s->tensors + i++))) return st;
     if (s->n) qsort(s->tensors, (size_t)s->n, sizeof *s->tensors, by_place);
-    for (i = 0; i < s->n; i++) s->sorted[i] = s->tensors + i;
-    if (s->n) qsort(s->sorted, (size_t)s->n, sizeof *s->sorted, by_name);
+    tensors_index(s->tensors, s->n, s->sorted); /* no name twice: keys were checked */
     return check_places(s, name);
 }
 
@@ -243,13 +239,7 @@ void safetensors_close(safetensors_t *s) {
 int64_t safetensors_count(const safetensors_t *s) { return s->n; }
 const tensor_t *safetensors_at(const safetensors_t *s, int64_t i) { return i >= 0 && i < s->n ? s->tensors + i : NULL; }
 
-const tensor_t *safetensors_find(const safetensors_t *s, const char *name) {
-    tensor_t wanted = {.name = name};
-    const tensor_t *key = &wanted;
-    if (!s->n) return NULL;
-    const tensor_t **hit = bsearch(&key, s->sorted, (size_t)s->n, sizeof *s->sorted, by_name);
-    return hit ? *hit : NULL;
-}
+const tensor_t *safetensors_find(const safetensors_t *s, const char *name) { return tensors_find(s->sorted, s->n, name); }
 
 const char *safetensors_meta(const safetensors_t *s, const char *key) { return json_get_str(s->meta, key); }
 size_t safetensors_data_offset(const safetensors_t *s) { return s->data_offset; }

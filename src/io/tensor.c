@@ -6,6 +6,7 @@
  */
 #include "io/tensor.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -120,6 +121,24 @@ static const struct {
     [ENC_Q5_0] = {"Q5_0", 32, 22, read_q5_0},   [ENC_Q5_1] = {"Q5_1", 32, 24, read_q5_1},   [ENC_Q4_K] = {"Q4_K", 256, 144, read_q4_k},
     [ENC_Q5_K] = {"Q5_K", 256, 176, read_q5_k}, [ENC_Q6_K] = {"Q6_K", 256, 210, read_q6_k}, [ENC_OTHER] = {"other", 0, 0, NULL},
 };
+
+static int by_name(const void *a, const void *b) {
+    return strcmp((*(const tensor_t *const *)a)->name, (*(const tensor_t *const *)b)->name);
+}
+
+const char *tensors_index(const tensor_t *t, int64_t n, const tensor_t **index) {
+    for (int64_t i = 0; i < n; i++) index[i] = t + i;
+    if (n) qsort(index, (size_t)n, sizeof *index, by_name);
+    for (int64_t i = 1; i < n; i++)
+        if (!by_name(index + i - 1, index + i)) return index[i]->name;
+    return NULL;
+}
+
+const tensor_t *tensors_find(const tensor_t *const *index, int64_t n, const char *name) {
+    const tensor_t wanted = {.name = name}, *key = &wanted;
+    const tensor_t *const *hit = n ? bsearch(&key, index, (size_t)n, sizeof *index, by_name) : NULL;
+    return hit ? *hit : NULL;
+}
 
 int64_t tensor_rows(const tensor_t *t) {
     int64_t rows = 1;

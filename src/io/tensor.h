@@ -37,6 +37,9 @@ typedef struct {
 
 int64_t tensor_rows(const tensor_t *t); /* product of all dims but the last */
 int64_t tensor_cols(const tensor_t *t); /* the last dim (1 for a scalar) */
+/* An index by name: fills index [n] with the tensors in order. The name that two of them have, or NULL. */
+const char *tensors_index(const tensor_t *t, int64_t n, const tensor_t **index);
+const tensor_t *tensors_find(const tensor_t *const *index, int64_t n, const char *name); /* NULL when there is none */
 /* Bytes of a row of `cols` elements; 0 when the encoding is unknown or cols is no multiple of its block. */
 size_t enc_row_bytes(enc_t enc, int64_t cols);
 const char *enc_name(enc_t enc);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bisect.h"
 #include "base/mem.h"
 
 double assign_cost(const assign_cost_t *c, int64_t n) {
@@ -120,37 +121,11 @@ void assign_free(assign_t *a) {
 
 /* sum[g]: weight of the groups before g; sum[n_group] is the total. Everything below asks it by binary search. */
 
-/* The last g in [from, n_group] with sum[g] <= limit (sum[from] <= limit holds). */
-static int64_t last_within(const int64_t *sum, int64_t from, int64_t n_group, int64_t limit) {
-    int64_t lo = from, hi = n_group;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo + 1) / 2;
-        if (sum[mid] <= limit)
-            lo = mid;
-        else
-            hi = mid - 1;
-    }
-    return lo;
-}
-
-/* The first g in [0, to] with sum[g] >= limit (sum[to] >= limit holds). */
-static int64_t first_reaching(const int64_t *sum, int64_t to, int64_t limit) {
-    int64_t lo = 0, hi = to;
-    while (lo < hi) {
-        int64_t mid = lo + (hi - lo) / 2;
-        if (sum[mid] >= limit)
-            hi = mid;
-        else
-            lo = mid + 1;
-    }
-    return lo;
-}
-
 static int64_t limit_of(int64_t sum, int64_t cap) { return sum > INT64_MAX - cap ? INT64_MAX : sum + cap; }
 
 static bool cap_suffices(const int64_t *sum, int64_t n_group, int size, int64_t cap) {
     int64_t g = 0;
-    for (int r = 0; r < size && g < n_group; r++) g = last_within(sum, g, n_group, limit_of(sum[g], cap));
+    for (int r = 0; r < size && g < n_group; r++) g = bisect_last(sum, g, n_group, limit_of(sum[g], cap));
     return g == n_group;
 }
 
@@ -169,12 +144,12 @@ static int64_t least_cap(const int64_t *sum, int64_t n_group, int size) {
 static void place_boundaries(const int64_t *sum, int64_t n_group, int size, int64_t *begin) {
     int64_t total = sum[n_group], cap = least_cap(sum, n_group, size);
     begin[size] = n_group;
-    for (int r = size - 1; r > 0; r--) begin[r] = first_reaching(sum, begin[r + 1], sum[begin[r + 1]] - cap); /* need */
+    for (int r = size - 1; r > 0; r--) begin[r] = bisect_first(sum, begin[r + 1], sum[begin[r + 1]] - cap); /* need */
     begin[0] = 0;
     for (int r = 1; r < size; r++) {
         int64_t share = total / size * r + total % size * r / size;
-        int64_t far = last_within(sum, begin[r - 1], n_group, limit_of(sum[begin[r - 1]], cap));
-        int64_t g = first_reaching(sum, n_group, share);
+        int64_t far = bisect_last(sum, begin[r - 1], n_group, limit_of(sum[begin[r - 1]], cap));
+        int64_t g = bisect_first(sum, n_group, share);
         if (g > 0 && share - sum[g - 1] < sum[g] - share) g--;
         begin[r] = i64_max(i64_max(begin[r], begin[r - 1]), i64_min(g, far));
     }

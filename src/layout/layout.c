@@ -77,24 +77,16 @@ void layout_free(layout_t *l) {
 }
 
 status_t layout_add_run(layout_t *l, int32_t pool, int64_t index, int64_t n) {
-    if (l->n_run == l->cap_run) {
-        int cap = l->cap_run ? 2 * l->cap_run : 16;
-        status_t st = mem_grow(&l->runs, (size_t)cap, sizeof *l->runs, "runs of a layout");
-        if (st) return st;
-        l->cap_run = cap;
-    }
+    status_t st = mem_room(&l->runs, l->n_run, &l->cap_run, sizeof *l->runs, "runs of a layout");
+    if (st) return st;
     l->runs[l->n_run++] = (run_t){.row = l->n_row, .n = n, .index = index, .pool = pool, .span = l->n_span, .n_span = 0};
     l->n_row += n;
     return ST_OK;
 }
 
 status_t layout_add_span(layout_t *l, span_t s) {
-    if (l->n_span == l->cap_span) {
-        int cap = l->cap_span ? 2 * l->cap_span : 32;
-        status_t st = mem_grow(&l->spans, (size_t)cap, sizeof *l->spans, "spans of a layout");
-        if (st) return st;
-        l->cap_span = cap;
-    }
+    status_t st = mem_room(&l->spans, l->n_span, &l->cap_span, sizeof *l->spans, "spans of a layout");
+    if (st) return st;
     l->spans[l->n_span++] = s;
     l->runs[l->n_run - 1].n_span++;
     return ST_OK;

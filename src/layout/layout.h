@@ -81,7 +81,8 @@ span_t span_causal(int32_t pool, int32_t block, int64_t end, int64_t window);
 typedef struct {
     run_t *runs;
     span_t *spans;
-    int n_run, n_span, cap_run, cap_span;
+    int n_run, n_span;
+    int64_t cap_run, cap_span;
     int64_t n_row;
 } layout_t;
 void layout_clear(layout_t *l); /* keeps the memory */

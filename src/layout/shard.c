@@ -2,19 +2,11 @@
 
 #include <string.h>
 
+#include "base/bisect.h"
 #include "base/mem.h"
 
-static int64_t segment_of(const shard_t *s, int64_t raw) {
-    int64_t lo = 0, hi = s->spec.n_segment - 1;
-    while (lo < hi) { /* the last segment that begins at or before raw */
-        int64_t mid = lo + (hi - lo + 1) / 2;
-        if (s->segment[mid] <= raw)
-            lo = mid;
-        else
-            hi = mid - 1;
-    }
-    return lo;
-}
+/* The last segment that begins at or before raw. */
+static int64_t segment_of(const shard_t *s, int64_t raw) { return bisect_last(s->segment, 0, s->spec.n_segment - 1, raw); }
 
 /* Spaced gists stay with their unit, so chunks begin where units do. */
 static int64_t cut_near(const shard_t *s, int64_t raw) {
@@ -96,16 +88,7 @@ const shard_step_t *shard_step(const shard_t *s, int rank, int back, int64_t i) 
 }
 
 int shard_writer(const shard_t *s, int64_t segment) {
-    int64_t last = s->segment[segment + 1] - 1;
-    int lo = 0, hi = 2 * s->spec.size - 1;
-    while (lo < hi) { /* the last chunk that begins at or before it */
-        int mid = lo + (hi - lo + 1) / 2;
-        if (s->chunk[mid] <= last)
-            lo = mid;
-        else
-            hi = mid - 1;
-    }
-    return shard_owner(s, lo);
+    return shard_owner(s, (int)bisect_last(s->chunk, 0, 2 * s->spec.size - 1, s->segment[segment + 1] - 1));
 }
 
 /* ---- who needs what --------------------------------------------------------------------------------------------- */

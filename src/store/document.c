@@ -98,12 +98,8 @@ static status_t record_write(const store_document_t *d, FILE *to) {
 /* ---- many --------------------------------------------------------------------------------------------------------- */
 
 static status_t record_add(documents_t *d, const record_t *r) {
-    if (d->n == d->cap) {
-        int64_t cap = d->cap ? 2 * d->cap : 64;
-        status_t st = mem_grow(&d->records, (size_t)cap, sizeof *r, "the list of documents");
-        if (st) return st;
-        d->cap = cap;
-    }
+    status_t st = mem_room(&d->records, d->n, &d->cap, sizeof *r, "the list of documents");
+    if (st) return st;
     d->records[d->n++] = *r;
     return ST_OK;
 }

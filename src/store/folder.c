@@ -107,7 +107,7 @@ static status_t entries_read(const char *dir, DIR *d, folder_t *out, entry_t **e
         if (now.kind >= NAME_OTHER) continue;
         if ((st = entry_bytes(dir, e->d_name, &now.bytes))) return st;
         if (now.bytes < 0) continue;
-        if (*n == cap && (st = mem_grow(entries, (size_t)(cap = cap ? 2 * cap : 64), sizeof **entries, "a list of files"))) return st;
+        if ((st = mem_room(entries, *n, &cap, sizeof **entries, "a list of files"))) return st;
         (*entries)[(*n)++] = now;
     }
     return ST_OK;

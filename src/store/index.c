@@ -103,12 +103,8 @@ static status_t head_check(const line_t *line, const char *name, const store_pro
 }
 
 static status_t segment_add(store_file_t *f, const store_segment_t *s, int64_t bytes) {
-    if (f->n_segment == f->cap_segment) {
-        int64_t cap = f->cap_segment ? 2 * f->cap_segment : 32;
-        status_t st = mem_grow(&f->segments, (size_t)cap, sizeof *s, "the index of the store");
-        if (st) return st;
-        f->cap_segment = cap;
-    }
+    status_t st = mem_room(&f->segments, f->n_segment, &f->cap_segment, sizeof *s, "the index of the store");
+    if (st) return st;
     if (s->tokens_offset != f->end) f->holes = true;
     f->segments[f->n_segment++] = *s;
     f->end = s->tokens_offset + bytes;

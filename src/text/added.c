@@ -16,11 +16,7 @@ status_t added_put(added_t *a, const added_token_t *t, const char *name) {
     if (utf8_valid_bytes(t->text, t->n) < t->n) /* it would cut characters of the text in two */
         return status_fail(ST_INPUT, "%s: added token %d is not UTF-8; get the file again", name, t->id);
     if (a->n == ADDED_MAX) return status_fail(ST_INPUT, "%s: more than %d added tokens; remove some", name, ADDED_MAX);
-    if (a->n == a->cap) {
-        int64_t cap = a->cap ? 2 * a->cap : 64;
-        if ((st = mem_grow(&a->token, (size_t)cap, sizeof *a->token, "added tokens"))) return st;
-        a->cap = cap;
-    }
+    if ((st = mem_room(&a->token, a->n, &a->cap, sizeof *a->token, "added tokens"))) return st;
     char *text;
     if ((st = mem_alloc(&text, t->n + 1, 1, "an added token"))) return st;
     memcpy(text, t->text, t->n);

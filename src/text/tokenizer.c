@@ -22,12 +22,8 @@ void ids_free(ids_t *v) {
 }
 
 status_t ids_push(ids_t *v, int32_t id) {
-    if (v->n == v->cap) {
-        int64_t cap = v->cap ? 2 * v->cap : 64;
-        status_t st = mem_grow(&v->ids, (size_t)cap, sizeof *v->ids, "token ids");
-        if (st) return st;
-        v->cap = cap;
-    }
+    status_t st = mem_room(&v->ids, v->n, &v->cap, sizeof *v->ids, "token ids");
+    if (st) return st;
     v->ids[v->n++] = id;
     return ST_OK;
 }

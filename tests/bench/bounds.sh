@@ -2,6 +2,7 @@
 # The bounds that the program promises on this machine, each beside what it is measured against in the same run. Needs the demo model and a quiet machine of 2 cores.
 #   usage: tests/bench/bounds.sh PRECIS MODEL BOOK.txt     (BENCH_OPS: the bench_ops program, default build/tests/bench/bench_ops)
 set -euo pipefail
+. "$(dirname "$0")/machine.sh"
 precis=$(realpath "$1") model=$(realpath "$2") book=$(realpath "$3") ops=$(realpath "${BENCH_OPS:-build/tests/bench/bench_ops}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -15,7 +16,7 @@ sink=$'Read the following text.\n\n'
 encode() { # STORE INPUT OPTIONS... -> JSON
     "$precis" encode --quiet --format json --model "$model" --store "$1" --segment 2K --sink "$sink" "${@:3}" "$2"
 }
-echo "# $(git -C "$(dirname "$ops")" rev-parse --short HEAD 2>/dev/null || true) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1)"
+machine
 
 # 1. encoding, against the bf16 matrix product of the same run
 gemm=$("$ops" | awk '/linear 2048 x 1536 x 576/ && !seen++ {print $(NF-1)}')

@@ -7,9 +7,10 @@ precis=$1 model=$2 input=$3 each=${4:-1} window=${5:-4096}
 sink=$'Given the following partial context, predicting the next sequence of words:\n\n'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/machine.sh"
 . "$(dirname "$0")/windows.sh"
 windows_cut "$precis" "$model" "$input" "$each" "$window" "$work"
-echo "# $(git -C "$(dirname "$0")" rev-parse --short HEAD) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1)"
+machine
 echo "# eval ppl --agree --window $window --score $((window / 4)) --pieces 6, $(wc -l <"$work/text.jsonl") documents, $each windows of each"
 echo "layout,options,tokens,ppl,kl,top1,entropy,kv_bytes,move_bytes,tokens_per_s"
 row() { # LAYOUT OPTIONS...

@@ -10,6 +10,7 @@
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../parallel/env.sh"
+. "$here/../expect.sh"
 [ $# -ge 3 ] || { echo "usage: $0 PRECIS MODEL TEXT [WORK]" >&2; exit 2; }
 precis=$1 model=$2 text=$3 work=${4:-$(mktemp -d)}
 backend=${BACKEND:-cuda} shape=${SHAPE:-8b} tokens=${TOKENS:-128K} batch=${BATCH:-8K} repeats=${REPEATS:-3}
@@ -17,9 +18,8 @@ gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 ranks=${RANKS:-$(for n in 1 2 4 8; do [ "$n" -le "$gpus" ] && echo "$n"; done)}
 parts=${PARTS:-device bits shard weak segments kill}
 mkdir -p "$work"
-failed=0
+suite=nccl_scaling tell=yes
 say() { echo "# $*"; }
-check() { if [ "$2" -eq 0 ]; then echo "ok    $1"; else failed=$((failed + 1)); echo "FAIL  $1"; fi; }
 mpi() { n=$1; shift; timeout -k 5 "${LIMIT:-300}" mpirun -n "$n" "$@"; } # at so many ranks
 times() { awk "BEGIN { print $1 * $2 }"; }
 # What one layout gives at one number of ranks, on the GPUs from number `at` on: its store's digest, an answer from it, logits.
@@ -156,5 +156,4 @@ for part in $parts; do
         ;;
     esac
 done
-echo "nccl_scaling: $failed failed"
-[ $failed -eq 0 ]
+count_end

@@ -7,9 +7,10 @@ precis=$1 model=$2 input=$3 each=${4:-2} window=${5:-4096}
 sink=$'Given the following partial context, predicting the next sequence of words:\n\n'
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+. "$(dirname "$0")/machine.sh"
 . "$(dirname "$0")/windows.sh"
 windows_cut "$precis" "$model" "$input" "$each" "$window" "$work"
-echo "# $(git -C "$(dirname "$0")" rev-parse --short HEAD) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1)"
+machine
 first=1
 for method in naive sink sel both; do
     args=(--sink none)

@@ -4,6 +4,7 @@
 # python3, and disk for one folder at a time (2.1 GB + 0.44 GB a layer); all 32 layers take 16 GB of memory for the packed copy.
 #   usage: tests/bench/startup.sh PRECIS MODEL.gguf FOLDER [LAYERS...]      (FOLDER: where to make the weights; LAYERS: 4 8 16 unless given)
 set -euo pipefail
+. "$(dirname "$0")/machine.sh"
 precis=$(realpath "$1") model=$(realpath "$2") place=$(realpath "$3")
 shift 3
 layers=("${@:-4}")
@@ -22,7 +23,7 @@ timed() { # COMMAND...: seconds
 first_pass() { timed "$precis" logits --model "$1" --dtype "$2" --tokens "$work/ids" --out "$work/logits"; } # rows of one token: the smallest pass there is
 packed() { grep -o 'weights: [0-9]* MB ready in [0-9.]* s' "$work/err" | awk '{print $2, $6}'; }
 
-echo "# startup.sh $(git -C "$(dirname "$0")" rev-parse --short HEAD 2>/dev/null || true) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1), $(free -g | awk '/Mem/ {print $2}') GiB"
+echo "$(machine), $(free -g | awk '/Mem/ {print $2}') GiB"
 
 cat >"$work/copy.c" <<'C'
 #include <stdio.h>

@@ -3,6 +3,7 @@
 #   usage: tests/bench/unigist.sh PRECIS MODEL TEXTS.jsonl[.zst] [TOKENS=32768] [RATIO=8] [WINDOW=128] [SINKS=128]
 # RUN=... is put in front of each encoding. Ends with VALID when the rows kept are sinks + n/r + the window's (k*r .. k*r + r), else INVALID.
 set -euo pipefail
+. "$(dirname "$0")/machine.sh"
 precis=$1 model=$2 input=$3 n=${4:-32768} r=${5:-8} window=${6:-128} sinks=${7:-128}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -15,7 +16,7 @@ print(json.dumps({"id": "all", "text": text[: 8 * int(sys.argv[1])]}))' "$n" >"$
 import json, sys
 print(json.dumps({"id": "long", "tokens": json.loads(sys.stdin.read())["tokens"][: int(sys.argv[1])]}))' "$n" >"$work/ids.jsonl"
 "$precis" tokenize --decode --model "$model" --input "$work/ids.jsonl" >"$work/long.jsonl"
-echo "# $(git -C "$(dirname "$0")" rev-parse --short HEAD) $(date -u +%F) $(nproc) cores $(sed -n 's/model name\s*: //p' /proc/cpuinfo | head -1)"
+machine
 echo "layout,tokens,rows_a_layer,kv_bytes,peak_rss_bytes,tokens_per_s"
 valid=VALID
 for layout in "unigist --ratio $r --local $window --sinks $sinks" "full --segment 4K"; do

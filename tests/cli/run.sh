@@ -2,14 +2,11 @@
 # The command line: a table of commands with the exit code, a pattern for standard output and one for standard error.   usage: tests/cli/run.sh build/precis
 # Needs no model but the tiny ones of tests/golden. tests/expect.sh says what a pattern is.
 set -u
-precis=$(realpath "${1:?usage: $0 PRECIS}")
-cd "$(dirname "$0")/../.." || exit 1
-suite=cli
-work=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-tiny=tests/golden/tiny-llama/model.gguf
+. "$(dirname "$0")/../expect.sh"
+begin cli "$@"
+cd "$root" || exit 1
 unset "${!PRECIS_@}"
-. tests/expect.sh
+tiny=tests/golden/tiny-llama/model.gguf
 
 # ---- help: on stdout, exit 0, by example ------------------------------------------------------------------------------------------------------------
 expect 0 'commands' - --help
@@ -66,7 +63,7 @@ expect 2 - '--model: "" is empty' tokenize --model= --input x
 expect 2 - 'store lss.*did you mean precis store ls' store lss x
 
 # ---- where settings come from: default < file < environment < flag --------------------------------------------------------------------------------------
-conf=$work/a.conf
+conf=$dir/a.conf
 printf '# a comment\nsegment = 2K   # with a unit\nsink = "one\\ntwo # \\"three\\""\npieces = 1,2\n' >"$conf"
 job=(encode --model m --store s --print-config x)
 expect 0 '^segment = 4K +# default' - "${job[@]}"
@@ -77,9 +74,9 @@ PRECIS_CONFIG=$conf expect 0 '^segment = 2K +# file' - "${job[@]}"
 PRECIS_SEGMENT=3K expect 0 '^segment = 5K +# flag' - "${job[@]}" --config "$conf" --segment 5K
 PRECIS_SEGMENT=3X expect 2 - 'PRECIS_SEGMENT in the environment: "3X"' "${job[@]}"
 PRECIS_SEGMNT=3K expect 0 '^segment = 4K' 'PRECIS_SEGMNT.*nearest is segment' "${job[@]}"
-"$precis" "${job[@]}" --config "$conf" >"$work/printed.conf" 2>/dev/null
-"$precis" encode --config "$work/printed.conf" --print-config 2>/dev/null | sed 's/  # .*//' >"$work/again"
-holds 'a printed configuration does not read back the same' diff <(sed 's/  # .*//' "$work/printed.conf") "$work/again"
+"$precis" "${job[@]}" --config "$conf" >"$dir/printed.conf" 2>/dev/null
+"$precis" encode --config "$dir/printed.conf" --print-config 2>/dev/null | sed 's/  # .*//' >"$dir/again"
+holds 'a printed configuration does not read back the same' diff <(sed 's/  # .*//' "$dir/printed.conf") "$dir/again"
 printf 'segmnt = 2K\n' >"$conf"
 expect 2 - 'a.conf line 1: "segmnt" is no setting; did you mean segment' "${job[@]}" --config "$conf"
 printf '\nsegment 2K\n' >"$conf"
@@ -99,82 +96,82 @@ expect 3 - 'run.sh' inspect tests/cli/run.sh
 expect 3 - '/no/store' store ls /no/store
 expect 3 - '/no/store' store check /no/store
 expect 3 - '/no/store' store digest /no/store
-expect 3 - '/no/such.gguf' encode --model /no/such.gguf --store "$work/s" README.md
-expect 3 - "no tokenizer" encode --model "$tiny" --store "$work/s" README.md
-expect 3 - '/no/such.gguf' logits --model /no/such.gguf --tokens x --out "$work/l"
-expect 3 - '/no/ids' logits --model "$tiny" --tokens /no/ids --out "$work/l"
-echo '1 2 x' >"$work/ids"
-expect 3 - 'word 3, "x", is no token id' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
-echo '1 2 99999999' >"$work/ids"
-expect 3 - 'word 3, "99999999"' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
-: >"$work/ids"
-expect 3 - 'no token ids' logits --model "$tiny" --tokens "$work/ids" --out "$work/l"
+expect 3 - '/no/such.gguf' encode --model /no/such.gguf --store "$dir/s" README.md
+expect 3 - "no tokenizer" encode --model "$tiny" --store "$dir/s" README.md
+expect 3 - '/no/such.gguf' logits --model /no/such.gguf --tokens x --out "$dir/l"
+expect 3 - '/no/ids' logits --model "$tiny" --tokens /no/ids --out "$dir/l"
+echo '1 2 x' >"$dir/ids"
+expect 3 - 'word 3, "x", is no token id' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l"
+echo '1 2 99999999' >"$dir/ids"
+expect 3 - 'word 3, "99999999"' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l"
+: >"$dir/ids"
+expect 3 - 'no token ids' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l"
 for cut in 0 3 8 100 2000; do
-    head -c "$cut" "$tiny" >"$work/cut.gguf"
-    expect 3 - 'cut.gguf' inspect "$work/cut.gguf"
+    head -c "$cut" "$tiny" >"$dir/cut.gguf"
+    expect 3 - 'cut.gguf' inspect "$dir/cut.gguf"
 done
 
 # ---- a tokenizer alone, a model alone, neither -----------------------------------------------------------------------------------------------------------
-mkdir "$work/tok" "$work/none"
-cp tests/golden/tokens/llama3.json "$work/tok/tokenizer.json"
-echo '{"id":7,"text":"In 1984"}' >"$work/text.jsonl"
-expect 0 '^\{"id":7,"tokens":\[[0-9,]+\]\}$' - tokenize --model "$work/tok" --input "$work/text.jsonl"
-expect 0 '^tokenizer +byte-level BPE' - inspect "$work/tok"
-expect 3 - 'no config.json in it' logits --model "$work/tok" --tokens x --out "$work/l"
-expect 3 - 'no tokenizer.json in it' tokenize --model "$work/none" --input "$work/text.jsonl"
-expect 3 - 'no config.json in it' inspect "$work/none"
+mkdir "$dir/tok" "$dir/none"
+cp tests/golden/tokens/llama3.json "$dir/tok/tokenizer.json"
+echo '{"id":7,"text":"In 1984"}' >"$dir/text.jsonl"
+expect 0 '^\{"id":7,"tokens":\[[0-9,]+\]\}$' - tokenize --model "$dir/tok" --input "$dir/text.jsonl"
+expect 0 '^tokenizer +byte-level BPE' - inspect "$dir/tok"
+expect 3 - 'no config.json in it' logits --model "$dir/tok" --tokens x --out "$dir/l"
+expect 3 - 'no tokenizer.json in it' tokenize --model "$dir/none" --input "$dir/text.jsonl"
+expect 3 - 'no config.json in it' inspect "$dir/none"
 expect 0 '^tokenizer +none' - inspect tests/golden/tiny-yarn
 
 # ---- rope scaling that depends on the length; a sliding window ---------------------------------------------------------------------------------------------
-mkdir "$work/far" && ln -s "$PWD/tests/golden/tiny-llama/model.safetensors" "$work/far/"
+mkdir "$dir/far" && ln -s "$PWD/tests/golden/tiny-llama/model.safetensors" "$dir/far/"
 sed 's/"max_position_embeddings": 128/"max_position_embeddings": 16/; s/"rope_scaling": null/"rope_scaling": {"type": "dynamic", "factor": 2.0}/' \
-    tests/golden/tiny-llama/config.json >"$work/far/config.json"
-seq 1 20 >"$work/ids"
-expect 0 '^rope_scaling +dynamic' - inspect "$work/far"
-expect 3 - 'position 16, but dynamic rope scaling was set for positions below 16.*--rope-length' logits --model "$work/far" --tokens "$work/ids" --out "$work/l"
-expect 0 - '*' logits --model "$work/far" --tokens "$work/ids" --out "$work/l" --rope-length 20
-expect 2 - '--rope-length: .*"none".*leave it out' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --rope-length 20
+    tests/golden/tiny-llama/config.json >"$dir/far/config.json"
+seq 1 20 >"$dir/ids"
+expect 0 '^rope_scaling +dynamic' - inspect "$dir/far"
+expect 3 - 'position 16, but dynamic rope scaling was set for positions below 16.*--rope-length' logits --model "$dir/far" --tokens "$dir/ids" --out "$dir/l"
+expect 0 - '*' logits --model "$dir/far" --tokens "$dir/ids" --out "$dir/l" --rope-length 20
+expect 2 - '--rope-length: .*"none".*leave it out' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l" --rope-length 20
 expect 0 '^sliding_window +9$' - inspect tests/golden/tiny-window
-expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l"
-expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout pce --segment 12
-expect 3 - 'last 9 positions only.*layout blockgist does not do' logits --model tests/golden/tiny-window --tokens "$work/ids" --out "$work/l" --layout blockgist --segment 12 --ratio 4
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$dir/ids" --out "$dir/l"
+expect 0 - '*' logits --model tests/golden/tiny-window --tokens "$dir/ids" --out "$dir/l" --layout pce --segment 12
+expect 3 - 'last 9 positions only.*layout blockgist does not do' logits --model tests/golden/tiny-window --tokens "$dir/ids" --out "$dir/l" --layout blockgist --segment 12 --ratio 4
 
 # ---- the tools at work ------------------------------------------------------------------------------------------------------------------------------------
 expect 0 '^architecture +llama' - inspect "$tiny"
 expect 0 '"architecture":"llama"' - inspect --format json "$tiny"
 expect 0 '^token_embd.weight' - inspect --all "$tiny"
-echo '1 2 3 4 5' >"$work/ids"
-expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32
-printf '1\n2\t3 4  5' | "$precis" logits --model "$tiny" --tokens - --out "$work/piped.safetensors" --quiet
-holds 'ids from a pipe give other logits' cmp "$work/l.safetensors" "$work/piped.safetensors"
-holds 'the logits are no tensor of 5 rows' grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
-holds 'a part file was left behind' test -z "$(find "$work" -name '*.part*')"
-expect 2 - 'segments are aligned right; leave --align out' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout structured --align even
-expect 2 - '--positions reused has no meaning for --layout star' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout star --positions reused
-expect 2 - '--local 0: a row sees at least itself' logits --model "$tiny" --tokens "$work/ids" --out "$work/l" --layout streaming --local 0
+echo '1 2 3 4 5' >"$dir/ids"
+expect 0 - '*' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l.safetensors" --dtype f32
+printf '1\n2\t3 4  5' | "$precis" logits --model "$tiny" --tokens - --out "$dir/piped.safetensors" --quiet
+holds 'ids from a pipe give other logits' cmp "$dir/l.safetensors" "$dir/piped.safetensors"
+holds 'the logits are no tensor of 5 rows' grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$dir/l.safetensors"
+holds 'a part file was left behind' test -z "$(find "$dir" -name '*.part*')"
+expect 2 - 'segments are aligned right; leave --align out' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l" --layout structured --align even
+expect 2 - '--positions reused has no meaning for --layout star' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l" --layout star --positions reused
+expect 2 - '--local 0: a row sees at least itself' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l" --layout streaming --local 0
 for layout in structured ape block star coarse-rec streaming; do
-    expect 0 - '*' logits --model "$tiny" --tokens "$work/ids" --out "$work/l.safetensors" --dtype f32 --layout $layout --segment 3 --ratio 2
-    holds "the logits of $layout are no tensor of 5 rows" grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$work/l.safetensors"
+    expect 0 - '*' logits --model "$tiny" --tokens "$dir/ids" --out "$dir/l.safetensors" --dtype f32 --layout $layout --segment 3 --ratio 2
+    holds "the logits of $layout are no tensor of 5 rows" grep -qaE '"logits":\{"dtype":"F32","shape":\[5,' "$dir/l.safetensors"
 done
 adapter=tests/golden/tiny-llama/adapter-everything.safetensors
 expect 0 '^gist_lora_layers +14' - inspect "$adapter"
 expect 0 '^fits' - inspect "$adapter" --model "$tiny"
 expect 3 - 'was made for the model with fingerprint' inspect "$adapter" --model tests/golden/tiny-qwen2
 expect 3 - 'is no adapter' inspect tests/golden/tiny-llama/golden.safetensors
-with=(logits --model "$tiny" --tokens "$work/ids" --dtype f32 --out "$work/a.safetensors" --layout coarse-kv --adapter)
+with=(logits --model "$tiny" --tokens "$dir/ids" --dtype f32 --out "$dir/a.safetensors" --layout coarse-kv --adapter)
 expect 0 - '*' "${with[@]}" "$adapter" --ratio 4
-holds 'an adapter changes nothing' test -s "$work/a.safetensors" -a "$(cmp -s "$work/a.safetensors" "$work/l.safetensors"; echo $?)" = 1
+holds 'an adapter changes nothing' test -s "$dir/a.safetensors" -a "$(cmp -s "$dir/a.safetensors" "$dir/l.safetensors"; echo $?)" = 1
 expect 3 - 'was trained for --ratio 4, not 8' "${with[@]}" "$adapter"
 expect 3 - 'was trained for --layout blockgist fine-kv, not coarse-kv' "${with[@]}" tests/golden/tiny-llama/adapter-rows.safetensors
 expect 2 - '--sinks 3: .* has 4 sink rows' "${with[@]}" "$adapter" --ratio 4 --sinks 3
 expect 2 - '--gist-init: .* has gist rows of its own' "${with[@]}" "$adapter" --ratio 4 --gist-init unit
 expect 3 - 'metadata must say format precis-adapter-1' "${with[@]}" tests/golden/tiny-llama/golden.safetensors --ratio 4
 expect 3 - '/no/such.safetensors' "${with[@]}" /no/such.safetensors --ratio 4
-expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$work/ids" --out /no/dir/l
+expect 1 - '/no/dir/l' logits --model "$tiny" --tokens "$dir/ids" --out /no/dir/l
 if [ -w /dev/full ]; then
-    "$precis" inspect "$tiny" >/dev/full 2>"$work/err"
+    "$precis" inspect "$tiny" >/dev/full 2>"$dir/err"
     rc=$?
-    holds 'a full standard output is not noticed' test $rc -eq 1 -a -s "$work/err"
+    holds 'a full standard output is not noticed' test $rc -eq 1 -a -s "$dir/err"
 fi
 
 count_end

@@ -5,28 +5,18 @@
 #
 # LAYOUTS="full unigist" takes some of them alone. Numbers are f32, so that nothing but the order of sums differs. Prints a line per check that fails and `layouts: N passed, N failed`.
 set -u
-suite=layouts
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
-. "$root/tests/expect.sh"
-. "$root/tests/tiny_model.sh"
-[ $# -gt 0 ] || { echo "usage: $0 PRECIS [FIRST SECOND]" >&2; exit 2; }
-precis=$(realpath "$1") first=${2:-cpu} second=${3:-cpu_ref}
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
-[ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
+here=$(dirname "$0")
+. "$here/../expect.sh"
+. "$here/../tiny_model.sh"
+begin layouts "$@"
+first=${2:-cpu} second=${3:-cpu_ref}
 tiny_model "$dir/model"
 head -c 3000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 500 "$root/LICENSE" >"$dir/short.txt"
 printf 'No' >"$dir/brief.txt" # too short for a gist
-cat >"$dir/prompts.jsonl" <<'PROMPTS'
-{"id":1,"prompt":"You may"}
-{"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
-{"id":3,"prompt":"x"}
-PROMPTS
+tiny_prompts >"$dir/prompts.jsonl"
 by() { local backend=$1; shift; timeout -k 5 120 "$precis" "$@" --backend "$backend" --dtype f32 --model "${model:-$dir/model}" 2>>"$dir/log"; }
 answers() { by "$@" --prompts "$dir/prompts.jsonl" --max-tokens 16 --format jsonl | grep -o '"tokens":\[[^]]*\]'; }
-# Two tokens may be as likely as each other to rounding: one answer of three may part there.
-alike() { [ "$(wc -l <"$1")" -eq 3 ] && [ "$(paste -d'|' "$1" "$2" | awk -F'|' '$1 == $2 { n++ } END { print n + 0 }')" -ge 2 ]; }
 
 stored() { # NAME COMMAND-WORDS OPTIONS... -- INPUTS...; STORE is left in $dir/by-first and $dir/by-second
     local name=$1
@@ -40,8 +30,8 @@ asked() { # NAME COMMAND-WORDS OPTIONS...: both backends, each from the other's 
     local name=$1
     shift
     answers "$second" "$@" --store "$dir/by-second" >"$dir/plain"
-    answers "$first" "$@" --store "$dir/by-second" >"$dir/answers"; alike "$dir/plain" "$dir/answers"; check "$name: answers by $first from the store of $second" $? "$(tail -1 "$dir/log")"
-    answers "$second" "$@" --store "$dir/by-first" >"$dir/answers"; alike "$dir/plain" "$dir/answers"; check "$name: answers by $second from the store of $first" $? "$(tail -1 "$dir/log")"
+    answers "$first" "$@" --store "$dir/by-second" >"$dir/answers"; answers_alike "$dir/plain" "$dir/answers"; check "$name: answers by $first from the store of $second" $? "$(tail -1 "$dir/log")"
+    answers "$second" "$@" --store "$dir/by-first" >"$dir/answers"; answers_alike "$dir/plain" "$dir/answers"; check "$name: answers by $second from the store of $first" $? "$(tail -1 "$dir/log")"
 }
 
 for layout in pce "pce --align even" full "blockgist --keep both --sinks 2" fine-kv "fine-kv --positions compact" "fine-kv --local 16" coarse-kv coarse-rec "coarse-rec --positions compact" \
@@ -65,7 +55,7 @@ done
 adapter=$root/tests/golden/tiny-llama/adapter-everything.safetensors
 stored "an adapter" encode --layout coarse-kv --adapter "$adapter" --ratio 4 --segment 128 "$dir/long.txt" "$dir/short.txt"
 asked "an adapter" query --adapter "$adapter"
-awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The size of %d is %d.\"}\n", i, i, i * 37 }' >"$dir/edits.jsonl"
+tiny_edits 150 >"$dir/edits.jsonl"
 stored "edits" edit encode "$dir/edits.jsonl"
 asked "edits" edit query
 

@@ -43,11 +43,7 @@ static void open_all(const char *model, const char *path, backend_create_t creat
     CU_ASSERT_EQUAL_FATAL(safetensors_open(sequence, &text), ST_OK);
     CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, model, create, act, 2, 8), ST_OK);
     CU_ASSERT_EQUAL_FATAL(adapter_open(path, tiny.file, &adapter), ST_OK);
-    forward_ws_free(tiny.ws);
-    model_free(tiny.model);
-    tiny.ws = NULL;
-    tiny.model = NULL;
-    CU_ASSERT_EQUAL_FATAL(model_load_adapted(tiny.file, adapter, tiny.be, tiny.own, &tiny.model), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(tiny_adapt(&tiny, adapter, 8), ST_OK);
 }
 
 static void close_all(void) {
@@ -57,21 +53,9 @@ static void close_all(void) {
     safetensors_close(text);
 }
 
-typedef struct {
-    float *to;
-    int64_t n_row, n_vocab;
-} rows_t;
-
-static status_t take_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
-    rows_t *r = ctx;
-    memcpy(r->to + at * r->n_vocab, logits, (size_t)(n * r->n_vocab) * sizeof *logits);
-    r->n_row += n;
-    return ST_OK;
-}
-
 static int64_t run_case(const case_t *c, int64_t max_row, float *to) {
     const tensor_t *tokens = safetensors_find(text, "tokens"), *sink = safetensors_find(text, "text_sink");
-    rows_t r = {.to = to, .n_vocab = model_config(tiny.model)->n_vocab};
+    tiny_rows_t r = {.to = to, .room = MAX_ROWS, .width = model_config(tiny.model)->n_vocab};
     sequence_spec_t s = {.layout = c->layout, .align = c->align, .segment = c->segment, .max_row = max_row, .all_rows = true};
     s.kept = (kept_t){.gist = {.ratio = c->ratio, .window = c->window, .at_end = layout_info(c->layout)->gists_at_end},
                       .init = c->init,
@@ -79,9 +63,9 @@ static int64_t run_case(const case_t *c, int64_t max_row, float *to) {
                       .compact = c->compact};
     if (c->text) s.sink = (const void *)sink->data, s.n_sink = sink->dims[0];
     if (sequence_rows(&s, tokens->dims[0]) > MAX_ROWS) return 0;
-    status_t st = sequence_logits(tiny.model, tiny.own, &s, (const void *)tokens->data, tokens->dims[0], take_rows, &r);
+    status_t st = sequence_logits(tiny.model, tiny.own, &s, (const void *)tokens->data, tokens->dims[0], tiny_rows_take, &r);
     if (st) fprintf(stderr, "%s\n", status_message());
-    return st ? 0 : r.n_row;
+    return st || !tiny_rows_came(&r, r.n, 1) ? 0 : r.n;
 }
 
 static double error_of(const case_t *c) {

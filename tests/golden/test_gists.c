@@ -88,29 +88,15 @@ static sequence_spec_t spec_of(const case_t *c, int64_t max_row) {
     return s;
 }
 
-typedef struct {
-    float *to;
-    int64_t n_row, width;
-    int64_t seen[MAX_ROWS];
-} rows_t;
-
-static status_t take_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
-    rows_t *r = ctx;
-    if (at < 0 || at + n > r->n_row) return status_fail(ST_FAIL, "row %lld of %lld", (long long)(at + n), (long long)r->n_row);
-    for (int64_t i = 0; i < n; i++) r->seen[at + i]++;
-    memcpy(r->to + at * r->width, logits, (size_t)(n * r->width) * sizeof *logits);
-    return ST_OK;
-}
-
 /* Rows of the sequence, or 0 when something failed. */
 static int64_t run_case(const sequence_spec_t *s, float *to) {
     const tensor_t *tokens = safetensors_find(ref, "tokens");
-    rows_t r = {.to = to, .n_row = sequence_rows(s, tokens->dims[0]), .width = model_config(tiny.model)->n_vocab};
-    status_t st = r.n_row <= MAX_ROWS ? sequence_logits(tiny.model, tiny.own, s, (const void *)tokens->data, tokens->dims[0], take_rows, &r)
-                                      : ST_FAIL;
+    tiny_rows_t r = {.to = to, .room = sequence_rows(s, tokens->dims[0]), .width = model_config(tiny.model)->n_vocab};
+    status_t st = ST_FAIL;
+    if (r.room <= MAX_ROWS) st = sequence_logits(tiny.model, tiny.own, s, (const void *)tokens->data, tokens->dims[0], tiny_rows_take, &r);
     if (st) fprintf(stderr, "%s\n", status_message());
-    for (int64_t i = 0; i < r.n_row; i++) CU_ASSERT_EQUAL(r.seen[i], 1);
-    return st ? 0 : r.n_row;
+    CU_ASSERT(tiny_rows_came(&r, r.room, 1));
+    return st ? 0 : r.room;
 }
 
 static void open_all(backend_create_t create, int n_threads) {

@@ -35,11 +35,7 @@ static void open_all(const char *path, backend_create_t create, dtype_t act) {
     CU_ASSERT_EQUAL_FATAL(safetensors_open(golden, &ref), ST_OK);
     CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, FOLDER, create, act, 2, 8), ST_OK);
     CU_ASSERT_EQUAL_FATAL(adapter_open(path, tiny.file, &adapter), ST_OK);
-    forward_ws_free(tiny.ws);
-    model_free(tiny.model);
-    tiny.model = NULL;
-    CU_ASSERT_EQUAL_FATAL(model_load_adapted(tiny.file, adapter, tiny.be, tiny.own, &tiny.model), ST_OK);
-    CU_ASSERT_EQUAL_FATAL(forward_ws_create(tiny.model, MAX_QUERY, &tiny.ws), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(tiny_adapt(&tiny, adapter, MAX_QUERY), ST_OK);
     for (int e = 0; e < MAX_EDIT; e++)
         for (int i = 0; i < edit_length(e); i++) tokens[e][i] = (e * 31 + i * 17 + 2) % (int)model_config(tiny.model)->n_vocab;
     fix_dir(dir);

@@ -59,20 +59,6 @@ static safetensors_t *ref;
 static tiny_t tiny;
 static float got[MAX_ROWS * MAX_VOCAB], again[MAX_ROWS * MAX_VOCAB];
 
-typedef struct {
-    float *to;
-    int64_t n_vocab, n_row, seen[MAX_ROWS];
-} rows_t;
-
-static status_t take_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
-    rows_t *r = ctx;
-    if (at < 0 || at + n > MAX_ROWS) return status_fail(ST_FAIL, "row %lld", (long long)(at + n));
-    for (int64_t i = at; i < at + n; i++) r->seen[i]++;
-    memcpy(r->to + at * r->n_vocab, logits, (size_t)(n * r->n_vocab) * sizeof *logits);
-    r->n_row += n;
-    return ST_OK;
-}
-
 static const int32_t *ids(const char *name) { return (const void *)safetensors_find(ref, name)->data; }
 
 static kept_t kept_of(const case_t *c) {
@@ -85,7 +71,7 @@ static kept_t kept_of(const case_t *c) {
                     .compact = c->compact};
 }
 
-static status_t window_case(const case_t *c, const int32_t *sink, int64_t max_row, rows_t *rows) {
+static status_t window_case(const case_t *c, const int32_t *sink, int64_t max_row, tiny_rows_t *rows) {
     ppl_row_t row;
     ppl_spec_t s = {
         .layout = c->layout,
@@ -97,14 +83,14 @@ static status_t window_case(const case_t *c, const int32_t *sink, int64_t max_ro
         .align = c->align,
         .attend = {.own_log_p = layout_info(c->layout)->own_log_p, .temperature = c->temperature, .scale = c->scale, .want_entropy = true},
         .max_row = max_row,
-        .rows = take_rows,
+        .rows = tiny_rows_take,
         .rows_ctx = rows};
     status_t st = ppl_run(tiny.model, tiny.own, &s, ids("tokens"), 1, i64_max(1, c->pieces), &row);
     CU_ASSERT(st || isnan(row.entropy) || (row.entropy >= 0 && row.entropy <= log(70)));
     return st;
 }
 
-static status_t rows_case(const case_t *c, const int32_t *sink, int64_t max_row, rows_t *rows) {
+static status_t rows_case(const case_t *c, const int32_t *sink, int64_t max_row, tiny_rows_t *rows) {
     sequence_spec_t s = {.layout = c->layout,
                          .kept = kept_of(c),
                          .all_rows = c->ratio > 0,
@@ -113,18 +99,18 @@ static status_t rows_case(const case_t *c, const int32_t *sink, int64_t max_row,
                          .align = c->align,
                          .segment = c->segment,
                          .max_row = max_row};
-    return sequence_logits(tiny.model, tiny.own, &s, ids("tokens"), safetensors_find(ref, "tokens")->dims[0], take_rows, rows);
+    return sequence_logits(tiny.model, tiny.own, &s, ids("tokens"), safetensors_find(ref, "tokens")->dims[0], tiny_rows_take, rows);
 }
 
 /* Rows that came, or 0 when something failed or a row came twice. */
 static int64_t run_case(const case_t *c, bool window, int64_t max_row, float *to) {
     static const int32_t bos = 1;
     const int32_t *sink = layout_info(c->layout)->bos ? &bos : ids("prefix");
-    rows_t rows = {.to = to, .n_vocab = model_config(tiny.model)->n_vocab};
+    tiny_rows_t rows = {.to = to, .room = MAX_ROWS, .width = model_config(tiny.model)->n_vocab};
     status_t st = (window ? window_case : rows_case)(c, sink, max_row, &rows);
     if (st) fprintf(stderr, "%s: %s\n", c->name, status_message());
-    for (int64_t i = 0; i < rows.n_row; i++) CU_ASSERT_EQUAL(rows.seen[i], 1);
-    return st ? 0 : rows.n_row;
+    CU_ASSERT(tiny_rows_came(&rows, rows.n, 1));
+    return st ? 0 : rows.n;
 }
 
 /* Largest difference over the largest |logit|; rows that came are the last ones of the golden's. */

@@ -108,4 +108,39 @@ static inline status_t tiny_feed(tiny_t *t, const int32_t *tokens, int64_t n, fl
     return st;
 }
 
+/* Logits by rows, as sequence_logits and ppl_run give them: tiny_rows_take puts each into its place and counts it. */
+enum { TINY_ROWS = 1536 };
+typedef struct {
+    float *to;              /* [room][width] */
+    int64_t room, width, n; /* n rows came */
+    int seen[TINY_ROWS];
+} tiny_rows_t;
+
+static inline status_t tiny_rows_take(void *ctx, int64_t at, int64_t n, const float *logits) {
+    tiny_rows_t *r = ctx;
+    if (at < 0 || at + n > r->room || at + n > TINY_ROWS)
+        return status_fail(ST_FAIL, "row %lld of %lld", (long long)(at + n), (long long)r->room);
+    for (int64_t i = 0; i < n; i++) r->seen[at + i]++;
+    memcpy(r->to + at * r->width, logits, (size_t)(n * r->width) * sizeof *logits);
+    r->n += n;
+    return ST_OK;
+}
+
+/* Rows 0 .. n-1 came, `times` each. */
+static inline bool tiny_rows_came(const tiny_rows_t *r, int64_t n, int times) {
+    for (int64_t i = 0; i < n; i++)
+        if (r->seen[i] != times) return false;
+    return r->n == n * times;
+}
+
+/* The model again, changed by an adapter; rows of work space as many as wanted. */
+static inline status_t tiny_adapt(tiny_t *t, const adapter_t *a, int64_t max_row) {
+    forward_ws_free(t->ws);
+    model_free(t->model);
+    t->ws = NULL;
+    t->model = NULL;
+    status_t st = model_load_adapted(t->file, a, t->be, t->own, &t->model);
+    return st ? st : forward_ws_create(t->model, max_row, &t->ws);
+}
+
 #endif

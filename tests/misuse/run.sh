@@ -4,21 +4,20 @@
 # Each must end with the right exit code (0 good, 1 the run failed, 2 usage, 3 bad input, 75 stopped) and one message that names the file, the place and the value
 # and says what to do. tests/expect.sh says what a pattern is. Where no small disk can be mounted, those cases are skipped.
 set -u
-precis=$(realpath "${1:?usage: $0 PRECIS}")
-cd "$(dirname "$0")/../.." || exit 1
-root=$PWD work=$(mktemp -d "${TMPDIR:-/tmp}/precis-misuse.XXXXXX") skipped=0 suite=misuse
+here=$(dirname "$0")
+. "$here/../expect.sh"
+. "$here/../tiny_model.sh"
+. "$here/../parallel/env.sh"
+begin misuse "$@"
 unset "${!PRECIS_@}"
-. "$root/tests/expect.sh"
-. "$root/tests/tiny_model.sh"
-. "$root/tests/parallel/env.sh"
-slow=
+skipped=0 slow=
 finish() {
     [ -z "$slow" ] || kill -9 "$slow" 2>/dev/null
-    mountpoint -q "$work/disk" && umount "$work/disk"
-    rm -rf "$work"
+    mountpoint -q "$dir/disk" && umount "$dir/disk"
+    [ "${KEEP:-0}" = 1 ] || rm -rf "$dir"
 }
 trap finish EXIT
-cd "$work" || exit 1
+cd "$dir" || exit 1
 
 tiny_model model
 model() { rm -rf other && cp -r model other; } # a copy to be spoilt
@@ -30,6 +29,7 @@ yes 7 | head -n 500 >many
 mkdir empty
 encode=(encode --model model --segment 64 --sink 'A text:')
 expect 0 - '*' "${encode[@]}" --store store text.txt
+same_store() { local of; of=$(digest "$1"); [ -n "$of" ] && [ "$of" = "$(digest "$2")" ]; }
 copy() { rm -rf bad && cp -r store bad; } # a copy to be spoilt
 index=bad/rank0000-000001.index data=bad/rank0000-000001.safetensors
 
@@ -38,7 +38,7 @@ refuses() {
     local code=$1 pattern=$2 said
     shift 2
     expect "$code" - "error: .*$pattern" "$@"
-    said=$(grep ': error: ' "$work/err" | tail -n 1)
+    said=$(grep ': error: ' "$dir/err" | tail -n 1)
     holds "says no more than what is wrong: $said" grep -qE '(; |usage:|did you mean|iconv)' <<<"$said"
 }
 
@@ -120,7 +120,7 @@ refuses 3 'is no pool of edits; use precis query' edit query --model model --sto
 mends() { # what is spoilt is encoded again
     expect 0 - 'repaired' "${encode[@]}" --store bad text.txt
     expect 0 '^bad: sound' - store check bad
-    holds 'the mended store is another' test "$("$precis" store digest bad | cut -d' ' -f1)" = "$("$precis" store digest store | cut -d' ' -f1)"
+    holds 'the mended store is another' same_store bad store
 }
 copy && truncate -s 300000 $data
 refuses 3 "$data is cut: 300000 of [0-9]+ bytes" query --model model --store bad --prompt x
@@ -146,7 +146,7 @@ if mount -t tmpfs -o size=280k tmpfs disk 2>/dev/null; then
     refuses 1 'no space left on disk/l' logits --model model --tokens many --out disk/l
     mount -o remount,size=16m disk
     expect 0 - '*' "${encode[@]}" --store disk/s text.txt
-    holds 'a store whose disk was full is another' test "$("$precis" store digest disk/s | cut -d' ' -f1)" = "$("$precis" store digest store | cut -d' ' -f1)"
+    holds 'a store whose disk was full is another' same_store disk/s store
     mount -o remount,ro disk
     expect 0 . '*' query --model model --store disk/s --max-tokens 2 --prompt x
     expect 0 - '*' "${encode[@]}" --store disk/s text.txt # there is nothing to do
@@ -162,7 +162,7 @@ fi
 # ---- two runs, killed runs, stopped runs ----------------------------------------------------------------------------------------------------------------
 for ((i = 0; i < 40; i++)); do tail -c +$((i * 131)) "$root/LICENSE" | head -c 5000; done >long.txt # no two segments alike
 late=("${encode[@]}" --backend cpu_ref --threads 1 --store killed long.txt)
-begin() { # until its first segments are committed
+begin_slow() { # until its first segments are committed
     "$precis" "${late[@]}" 2>late.log &
     slow=$!
     for ((i = 0; i < 400; i++)); do
@@ -170,7 +170,7 @@ begin() { # until its first segments are committed
         sleep 0.05
     done
 }
-begin
+begin_slow
 kill -STOP $slow
 refuses 1 'killed.*another.*' "${late[@]}"
 kill -CONT $slow
@@ -179,22 +179,22 @@ wait $slow
 rc=$?
 holds "a stopped run leaves with $rc, not 75" test $rc -eq 75
 holds 'a stopped run says how to go on' grep -q 'run the same command again to go on' late.log
-begin
+begin_slow
 kill -9 $slow
 wait $slow 2>/dev/null
 slow=
 expect 0 '^killed: sound' - store check killed
 expect 0 - 'segments: [0-9]+ encoded, [1-9][0-9]* in the store already' "${late[@]}"
 expect 0 - '*' "${late[@]/#killed/whole}"
-holds 'a run that was killed gives another store' test "$("$precis" store digest killed | cut -d' ' -f1)" = "$("$precis" store digest whole | cut -d' ' -f1)"
+holds 'a run that was killed gives another store' same_store killed whole
 
 # ---- ranks: one message, one code -------------------------------------------------------------------------------------------------------------------------
 if command -v mpirun >/dev/null && "$precis" version | grep -q '^MPI'; then
     ranks() { # CODE PATTERN ARGUMENTS...
-        timeout -k 5 60 mpirun -n 2 "$precis" "${@:3}" >"$work/out" 2>"$work/err" </dev/null
+        timeout -k 5 60 mpirun -n 2 "$precis" "${@:3}" >"$dir/out" 2>"$dir/err" </dev/null
         local rc=$?
-        holds "2 ranks, exit $rc in place of $1: $(head -c 300 "$work/err")" test $rc -eq "$1"
-        holds "2 ranks do not say once: $2" test "$(grep -cE -e "error: .*$2" "$work/err")" -eq 1
+        holds "2 ranks, exit $rc in place of $1: $(head -c 300 "$dir/err")" test $rc -eq "$1"
+        holds "2 ranks do not say once: $2" test "$(grep -cE -e "error: .*$2" "$dir/err")" -eq 1
     }
     ranks 3 'empty is no store' query --model model --store empty --prompt x
     ranks 2 '--segmnt is no option' "${encode[@]}" --store s --segmnt 4K text.txt
@@ -217,7 +217,7 @@ if command -v mpirun >/dev/null && "$precis" version | grep -q '^MPI'; then
     holds 'a shared document begins anew after a stop' grep -q 'went on behind layer 1 of 2' shared.log
     holds 'what a stop saved stays behind' test -z "$(find shared -name '*.under-way*')"
     "$precis" "${shared[@]/#shared/unshared}" 2>/dev/null
-    holds 'a stopped shared document gives another store' test "$("$precis" store digest shared | cut -d' ' -f1)" = "$("$precis" store digest unshared | cut -d' ' -f1)"
+    holds 'a stopped shared document gives another store' same_store shared unshared
 else
     skipped=$((skipped + 13))
 fi

@@ -5,17 +5,13 @@
 #
 # Prints a line per check that fails and `bits: N passed, N failed`.
 set -u
-suite=bits
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
+here=$(dirname "$0")
+. "$here/../expect.sh"
+. "$here/../tiny_model.sh"
 . "$here/env.sh"
-. "$root/tests/expect.sh"
-. "$root/tests/tiny_model.sh"
-[ $# -gt 0 ] || { echo "usage: $0 PRECIS [MODEL]" >&2; exit 2; }
-precis=$(realpath "$1") model=${2:-}
-command -v mpirun >/dev/null || { echo "bits: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
-[ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
+begin bits "$@"
+model=${2:-}
+command -v mpirun >/dev/null || skip "no mpirun"
 
 if [ -z "$model" ]; then
     model=$dir/model
@@ -27,14 +23,9 @@ head -c 6000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 700 "$root/LICENSE" >"$dir/short.txt"
 echo "One line." >"$dir/line.txt"
 printf 'No' >"$dir/brief.txt" # too short for a gist
-cat >"$dir/prompts.jsonl" <<'PROMPTS'
-{"id":1,"prompt":"You may"}
-{"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
-{"id":3,"prompt":"x"}
-PROMPTS
+tiny_prompts >"$dir/prompts.jsonl"
 
 run() { timeout -k 5 120 mpirun -n "$n" "$precis" "$@" --threads "$t" 2>>"$dir/log"; } # at $n ranks x $t threads
-digest() { "$precis" store digest "$1" 2>>"$dir/log" | cut -d' ' -f1; }
 answers() { run query --model "$model" --store "$1" --prompts "$dir/prompts.jsonl" --max-tokens 12 --temperature 0 --format jsonl --stats "${@:2}" | sed 's/"timings":{[^}]*}//'; }
 
 for n in ${SIZES:-1 2 3 4 7}; do

@@ -6,27 +6,19 @@
 #
 # Prints a line per check that fails and `mixed: N passed, N failed`.
 set -u
-suite=mixed
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
+here=$(dirname "$0")
+. "$here/../expect.sh"
+. "$here/../tiny_model.sh"
 . "$here/env.sh"
-. "$root/tests/expect.sh"
-. "$root/tests/tiny_model.sh"
-[ $# -gt 0 ] || { echo "usage: $0 PRECIS [FIRST SECOND]" >&2; exit 2; }
-precis=$(realpath "$1") first=${2:-cpu} second=${3:-cpu_ref}
-command -v mpirun >/dev/null || { echo "mixed: 0 passed, 0 failed, 1 skipped (no mpirun)"; exit 0; }
-dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-$suite.XXXXXX")
-[ "${KEEP:-0}" = 1 ] && echo "kept: $dir" || trap 'rm -rf "$dir"' EXIT
+begin mixed "$@"
+first=${2:-cpu} second=${3:-cpu_ref}
+command -v mpirun >/dev/null || skip "no mpirun"
 model=$dir/model
 tiny_model "$model"
 head -c 6000 "$root/LICENSE" >"$dir/long.txt"
 tail -c 700 "$root/LICENSE" >"$dir/short.txt"
 texts=("$dir/long.txt" "$dir/short.txt")
-cat >"$dir/prompts.jsonl" <<'PROMPTS'
-{"id":1,"prompt":"You may"}
-{"id":2,"prompt":"Subject to the terms and conditions of this License, each Contributor hereby grants to You a perpetual, worldwide licence"}
-{"id":3,"prompt":"x"}
-PROMPTS
+tiny_prompts >"$dir/prompts.jsonl"
 
 common=(--model "$model" --dtype f32 --threads 1) # two ranks may have one GPU
 alone() { local backend=$1; shift; timeout -k 5 120 "$precis" "$@" "${common[@]}" --backend "$backend" 2>>"$dir/log"; }
@@ -49,7 +41,6 @@ refused() { # NAME PATTERN WORDS...: exit 2, and the pattern in what was said
     local rc=$?
     [ $rc -eq 2 ] && grep -qE -- "$pattern" "$dir/said"; check "$name" $? "exit $rc: $(grep error: "$dir/said" | head -1)"
 }
-digest() { "$precis" store digest "$1" 2>>"$dir/log" | cut -d' ' -f1; }
 committed() { cat "$@" 2>/dev/null | grep -o '"address":"[^"]*"\|"checksum":"[^"]*"' | paste - - | sort; }
 
 # Without a sink, which rank 0 makes for all, a segment's bits are those of the rank that encoded it.
@@ -70,19 +61,18 @@ grep -q 'shares of the encoding by rank, %: ' "$dir/said"; check "shares are tol
 [ "$(committed "$dir"/measured/*.index | wc -l)" -eq "$(wc -l <"$dir/first.list")" ]; check "no segment is missing where shares are measured" $?
 mixed encode --layout full --segment 100 --store "$dir/full" "${texts[@]}" >/dev/null; check "documents under full, one rank each" $? "$(tail -1 "$dir/log")"
 
-# One text, whoever is rank 0. Backends round unlike, so an answer may part where two tokens are as likely: one of three is allowed to.
+# One text, whoever is rank 0.
 answers() { "$@" --prompts "$dir/prompts.jsonl" --max-tokens 24 --format jsonl | grep -o '"tokens":\[[^]]*\]'; }
-equal_lines() { paste -d'|' "$1" "$2" | awk -F'|' '$1 == $2 { n++ } END { print n + 0 }'; }
 both_ways() { # NAME ALONE-BACKEND WORDS...
     local name=$1
     shift
     answers alone "$second" "$@" >"$dir/answers-alone"
     answers mixed "$@" >"$dir/answers-mixed"
-    [ "$(wc -l <"$dir/answers-mixed")" -eq 3 ] && [ "$(equal_lines "$dir/answers-alone" "$dir/answers-mixed")" -ge 2 ]; check "$name, $first first" $? "$(tail -1 "$dir/log")"
+    answers_alike "$dir/answers-mixed" "$dir/answers-alone"; check "$name, $first first" $? "$(tail -1 "$dir/log")"
     local was=$first
     first=$second second=$was
     answers mixed "$@" >"$dir/answers-mixed"
-    [ "$(wc -l <"$dir/answers-mixed")" -eq 3 ] && [ "$(equal_lines "$dir/answers-alone" "$dir/answers-mixed")" -ge 2 ]; check "$name, $first first" $? "$(tail -1 "$dir/log")"
+    answers_alike "$dir/answers-mixed" "$dir/answers-alone"; check "$name, $first first" $? "$(tail -1 "$dir/log")"
     second=$first first=$was
 }
 both_ways "answers" query --store "$dir/both"
@@ -91,7 +81,7 @@ both_ways "drawn answers" query --store "$dir/both" --temperature 20 --seed 5
 both_ways "a prompt alone" query
 mixed encode --layout blockselect --ratio 4 --keep both --segment 128 --sink "A text:" --store "$dir/picked" --speed 1 "${texts[@]}" >/dev/null; check "encode, blockselect" $? "$(tail -1 "$dir/log")"
 both_ways "two-level answers" query --store "$dir/picked" --select 2 --fetch raw
-awk 'BEGIN { for (i = 0; i < 150; i++) printf "{\"id\":\"edit %d\",\"text\":\"The size of %d is %d.\"}\n", i, i, i * 37 }' >"$dir/edits.jsonl"
+tiny_edits 150 >"$dir/edits.jsonl"
 mixed edit encode --store "$dir/edits" --speed 1 "$dir/edits.jsonl" >/dev/null; check "edits by both" $? "$(tail -1 "$dir/log")"
 both_ways "answers over edits" edit query --store "$dir/edits"
 alone "$first" eval ppl --window 1K --score 256 --pieces 4 --format csv --input "${texts[0]}" >"$dir/ppl-alone"

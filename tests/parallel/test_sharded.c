@@ -51,29 +51,15 @@ static gist_spec_t gist_of(const case_t *c) {
 }
 
 /* ---- logits ----------------------------------------------------------------------------------------------------- */
-typedef struct {
-    float *to;
-    int64_t n_row, seen[MAX_OUT];
-} rows_t;
-
-static status_t take_rows(void *ctx, int64_t at, int64_t n, const float *logits) {
-    rows_t *r = ctx;
-    if (at < 0 || at + n > r->n_row) return status_fail(ST_FAIL, "row %lld of %lld", (long long)(at + n), (long long)r->n_row);
-    for (int64_t i = 0; i < n; i++) r->seen[at + i]++;
-    memcpy(r->to + at * N_VOCAB, logits, (size_t)(n * N_VOCAB) * sizeof *logits);
-    return ST_OK;
-}
-
-static void logits_of(comm_t *on, const sequence_spec_t *s, int64_t n, rows_t *r) {
-    memset(r->seen, 0, sizeof r->seen);
-    r->n_row = sequence_rows(s, n);
-    CU_ASSERT(r->n_row <= MAX_OUT);
-    CU_ASSERT_EQUAL(sequence_logits(tiny.model, on, s, tokens, n, take_rows, r), ST_OK);
-    for (int64_t i = 0; i < r->n_row; i++) CU_ASSERT_EQUAL(r->seen[i], on->rank == 0);
+static void logits_of(comm_t *on, const sequence_spec_t *s, int64_t n, tiny_rows_t *r) {
+    *r = (tiny_rows_t){.to = r->to, .room = sequence_rows(s, n), .width = N_VOCAB};
+    CU_ASSERT(r->room <= MAX_OUT);
+    CU_ASSERT_EQUAL(sequence_logits(tiny.model, on, s, tokens, n, tiny_rows_take, r), ST_OK);
+    CU_ASSERT(tiny_rows_came(r, r->room, on->rank == 0));
 }
 
 static void test_logits(void) {
-    static rows_t shared, alone;
+    static tiny_rows_t shared, alone;
     comm_t *self = NULL;
     CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
     CU_ASSERT_EQUAL(mem_alloc(&shared.to, MAX_OUT * N_VOCAB, sizeof(float), "test"), ST_OK);
@@ -87,7 +73,7 @@ static void test_logits(void) {
             logits_of(comm, &s, c->n, &shared);
             s.max_row = 128;
             if (comm->rank == 0) logits_of(self, &s, c->n, &alone);
-            bool same = comm->rank || !memcmp(shared.to, alone.to, (size_t)(alone.n_row * N_VOCAB) * sizeof(float));
+            bool same = comm->rank || !memcmp(shared.to, alone.to, (size_t)(alone.room * N_VOCAB) * sizeof(float));
             if (!same) fprintf(stderr, "case %d, %s: sharded logits are not one rank's\n", i, bf16 ? "bf16" : "f32");
             CU_ASSERT(same);
         }

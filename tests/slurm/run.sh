@@ -10,6 +10,9 @@
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
+. "$root/tests/expect.sh"
+. "$root/tests/tiny_model.sh"
+suite=slurm
 precis= model=${MODEL:-} parallel= real_limit=0 keep=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -23,7 +26,6 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-skip() { echo "slurm: 0 passed, 0 failed, 1 skipped ($1)"; exit 0; }
 for tool in slurmctld slurmd munged srun sbatch scontrol; do command -v $tool >/dev/null || skip "no $tool: apt-get install slurmctld slurmd slurm-client munge"; done
 [ "$(id -u)" -eq 0 ] || skip "starting a Slurm cluster needs root"
 [ -n "$precis" ] && [ -x "$precis" ] || skip "no program: --precis BIN"
@@ -31,10 +33,7 @@ for tool in slurmctld slurmd munged srun sbatch scontrol; do command -v $tool >/
 precis=$(realpath "$precis") model=$(realpath "$model")
 [ -z "$parallel" ] || parallel=$(realpath "$parallel")
 
-n_pass=0 n_fail=0
-check() { # NAME STATUS [WORDS]: 0 = good
-    if [ "$2" -eq 0 ]; then n_pass=$((n_pass + 1)); echo "ok    $1"; else n_fail=$((n_fail + 1)); echo "FAIL  $1${3:+: $3}"; fi
-}
+tell=yes
 same() { [ -n "$1" ] && [ "$1" = "$2" ]; }
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/precis-slurm.XXXXXX")
@@ -46,9 +45,8 @@ stop_cluster() {
 }
 finish() {
     stop_cluster
-    if [ $n_fail -gt 0 ] || [ $keep -eq 1 ]; then echo "logs, jobs and stores: $dir"; else rm -rf "$dir"; fi
-    echo "slurm: $n_pass passed, $n_fail failed"
-    [ $n_fail -eq 0 ]
+    if [ "$failed" -gt 0 ] || [ $keep -eq 1 ]; then echo "logs, jobs and stores: $dir"; else rm -rf "$dir"; fi
+    count_end
 }
 trap 'finish >&2; exit 1' INT TERM
 
@@ -74,7 +72,6 @@ export SITE_ENV=$dir/site.env
 head -c 400 "$dir/text.txt" >"$dir/mixed.txt"
 encode_args=(--model "$model" --segment 128 --batch 128 "$dir/text.txt")
 one_cpu=(--cpus-per-task=1 --time=5)
-digest() { "$precis" store digest "$1" 2>>"$dir/digest.log" | cut -d' ' -f1; }
 # job_wait JOB SECONDS: its last description in $state; 0 when it completed. (`sbatch --wait` looks too seldom.)
 job_wait() {
     local end=$((SECONDS + $2))
@@ -117,7 +114,7 @@ OMP_NUM_THREADS=1 "$precis" query "${query_args[@]}" >plain.jsonl 2>>plain.log
 [ "$(ids answers.jsonl | wc -l)" -eq 2 ] && same "$(ids answers.jsonl)" "$(ids plain.jsonl)"; check "its answers equal those of one process" $?
 
 # ---- a pool of edits, by the same scripts ----
-for i in $(seq 1 40); do echo "{\"id\":\"edit $i\",\"text\":\"The size of $i is $((37 * i)).\"}"; done >edits.jsonl
+tiny_edits 40 >edits.jsonl
 job=$(COMMAND='edit encode' sbatch --parsable "${one_cpu[@]}" --output=edits.log "$root/jobs/encode.sbatch" --model "$model" --store "$dir/edits" "$dir/edits.jsonl")
 job_wait "$job" 60
 check "edit encode on 4 nodes" $? "$(tail -1 edits.log)"
@@ -148,6 +145,6 @@ before=$(committed "$dir/twice") total=$(committed "$dir/plain")
 job_wait "$job" $((90 + 140 * real_limit)); check "it finishes" $? "$(grep -o 'JobState=[A-Z]*' <<<"$state") $(tail -1 requeue.log)"
 grep -q "Restarts=$([ $real_limit -eq 1 ] && echo '[1-9]' || echo 1) " <<<"$state"; check "on its second try" $? "$(grep -o 'Restarts=[0-9]*' <<<"$state")"
 same "$(digest "$dir/twice")" "$want"; check "its store equals the one made in one go" $? "$(digest "$dir/twice") / $want"
-"$precis" store check "$dir/twice" >>digest.log 2>&1; check "and checks clean" $? "$(tail -1 digest.log)"
+"$precis" store check "$dir/twice" >>log 2>&1; check "and checks clean" $? "$(tail -1 log)"
 
 finish

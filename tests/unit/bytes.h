@@ -2,7 +2,9 @@
 #ifndef TESTS_UNIT_BYTES_H
 #define TESTS_UNIT_BYTES_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +27,13 @@ static inline void put_str(bytes_t *b, const char *s) { /* as GGUF writes one */
 }
 static inline void pad(bytes_t *b, size_t to) {
     while (b->n % to) put_u8(b, 0);
+}
+
+/* Whether a verdict on a file, "" when it is good, holds the words that are wanted and names the file; tells when it does not. */
+static inline bool verdict_is(const char *verdict, const char *words, const char *name) {
+    bool ok = *words ? strstr(verdict, words) && strstr(verdict, name) : !*verdict;
+    if (!ok) fprintf(stderr, "expected \"%s\", got \"%s\"\n", words, verdict);
+    return ok;
 }
 
 #endif

@@ -104,8 +104,9 @@ static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, enc
         }
         out->shared = n * in->n_rank > in->n_token && n >= (int64_t)SHARD_ROWS * in->n_rank &&
                       (!in->device_bytes || (double)most.work <= out->kv_room); /* as --shard auto does */
-        if (out->shared) out->kv_buffers = in->device_bytes ? most.kept : most.kept + most.work;
-        if (out->shared && in->device_bytes) out->kv_layers = most.work;
+        bool spilled = in->device_bytes && (double)((info->chained ? 1 : 2) * most.kept + most.work) > out->kv_room;
+        if (out->shared) out->kv_buffers = spilled ? most.kept : most.kept + most.work;
+        if (out->shared && spilled) out->kv_layers = most.work;
         shard_free(&plan);
     }
     mem_free(segment);

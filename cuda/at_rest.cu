@@ -1,8 +1,6 @@
 // See at_rest.cuh.
 #include "at_rest.cuh"
 
-enum { RANGES_EACH = 2 }; // K and V of a run
-
 typedef struct {
     uintptr_t from, to;
 } bytes_t;
@@ -18,31 +16,32 @@ static bytes_t bytes_of(const kv_pool_t *p, const void *base, int layer, int n_k
 
 void note_fresh(cuda_backend_t *b, const qkv_args_t *x) {
     fresh_t *f = &b->fresh;
-    f->n = 0;
-    f->launch = x->n_run * RANGES_EACH <= MAX_FRESH ? b->launches : 0;
-    for (int r = 0; f->launch && r < x->n_run; r++) {
+    for (int r = 0; r < x->n_run && f->n <= MAX_FRESH; r++) {
         const run_t *run = &x->runs[r];
         if (run->pool < 0 || !run->n) continue;
         const kv_pool_t *p = &x->pools[run->pool];
-        for (int v = 0; v < RANGES_EACH; v++) {
-            bytes_t w = bytes_of(p, v ? p->v : p->k, x->layer, x->n_kv_head, x->d_head, run->index, run->n);
-            f->range[f->n].from = w.from;
-            f->range[f->n++].to = w.to;
+        for (const void *side : {p->k, p->v}) {
+            if (++f->n > MAX_FRESH) return;
+            bytes_t w = bytes_of(p, side, x->layer, x->n_kv_head, x->d_head, run->index, run->n);
+            f->range[f->n - 1].from = w.from;
+            f->range[f->n - 1].to = w.to;
         }
     }
 }
 
-void none_at_rest(cuda_backend_t *b) { b->fresh.launch = 0; }
+void none_at_rest(cuda_backend_t *b) { b->fresh.n = MAX_FRESH + 1; }
+void all_at_rest(cuda_backend_t *b) { b->fresh.n = 0; }
 
 uint64_t pools_at_rest(const cuda_backend_t *b, const attn_args_t *x) {
     const fresh_t *f = &b->fresh;
     uint64_t rest = 0;
-    if (!f->launch || f->launch != b->launches) return 0;
+    if (f->n > MAX_FRESH) return 0;
     for (int i = 0; i < x->n_pool && i < 64; i++) {
         const kv_pool_t *p = &x->pools[i];
         bool quiet = p->n_row > 0;
-        for (int v = 0; quiet && v < RANGES_EACH; v++) {
-            bytes_t w = bytes_of(p, v ? p->v : p->k, x->layer, x->n_kv_head, x->d_head, 0, p->n_row);
+        for (const void *side : {p->k, p->v}) {
+            if (!quiet) break;
+            bytes_t w = bytes_of(p, side, x->layer, x->n_kv_head, x->d_head, 0, p->n_row);
             for (int k = 0; k < f->n; k++) quiet = quiet && (f->range[k].to <= w.from || w.to <= f->range[k].from);
         }
         if (quiet) rest |= (uint64_t)1 << i;

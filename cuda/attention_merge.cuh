@@ -22,9 +22,10 @@ template <int N> struct lanes_t; // a lane's elements of a head
 template <> struct lanes_t<2> { typedef float2 type; };
 template <> struct lanes_t<4> { typedef float4 type; };
 
-// Part k of the pair is partial row from + k * step. Weights are made 32 parts at a time, one per lane; loads run 16 parts ahead, the sums
-// run in the order of the parts. An empty part has o = 0 and weight 0 and leaves no trace, so the number of parts does not matter. Parts
-// may have been written by other multiprocessors in this very launch, so they are read from L2.
+// Part k of the pair is partial row from + k * step. Weights are made 32 parts at a time, one per lane; values are on their way 8 parts at
+// a time, the first before anything else is known; the sums run in the order of the parts. An empty part has o = 0 and weight 0 and leaves
+// no trace, so the number of parts does not matter. Parts may have been written by other multiprocessors in this very launch, so they are
+// read from L2.
 template <int D>
 __device__ __forceinline__ void merge_pair(const attn_part_t &part, int64_t from, int64_t step, int n_part, int64_t to,
                                            const merged_t &out) {
@@ -32,37 +33,41 @@ __device__ __forceinline__ void merge_pair(const attn_part_t &part, int64_t from
     typedef typename lanes_t<E>::type vec;
     int lane = threadIdx.x & 31;
     float mx = -INFINITY, sum = 0, mm = 0, acc[E], best[ATTN_TOP];
-    for (int k = lane; k < n_part; k += 32) mx = fmaxf(mx, __ldcg(part.lse + from + k * step));
+    vec v[AHEAD];
+    auto fetch = [&](int k0) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (k0 + i < n_part) v[i] = __ldcg((const vec *)(part.o + (from + (k0 + i) * step) * D) + lane);
+    };
+    fetch(0);
+    float lse = lane < n_part ? __ldcg(part.lse + from + lane * step) : -INFINITY; // of part k0 + lane
+    for (int k = lane; k < n_part; k += 32) mx = fmaxf(mx, k == lane ? lse : __ldcg(part.lse + from + k * step));
 #pragma unroll
     for (int s = 16; s; s >>= 1) mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, s));
 #pragma unroll
     for (int e = 0; e < E; e++) acc[e] = 0;
 #pragma unroll
     for (int e = 0; e < ATTN_TOP; e++) best[e] = -INFINITY;
-    for (int k0 = 0; k0 < n_part; k0 += 32) {
-        int n = min(32, n_part - k0);
-        float w = 0, ml = 0;
-        if (lane < n && mx != -INFINITY) {
-            w = expf(__ldcg(part.lse + from + (k0 + lane) * step) - mx);
-            if (out.m) ml = w * __ldcg(part.m + from + (k0 + lane) * step);
+    float w = 0, ml = 0;
+    for (int k0 = 0; k0 < n_part; k0 += AHEAD) {
+        if (k0) fetch(k0);
+        if (k0 % 32 == 0) {
+            int k = k0 + lane;
+            if (k0 && k < n_part) lse = __ldcg(part.lse + from + k * step);
+            w = k < n_part && mx != -INFINITY ? expf(lse - mx) : 0.f;
+            if (out.m) ml = k < n_part && w > 0 ? w * __ldcg(part.m + from + k * step) : 0.f;
+            if (out.top && k < n_part)
+#pragma unroll
+                for (int e = 0; e < ATTN_TOP; e++) keep_top(best, __ldcg(part.top + (from + k * step) * ATTN_TOP + e));
         }
-        if (out.top && lane < n)
 #pragma unroll
-            for (int e = 0; e < ATTN_TOP; e++) keep_top(best, __ldcg(part.top + (from + (k0 + lane) * step) * ATTN_TOP + e));
-        for (int k1 = 0; k1 < n; k1 += AHEAD) {
-            vec v[AHEAD];
+        for (int i = 0; i < AHEAD; i++) {
+            if (k0 + i >= n_part) break;
+            float wk = __shfl_sync(~0u, w, (k0 + i) & 31);
+            sum += wk;
+            mm += __shfl_sync(~0u, ml, (k0 + i) & 31);
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                if (k1 + i < n) v[i] = __ldcg((const vec *)(part.o + (from + (k0 + k1 + i) * step) * D) + lane);
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                if (k1 + i >= n) break;
-                float wk = __shfl_sync(~0u, w, k1 + i);
-                sum += wk;
-                mm += __shfl_sync(~0u, ml, k1 + i);
-#pragma unroll
-                for (int e = 0; e < E; e++) acc[e] = fmaf(wk, ((const float *)&v[i])[e], acc[e]);
-            }
+            for (int e = 0; e < E; e++) acc[e] = fmaf(wk, ((const float *)&v[i])[e], acc[e]);
         }
     }
     float inv = sum > 0 ? 1 / sum : 0;

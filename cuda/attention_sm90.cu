@@ -133,7 +133,8 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
         mbar_arrive(bar.told + 8 * r.at);
         if (w >= n) return;
         r.step();
-        pdl_wait();                   // the counter: of the launch before until here
+        pdl_wait(); // the counter: of the launch before until here
+        pdl_go();
         mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
         w = gridDim.x + atomicInc(a.counter, n - 1);
     }
@@ -209,7 +210,7 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
             }
         }
         if (early) ask_queries();
-        if (empty && vmap) { // the consumers do not overlap anything with an item without keys
+        if ((C == 1 || empty) && vmap) { // thin consumers overlap items with nothing, others do not overlap them with one without keys
             load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
             vmap = NULL;
         }
@@ -285,13 +286,12 @@ template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a,
     if (it.merge < 0) return;
     const dmerge_t g = a.merges[it.merge];
     if (!g.inside) return;
-    __threadfence();
     bar_sync(BAR_CLEAR, 128);
-    if (threadIdx.x == 128) {
-        unsigned *count = a.counts + it.merge * a.n_kv + head;
-        last = atomicAdd(count, 1) + 1 == (unsigned)g.n_part;
+    if (threadIdx.x == 128) { // what the others wrote before the barrier goes with this one's release
+        unsigned *count = a.counts + it.merge * a.n_kv + head, before;
+        asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(count) : "memory");
+        last = before + 1 == (unsigned)g.n_part;
         if (last) *count = 0;
-        __threadfence();
     }
     bar_sync(BAR_CLEAR, 128);
     if (!last) return;
@@ -411,7 +411,7 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
             ring_t<SHOWN> tn = tr;
             qn.step();
             tn.step();
-            if (!open(qn, tn)) break;
+            if (C == 1 || !open(qn, tn)) break;
             products(q_rows + qn.at * shape::Q_BYTES); // the next item's first block
             products_end();
             write();
@@ -454,8 +454,10 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
         mbar_init(bar.go, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    pdl_go();
-    if (C > 1) pdl_wait(); // thin: every role waits where it must
+    if (C > 1) {
+        pdl_wait(); // thin: every role waits where it must
+        pdl_go();   // in this order, see at_rest.cuh
+    }
     __syncthreads();
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
@@ -574,6 +576,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
         a.n_item = plan->slab[s].n_item;
         a.n_work = a.n_item * x->n_kv_head;
         ST_TRY(launch_any(b, x, a, consumers == 1));
+        all_at_rest(b);
         a.at_rest = 0; // of the first slab only: the next follows this very kernel
         ST_TRY(attn_merge_parts(b, x, plan, s, a.part));
     }

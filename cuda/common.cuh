@@ -26,11 +26,10 @@ enum { N_TICKET = 16 };
 // while the one before it ends.
 enum { COUNT_ATTENTION, COUNT_GEMM, COUNT_BUILT = COUNT_GEMM + 2, N_COUNTER = 64 };
 
-// K/V rows that the latest qkv may still be writing when the next kernel begins (at_rest.cuh).
-enum { MAX_FRESH = 32 };
+// K/V rows that kernels under way may still be writing when the next one begins (at_rest.cuh).
+enum { MAX_FRESH = 64 };
 struct fresh_t {
-    uint64_t launch; // which launch that was; 0: too many ranges to keep
-    int n;
+    int n; // more than MAX_FRESH: too many ranges to keep
     struct {
         uintptr_t from, to;
     } range[MAX_FRESH];
@@ -57,7 +56,6 @@ typedef struct {
     attn_cache *attn;
     unsigned *counter; // [N_COUNTER]
     int gemm_turn;     // which of its counters the next product takes
-    uint64_t launches; // by pdl_launch
     struct fresh_t fresh;
     cudaStream_t copies; // copies out beside the operations
     cudaEvent_t *marks; // [cap_mark] made so far: n_mark
@@ -144,7 +142,6 @@ static status_t pdl_launch(cuda_backend_t *b, void (*kernel)(P...), dim3 grid, u
     c.stream = b->stream;
     c.attrs = at;
     c.numAttrs = b->cc >= 90 ? 1 : 0;
-    b->launches++;
     cudaError_t e = cudaLaunchKernelEx(&c, kernel, P(args)...);
     return e == cudaSuccess ? ST_OK : cuda_failed(e, what);
 }

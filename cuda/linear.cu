@@ -412,6 +412,7 @@ status_t linear_qkv_cuda(backend_t *bb, const linear_t *l, const void *x, float 
     bool done = false;
     gemm_args_t g = {GEMM_QKV, l->shape, a->n_row, x, l->packed, NULL, a};
     if (folds(l, a->n_row)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
+    if (done) note_fresh(cuda_of(bb), a);
     if (done) return ST_OK;
     qkv_args_t after = *a;
     after.qkv = wide;

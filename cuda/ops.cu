@@ -184,8 +184,8 @@ template <class T> __global__ void qkv_kernel(qkv_args_t a) {
     int64_t row = blockIdx.x;
     int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
     if (threadIdx.x == 0) run_at = -1;
+    pdl_go();
     pdl_wait();
-    pdl_go(); // in this order: what follows may then read all K/V rows but these (at_rest.cuh)
     __syncthreads();
     for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
         if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;

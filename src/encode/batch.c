@@ -19,7 +19,7 @@ static void buffers_free(job_t *j) {
         j->buffer[i] = (kv_pool_t){0};
         j->host[i] = NULL;
     }
-    j->buffer_rows = 0;
+    j->buffer_rows = j->host_rows = 0;
 }
 
 void room_free(job_t *j) {
@@ -27,18 +27,24 @@ void room_free(job_t *j) {
     (j->spilled ? kv_free_host : kv_free)(j->be, &j->scratch);
 }
 
-status_t buffer_fit(job_t *j, int64_t rows) {
-    if (rows <= j->buffer_rows) return ST_OK;
+status_t host_fit(job_t *j, int b) {
+    if (j->host[b]) return ST_OK;
+    return j->be->ops->host_alloc(j->be, 2 * kv_bytes(j->config, j->be->act, j->host_rows), "K/V on the host", &j->host[b]);
+}
+
+status_t buffer_fit(job_t *j, int64_t rows, int64_t each) {
+    if (rows <= j->buffer_rows && each <= j->host_rows) return ST_OK;
     status_t st = batch_end(j);
     if (!st && j->writer) st = store_writer_wait(j->writer); /* the writer may still read the old one */
     int n = j->chained || j->spilled ? 1 : 2;                /* a chain is written before the next one begins */
+    size_t bytes = kv_bytes(j->config, j->be->act, rows);
     buffers_free(j);
+    j->host_rows = j->spilled ? rows : each;
+    if (!st && j->spilled) st = host_fit(j, 0);
     for (int i = 0; i < n && !st; i++) {
-        size_t bytes = kv_bytes(j->config, j->be->act, rows);
-        if (!j->be->host_memory) st = j->be->ops->host_alloc(j->be, 2 * bytes, "K/V on the host", &j->host[i]);
-        if (!st && j->spilled)
+        if (j->spilled)
             j->buffer[i] = kv_view(j->config, j->be->act, rows, j->host[i], j->host[i] + bytes);
-        else if (!st)
+        else
             st = kv_alloc(j->be, j->config, j->be->act, rows, "K/V of segments being encoded", &j->buffer[i]);
     }
     j->buffer_rows = st ? 0 : rows;
@@ -83,27 +89,20 @@ status_t scratch_fit(job_t *j, int64_t tokens) {
     return (j->spilled ? kv_alloc_host : kv_alloc)(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
 }
 
-store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b) {
+store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v) {
     int64_t n_sink = j->spec->profile.n_sink + j->spec->kept.n_blank;
     int64_t pos = it->slice ? n_sink + it->before : layout_position(j->spec->align, n_sink, 0, it->n, j->spec->profile.segment, it->before);
-    store_item_t item = {.address = it->address,
-                         .n_token = it->n,
-                         .n_row = kept_rows(&j->spec->kept, it->n),
-                         .first_pos = pos,
-                         .tokens = r->tokens.ids + it->begin,
-                         .type = pool->type,
-                         .k = pool->k,
-                         .v = pool->v};
-    size_t below = kv_bytes(j->config, pool->type, item.n_row) / (size_t)j->config->n_layer *
+    int64_t n_row = kept_rows(&j->spec->kept, it->n);
+    size_t below = kv_bytes(j->config, type, n_row) / (size_t)j->config->n_layer *
                    (size_t)(j->config->n_layer - j->spec->profile.n_layer); /* layers that stay out: of edits the lower ones */
-    if (!j->be->host_memory) {
-        size_t skip = (size_t)((char *)pool->k - (char *)j->buffer[b].k);
-        item.k = j->host[b] + skip;
-        item.v = j->host[b] + kv_bytes(j->config, pool->type, j->buffer_rows) + skip;
-    }
-    item.k = (const char *)item.k + below;
-    item.v = (const char *)item.v + below;
-    return item;
+    return (store_item_t){.address = it->address,
+                          .n_token = it->n,
+                          .n_row = n_row,
+                          .first_pos = pos,
+                          .tokens = r->tokens.ids + it->begin,
+                          .type = type,
+                          .k = (const char *)k + below,
+                          .v = (const char *)v + below};
 }
 
 /* ---- blockselect ---- */
@@ -148,9 +147,21 @@ static status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *ke
 /* K and V of the batch's rows, which lie one after another, on their way to the host. */
 static status_t copies_start(job_t *j, group_t *b, int64_t rows) {
     size_t bytes = kv_bytes(j->config, j->be->act, rows);
-    char *k = j->host[b->turn], *v = k + kv_bytes(j->config, j->be->act, j->buffer_rows);
-    status_t st = j->be->ops->copy_out_start(j->be, k, j->buffer[b->turn].k, bytes, &b->ticket);
+    status_t st = host_fit(j, b->turn); /* the first time while the device computes: pinning takes long */
+    char *k = j->host[b->turn], *v = k + kv_bytes(j->config, j->be->act, j->host_rows);
+    if (!st) st = j->be->ops->copy_out_start(j->be, k, j->buffer[b->turn].k, bytes, &b->ticket);
     return st ? st : j->be->ops->copy_out_start(j->be, v, j->buffer[b->turn].v, bytes, &b->ticket);
+}
+
+/* Where the writer finds a segment of batch b. */
+static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i) {
+    const kv_pool_t *pool = &b->kept[i], *buffer = &j->buffer[b->turn];
+    const char *k = pool->k, *v = pool->v;
+    if (!j->be->host_memory) {
+        k = j->host[b->turn] + (k - (const char *)buffer->k);
+        v = j->host[b->turn] + kv_bytes(j->config, j->be->act, j->host_rows) + (v - (const char *)buffer->v);
+    }
+    return batch_item(j, b->round, &b->round->items[b->mine[i]], pool->type, k, v);
 }
 
 static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
@@ -166,9 +177,13 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
     status_t st = watch_mark(j);
     if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
-    if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
-    if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
     if (!st) st = watch_mark(j);
+    if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
+    if (!st && j->spec->kept.select.ratio) {
+        st = watch_mark(j);
+        if (!st) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
+        if (!st) st = watch_mark(j);
+    }
     return st || j->be->host_memory ? st : copies_start(j, b, at);
 }
 
@@ -201,7 +216,7 @@ status_t batch_end(job_t *j) {
     status_t st = watch_copies(j, b.ticket);
     if (!st) st = mem_alloc(&items, (size_t)b.n, sizeof *items, "a batch of segments");
     for (int64_t i = 0; i < b.n && !st; i++) {
-        items[i] = batch_item(j, b.round, &b.round->items[b.mine[i]], &b.kept[i], b.turn);
+        items[i] = segment_item(j, &b, i);
         if (!j->spec->kept.select.ratio) continue;
         items[i].n_kept = list_size(j, items[i].n_token);
         items[i].kept = j->lists[b.turn] + listed;

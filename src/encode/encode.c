@@ -156,7 +156,7 @@ static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     if (s->kept.select.ratio) st = tokenizer_encode(tokenizer, score_repeat_text, strlen(score_repeat_text), false, &j->repeat);
     if ((st = comm_agree(j->comm, st))) return st;
     st = store_writer_open(s->store_dir, &s->profile, j->comm->rank, &j->writer);
-    if (!st && !j->be->host_memory) store_writer_threads(j->writer, WRITE_THREADS); /* the cores have nothing else to do */
+    if (!st && !j->be->host_memory) st = store_writer_threads(j->writer, WRITE_THREADS); /* the cores have nothing else to do */
     return comm_agree(j->comm, st);
 }
 

@@ -52,7 +52,7 @@ typedef struct {
     int64_t n_added, cap_added;
     names_t names;
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
-    int64_t buffer_rows;
+    int64_t buffer_rows, host_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */
     bool spilled;      /* both lie in host memory, buffer[0] being over host[0]: a document's K/V are larger than the device (room.c) */
     /* blockselect */
@@ -63,7 +63,8 @@ typedef struct {
     int64_t cap_lists[2]; /* numbers */
     bool chained;         /* segments continue those before them in their document */
     int turn;
-    char *host[2]; /* host copies of K/V when the backend's memory is not ours */
+    char *host[2]; /* host copies of K, then V, of host_rows rows when the backend's memory is not ours: of a batch, or of a chain's segment
+                    */
     group_t held;  /* n == 0: none */
     progress_t progress;
     bool stopping, failed_elsewhere;
@@ -99,16 +100,17 @@ status_t notes_settle(job_t *j);
  */
 status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 status_t batch_end(job_t *j);
-/* What both ways of writing need: K/V buffers for `rows` rows, the part of buffer b that holds n rows from row `at`, scratch rows, pools.
- */
-status_t buffer_fit(job_t *j, int64_t rows);
+/* What both ways of writing need: K/V buffers for `rows` rows, of which `each` go out at a time, host[b] for them (on a device, before the
+ * first copy), the part of buffer b that holds n rows from row `at`, scratch rows, pools. */
+status_t buffer_fit(job_t *j, int64_t rows, int64_t each);
+status_t host_fit(job_t *j, int b);
 kv_pool_t buffer_piece(job_t *j, int b, int64_t at, int64_t n);
 status_t scratch_fit(job_t *j, int64_t tokens);
 /* Scratch rows for segments of `tokens` tokens in all. */
 int64_t scratch_rows(const kept_t *k, int64_t tokens);
 void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, piece_t *p);
-/* A segment as the store takes it; K and V where they lie on the host. */
-store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, int b);
+/* A segment as the store takes it; k and v: of all layers, where they lie on the host. */
+store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v);
 
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */

@@ -16,13 +16,24 @@ typedef struct {
     int64_t ticket;
 } leaving_t;
 
+/* After leave_end of the one before, whose append has seen to it that the one before that, which had the same host memory, is written. */
 static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, leaving_t *out) {
-    *out = (leaving_t){.it = it, .item = batch_item(j, r, it, pool, 0)};
-    size_t bytes = kv_bytes(j->config, pool->type, out->item.n_row);
-    if (j->be->host_memory || !it->todo) return ST_OK;
-    if (j->spilled) return j->be->ops->sync(j->be); /* they are there, but for what the device was last asked to change */
-    status_t st = j->be->ops->copy_out_start(j->be, (void *)out->item.k, pool->k, bytes, &out->ticket);
-    return st ? st : j->be->ops->copy_out_start(j->be, (void *)out->item.v, pool->v, bytes, &out->ticket);
+    size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
+    char *k = pool->k, *v = pool->v;
+    status_t st = ST_OK;
+    *out = (leaving_t){.it = it};
+    if (it->todo && j->spilled) st = j->be->ops->sync(j->be); /* they are there, but for what the device was last asked to change */
+    if (it->todo && !j->spilled && !j->be->host_memory) {
+        int b = j->turn;
+        j->turn = 1 - b;
+        if ((st = host_fit(j, b))) return st;
+        k = j->host[b];
+        v = k + kv_bytes(j->config, pool->type, j->host_rows);
+        st = j->be->ops->copy_out_start(j->be, k, pool->k, bytes, &out->ticket);
+        if (!st) st = j->be->ops->copy_out_start(j->be, v, pool->v, bytes, &out->ticket);
+    }
+    out->item = batch_item(j, r, it, pool->type, k, v);
+    return st;
 }
 
 static status_t leave_end(job_t *j, leaving_t *l) {
@@ -40,7 +51,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     const kept_t *keep = &j->spec->kept;
     kv_pool_t *seen = NULL;
     int64_t rows = 0, at = 0, longest = 0, tokens = 0;
-    leaving_t last = {0}, next;
+    leaving_t last = {0};
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
         longest = i64_max(longest, r->items[first + s].n);
@@ -48,7 +59,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     }
     status_t st = batch_end(j);
     if (!st) st = room_choose(j, tokens, rows, scratch_rows(keep, longest));
-    if (!st) st = buffer_fit(j, rows);
+    if (!st) st = buffer_fit(j, rows, kept_rows(keep, longest));
     if (!st) st = scratch_fit(j, longest);
     if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
     if (!st) st = watch_store(j);
@@ -64,9 +75,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
         if (!st) st = watch_mark(j);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
-        if (!st) st = leave_begin(j, r, it, &kept, &next);
         if (!st) st = leave_end(j, &last); /* the one before, while the device works on this one */
-        if (!st) last = next;
+        if (!st) st = leave_begin(j, r, it, &kept, &last);
         if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &last);
         if (!st) st = notes_take(j);
         at += n;
@@ -86,12 +96,16 @@ static int64_t slices_of(const round_t *r, int64_t first) {
 /* Where K/V of this rank's segments of a shared document go: kept[s], and its parts. */
 static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists) {
     const kept_t *k = &j->spec->kept;
-    int64_t rows = 0, at = 0, n_segment = plan->spec.n_segment;
-    for (int64_t s = 0; s < n_segment; s++)
-        if (shard_writer(plan, s) == j->comm->rank) rows += kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
+    int64_t rows = 0, at = 0, each = 0, n_segment = plan->spec.n_segment;
+    for (int64_t s = 0; s < n_segment; s++) {
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        int64_t n = kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
+        rows += n;
+        each = i64_max(each, n);
+    }
     status_t st = watch_store(j);
     if (!st) st = room_device(j);
-    if (!st) st = buffer_fit(j, rows);
+    if (!st) st = buffer_fit(j, rows, each);
     for (int64_t s = 0; s < n_segment && !st; s++) {
         int64_t n = plan->segment[s + 1] - plan->segment[s];
         kept[s] = raw[s] = gists[s] = (kv_pool_t){0};
@@ -106,13 +120,12 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
 
 static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept) {
     status_t st = ST_OK;
-    leaving_t last = {0}, next;
+    leaving_t last = {0};
     for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
         const round_item_t *it = &r->items[first + s];
         if (shard_writer(plan, s) != j->comm->rank) continue;
-        st = leave_begin(j, r, it, &kept[s], &next);
-        if (!st) st = leave_end(j, &last);
-        if (!st) last = next;
+        st = leave_end(j, &last);
+        if (!st) st = leave_begin(j, r, it, &kept[s], &last);
     }
     if (!st) st = leave_end(j, &last);
     status_t waited = watch_store(j);
@@ -216,7 +229,7 @@ status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n
             upto++;
         }
         st = room_device(j);
-        if (!st) st = buffer_fit(j, kept);
+        if (!st) st = buffer_fit(j, kept, kept);
         if (!st) st = batch_begin(j, r, mine + at, upto - at);
         at = upto;
     }

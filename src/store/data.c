@@ -23,7 +23,7 @@ enum { PIECE_BYTES = 1 << 20 };
 /* ---- making a file ------------------------------------------------------------------------------------------------ */
 
 status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, int writer) {
-    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1, .n_threads = 1};
+    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1};
     if (writer < 0 || writer > FOLDER_WRITER_MAX)
         return status_fail(ST_FAIL, "writer %d: a store takes ranks 0 to %d; use fewer ranks", writer, FOLDER_WRITER_MAX);
     return mem_alloc(&d->buffer, 1, PIECE_BYTES, "the store's write buffer");
@@ -57,15 +57,23 @@ static void file_close(data_out_t *d) {
     d->fd = d->index_fd = -1;
 }
 
-static status_t file_create(data_out_t *d) {
+/* The next number of this writer, and its data file, which holds the number. */
+static status_t number_take(data_out_t *d) {
     store_file_t *f = &d->file;
     status_t st = folder_fresh_number(d->dir, f->writer, &f->number);
+    if (!st) st = folder_data_path(d->dir, f, d->path);
+    if (!st) st = folder_file_path(d->dir, f, NAME_INDEX, d->index_path);
+    return st ? st : file_open_new(d->path, &d->fd);
+}
+
+static status_t file_create(data_out_t *d) {
+    store_file_t *f = &d->file;
+    status_t st;
     f->part = f->has_data = f->has_index = true;
     f->n_segment = 0;
     f->end = DATA_HEADER_BYTES;
-    if (!st) st = folder_data_path(d->dir, f, d->path);
-    if (!st) st = folder_file_path(d->dir, f, NAME_INDEX, d->index_path);
-    if (!st) st = file_open_new(d->path, &d->fd);
+#pragma omp critical(store_number) /* a writer's threads begin files at the same time */
+    st = number_take(d);
     if (st) return st;
     st = header_reserve(d);
     if (!st) st = file_open_new(d->index_path, &d->index_fd);
@@ -134,23 +142,6 @@ static status_t segment_write(data_out_t *d, const store_item_t *item, const seg
     s->checksum = hash_finish(o.hash);
     mem_free(o.converted);
     return st;
-}
-
-/* All of a group's bytes; threads take whole segments. */
-static status_t group_write(data_out_t *d, const store_item_t *items, const segment_size_t *sizes, store_segment_t *s, int64_t n) {
-    status_t worst = ST_OK;
-    char why[1024] = "";
-#pragma omp parallel for schedule(dynamic) num_threads(d->n_threads) if (d->n_threads > 1 && n > 1)
-    for (int64_t i = 0; i < n; i++) {
-        status_t st = segment_write(d, &items[i], &sizes[i], &s[i]);
-        if (!st) continue;
-#pragma omp critical(store_group)
-        if (!worst) {
-            worst = st;
-            snprintf(why, sizeof why, "%s", status_message()); /* messages are a thread's own */
-        }
-    }
-    return worst ? status_fail(worst, "%s", why) : ST_OK;
 }
 
 static status_t group_commit(data_out_t *d, const store_segment_t *s, int64_t n) {
@@ -222,7 +213,7 @@ status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, i
     if (!st) st = mem_alloc(&s, (size_t)n, sizeof *s, "a group of segments");
     if (!st) st = group_place(d, items, n, sizes, s, &fit);
     if (st) goto out;
-    st = group_write(d, items, sizes, s, fit);
+    for (int64_t i = 0; i < fit && !st; i++) st = segment_write(d, &items[i], &sizes[i], &s[i]);
     if (!st) st = group_commit(d, s, fit);
     if (st) {
         roll_back(d);

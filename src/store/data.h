@@ -18,7 +18,6 @@ typedef struct {
     int64_t index_end; /* bytes of committed lines */
     char path[FOLDER_PATH], index_path[FOLDER_PATH];
     void *buffer;
-    int n_threads; /* that write a group's segments */
 } data_out_t;
 
 /* Nothing is created before the first segment. */

@@ -117,8 +117,9 @@ status_t store_writer_open(const char *dir, const store_profile_t *p, int writer
 status_t store_append(store_writer_t *w, const store_item_t *item);
 /* The same for several at once, which share their syncs: all bytes, a sync, all lines, a sync. A kill keeps some of them or none. */
 status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n);
-/* Threads that hash and write the segments of a group side by side; 1 at first. Before the first append. */
-void store_writer_threads(store_writer_t *w, int n);
+/* Threads that hash and write the segments of a group side by side, each into files of its own: file systems let one write to a file at a
+ * time. 1 at first. Before the first append. */
+status_t store_writer_threads(store_writer_t *w, int n);
 status_t store_writer_wait(store_writer_t *w); /* everything appended is committed, or the failure */
 int64_t store_writer_bytes(const store_writer_t *w);
 /* Completes the data file (header, rename). w is freed whatever happens. */

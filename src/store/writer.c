@@ -4,6 +4,7 @@
  *     thread:      [ a: convert, write, sync, lines ] [ b .. ]
  *
  * append(b) waits until a is done, then hands b over. A failure stays in the writer and is the answer to every later call.
+ * With more threads a group is split among lanes, each of which writes files of its own.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -16,7 +17,8 @@
 struct store_writer {
     char *dir;
     store_profile_t profile;
-    data_out_t out;
+    data_out_t *lanes; /* [n_lane] */
+    int n_lane, writer;
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -34,6 +36,33 @@ static void failure_keep(store_writer_t *w, status_t st) {
     snprintf(w->message, sizeof w->message, "%s", status_message());
 }
 
+static status_t lane_append(data_out_t *d, const store_item_t *items, int64_t n, int64_t *bytes) {
+    status_t st = ST_OK;
+    for (int64_t at = 0, done = 0; at < n && !st; at += done) st = data_append_some(d, items + at, n - at, &done, bytes);
+    return st;
+}
+
+/* Every lane takes a stretch of the group. */
+static status_t group_append(store_writer_t *w, int64_t *bytes) {
+    int n = (int)i64_min(w->n_lane, w->n);
+    status_t worst = ST_OK;
+    char why[sizeof w->message] = "";
+    int64_t sum = 0;
+#pragma omp parallel for schedule(static, 1) num_threads(n) reduction(+ : sum) if (n > 1)
+    for (int i = 0; i < n; i++) {
+        int64_t from = w->n * i / n, to = w->n * (i + 1) / n;
+        status_t st = lane_append(&w->lanes[i], w->items + from, to - from, &sum);
+        if (!st) continue;
+#pragma omp critical(store_group)
+        if (!worst) {
+            worst = st;
+            snprintf(why, sizeof why, "%s", status_message()); /* messages are a thread's own */
+        }
+    }
+    *bytes = sum;
+    return worst ? status_fail(worst, "%s", why) : ST_OK;
+}
+
 static void *thread_run(void *arg) {
     store_writer_t *w = arg;
     pthread_mutex_lock(&w->lock);
@@ -41,9 +70,8 @@ static void *thread_run(void *arg) {
         while (!w->busy && !w->stop) pthread_cond_wait(&w->changed, &w->lock);
         if (!w->busy) break;
         pthread_mutex_unlock(&w->lock); /* the group is ours until busy is false again */
-        int64_t bytes = 0, done = 0;
-        status_t st = ST_OK;
-        for (int64_t at = 0; at < w->n && !st; at += done) st = data_append_some(&w->out, w->items + at, w->n - at, &done, &bytes);
+        int64_t bytes = 0;
+        status_t st = group_append(w, &bytes);
         pthread_mutex_lock(&w->lock);
         if (st) failure_keep(w, st);
         w->bytes += bytes;
@@ -55,13 +83,21 @@ static void *thread_run(void *arg) {
 }
 
 static void writer_free(store_writer_t *w) {
-    data_end(&w->out);
+    for (int i = 0; i < w->n_lane; i++) data_end(&w->lanes[i]);
+    mem_free(w->lanes);
     profile_free(&w->profile);
     mem_free(w->items);
     mem_free(w->dir);
     pthread_cond_destroy(&w->changed);
     pthread_mutex_destroy(&w->lock);
     mem_free(w);
+}
+
+status_t store_writer_threads(store_writer_t *w, int n) {
+    if (n <= w->n_lane) return ST_OK;
+    status_t st = mem_grow(&w->lanes, (size_t)n, sizeof *w->lanes, "a store writer");
+    for (; w->n_lane < n && !st; w->n_lane += !st) st = data_begin(&w->lanes[w->n_lane], w->dir, &w->profile, w->writer);
+    return st;
 }
 
 status_t store_writer_open(const char *dir, const store_profile_t *p, int writer, store_writer_t **out) {
@@ -71,12 +107,12 @@ status_t store_writer_open(const char *dir, const store_profile_t *p, int writer
     if (st) return st;
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
-    w->out.fd = w->out.index_fd = -1;
+    w->writer = writer;
     if (!(w->dir = mem_strdup(dir))) st = ST_FAIL;
     if (!st && !file_is_dir(dir)) st = status_fail(ST_INPUT, "%s is no folder; prepare the store before its writers", dir);
     if (!st) st = profile_check(p, dir);
     if (!st) st = profile_copy(p, &w->profile);
-    if (!st) st = data_begin(&w->out, w->dir, &w->profile, writer);
+    if (!st) st = store_writer_threads(w, 1);
     if (!st && pthread_create(&w->thread, NULL, thread_run, w))
         st = status_fail(ST_FAIL, "cannot start the store's thread; raise the limit on processes (ulimit -u)");
     if (st)
@@ -111,8 +147,6 @@ status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_
 
 status_t store_append(store_writer_t *w, const store_item_t *item) { return store_append_group(w, item, 1); }
 
-void store_writer_threads(store_writer_t *w, int n) { w->out.n_threads = n; }
-
 status_t store_writer_wait(store_writer_t *w) {
     pthread_mutex_lock(&w->lock);
     status_t st = idle_wait(w);
@@ -136,7 +170,11 @@ status_t store_writer_close(store_writer_t *w) {
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    status_t st = data_finish(&w->out); /* also after a failure: what was committed becomes a complete file */
+    status_t st = ST_OK;
+    for (int i = 0; i < w->n_lane; i++) { /* also after a failure: what was committed becomes complete files */
+        status_t ended = data_finish(&w->lanes[i]);
+        if (!st) st = ended;
+    }
     if (first) st = status_fail(first, "%s", w->message);
     writer_free(w);
     return st;

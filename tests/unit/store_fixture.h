@@ -196,6 +196,27 @@ static inline status_t fix_encode(const char *dir, const store_profile_t *p, int
     return status_fail(st, "%s", message);
 }
 
+/* The same by one writer of several threads, six segments at a time; those that the store holds are written again. */
+static inline status_t fix_encode_threads(const char *dir, const store_profile_t *p, int64_t n, int threads) {
+    enum { GROUP = 6 };
+    static fix_segment_t s[GROUP];
+    store_item_t items[GROUP];
+    store_writer_t *w = NULL;
+    status_t st = store_prepare(dir, p, NULL), end;
+    if (!st) st = store_writer_open(dir, p, 0, &w);
+    if (!st) st = store_writer_threads(w, threads);
+    for (int64_t i = 0; i < n && !st; i += GROUP) {
+        int64_t some = i64_min(GROUP, n - i);
+        for (int64_t k = 0; k < some; k++) fix_segment(p, i + k, &s[k]), items[k] = s[k].item;
+        st = store_append_group(w, items, some);
+        if (!st) st = store_writer_wait(w); /* the segments are used again */
+    }
+    char message[512];
+    snprintf(message, sizeof message, "%s", status_message());
+    if (w && (end = store_writer_close(w)) && !st) return end;
+    return st ? status_fail(st, "%s", message) : fix_documents(dir, p, n);
+}
+
 static inline hash_t fix_digest(const char *dir) {
     hash_t h = {0, 0};
     int64_t n;

@@ -301,6 +301,26 @@ static void test_prune(void) {
     fix_remove(dir), fix_remove(small);
 }
 
+/* Threads of one writer: the same store in more files, one or more each. */
+static void test_threads(void) {
+    char dir[FIX_PATH], other[FIX_PATH];
+    store_profile_t p = fix_profile();
+    folder_t f;
+    fix_dir(dir), fix_dir(other);
+    CU_ASSERT_EQUAL(fix_encode(dir, &p, 20, 1), ST_OK);
+    for (int threads = 1; threads <= 8; threads *= 2) {
+        CU_ASSERT_EQUAL(fix_encode_threads(other, &p, 20, threads), ST_OK);
+        CU_ASSERT(fix_clean(other, "threads"));
+        CU_ASSERT(hash_equal(fix_digest(dir), fix_digest(other)));
+        CU_ASSERT_EQUAL_FATAL(folder_list(other, &f), ST_OK);
+        CU_ASSERT_EQUAL(f.n_file, threads < 6 ? threads : 6); /* of six segments at a time */
+        folder_free(&f);
+        fix_remove(other);
+        CU_ASSERT_EQUAL(mkdir(other, 0755), 0);
+    }
+    fix_remove(dir), fix_remove(other);
+}
+
 static void *close_later(void *w) {
     usleep(100000);
     CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
@@ -395,4 +415,4 @@ static void test_torture(void) {
 
 UNIT_MAIN("store", {"address", test_address}, {"round_trip", test_round_trip}, {"digest", test_digest}, {"again", test_again},
           {"rotation", test_rotation}, {"wrong_profile", test_wrong_profile}, {"documents", test_documents}, {"prune", test_prune},
-          {"busy", test_busy}, {"side_by_side", test_side_by_side}, {"torture", test_torture})
+          {"threads", test_threads}, {"busy", test_busy}, {"side_by_side", test_side_by_side}, {"torture", test_torture})

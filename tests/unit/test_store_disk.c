@@ -49,6 +49,34 @@ static void test_full(void) {
     rmdir(dir);
 }
 
+/* The same with threads, each of which writes files of its own: the first to fail is told, and what the others committed stays. */
+static void test_full_threads(void) {
+    char dir[FIX_PATH], whole[FIX_PATH], store[FIX_PATH + 160];
+    store_profile_t p = fix_profile();
+    store_t *s;
+    fix_dir(dir), fix_dir(whole);
+    p.n_layer = 8;
+    CU_ASSERT_EQUAL(fix_encode(whole, &p, 40, 2), ST_OK);
+    for (int kib = 300; kib < 1800; kib += 100) {
+        if (!small_disk(dir, kib)) break;
+        fix_path(store, dir, "store");
+        status_t st = fix_encode_threads(store, &p, 40, 3);
+        CU_ASSERT(st == ST_OK || (st == ST_FAIL && strstr(status_message(), "no space left on")));
+        CU_ASSERT(st == ST_FAIL || kib > 1000);
+        CU_ASSERT(fix_clean(store, "full"));
+        int64_t had = 0;
+        if (store_open(store, false, &s) == ST_OK) had = store_n_segment(s), store_close(s);
+        CU_ASSERT(st == ST_OK ? had == 40 : had < 40);
+        CU_ASSERT_EQUAL(mount("tmpfs", dir, "tmpfs", MS_REMOUNT, "size=16384k"), 0);
+        CU_ASSERT_EQUAL(fix_encode(store, &p, 40, 2), ST_OK);
+        CU_ASSERT(fix_clean(store, "no longer full"));
+        CU_ASSERT(hash_equal(fix_digest(whole), fix_digest(store)));
+        CU_ASSERT_EQUAL(umount2(dir, MNT_DETACH), 0);
+    }
+    fix_remove(whole);
+    rmdir(dir);
+}
+
 /* A store of 10,000 segments opens in well under a second. */
 static void test_many(void) {
     char dir[FIX_PATH];
@@ -200,4 +228,5 @@ static void test_names(void) {
     }
 }
 
-UNIT_MAIN("store_disk", {"full", test_full}, {"many", test_many}, {"format", test_format}, {"lines", test_lines}, {"names", test_names})
+UNIT_MAIN("store_disk", {"full", test_full}, {"full_threads", test_full_threads}, {"many", test_many}, {"format", test_format},
+          {"lines", test_lines}, {"names", test_names})

@@ -128,6 +128,12 @@ static status_t rows_run(const options_t *o, context_t *c, const ppl_spec_t *spe
     const int64_t *pieces;
     const model_config_t *m = model_config(c->model);
     int n = opt_list(o, "pieces", &pieces);
+    for (int i = 0; i < n; i++)
+        if (pieces[i] > spec->window - spec->score - 1)
+            return status_fail(ST_USAGE,
+                               "--pieces %lld: the context of a window is %lld tokens (--window less --score), no more pieces than that; "
+                               "use a larger --window",
+                               (long long)pieces[i], (long long)(spec->window - spec->score - 1));
     const char *format = opt_text(o, "format");
     print_t how = !format ? PRINT_TEXT : !strcmp(format, "csv") ? PRINT_CSV : !strncmp(format, "json", 4) ? PRINT_JSON : PRINT_TEXT;
     bool first = c->comm->rank == 0;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -138,6 +139,21 @@ static status_t tokens_share(const options_t *o, context_t *c, ids_t *ids) {
     return c->comm->ops->bcast(c->comm, 0, ids->ids, n * (int64_t)sizeof *ids->ids);
 }
 
+/* What is read must not be written over, and a folder is told before the model runs, not behind it. */
+static status_t out_check(const options_t *o) {
+    static const char *const inputs[] = {"tokens", "model", "adapter"};
+    const char *path = opt_text(o, "out");
+    struct stat out, in;
+    if (stat(path, &out)) return ST_OK; /* a new one */
+    if (S_ISDIR(out.st_mode)) return status_fail(ST_USAGE, "--out %s: is a folder; name a file in it", path);
+    for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
+        const char *input = opt_text(o, inputs[i]);
+        if (input && !stat(input, &in) && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+            return status_fail(ST_USAGE, "--out %s: is what --%s reads, and would be lost; name another file", path, inputs[i]);
+    }
+    return ST_OK;
+}
+
 static status_t part_open(const char *path, char *part, size_t cap, int *fd) {
     if (snprintf(part, cap, "%s.part%ld", path, (long)getpid()) >= (int)cap) return status_fail(ST_USAGE, "--out: the name is too long");
     *fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -151,8 +167,9 @@ static status_t logits_run(const options_t *o, context_t *c) {
     int fd = -1;
     sequence_spec_t spec;
     ids_t ids = {0}, sink = {0};
-    status_t st = comm_agree(c->comm, context_open_file(c));
-    if (st) return st;
+    status_t st = out_check(o);
+    if (!st) st = context_open_file(c);
+    if ((st = comm_agree(c->comm, st))) return st;
     const model_config_t *m = model_file_config(c->file);
     if ((st = tokens_share(o, c, &ids))) goto out;
     st = sequence_options(o, c, ids.n, &sink, &spec);

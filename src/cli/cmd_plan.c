@@ -1,4 +1,5 @@
 /* precis plan: what an encoding will take, before it waits in a queue. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ static void line(const char *what, double bytes, const char *note) {
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     int u = 0;
     for (; bytes >= 1024 && u < 4; u++) bytes /= 1024;
-    printf("  %-28s %9.2f %-4s %s\n", what, bytes, unit[u], note);
+    printf("  %-28s %9.2f %s%s%s\n", what, bytes, unit[u], *note ? u ? "  " : "    " : "", note);
 }
 
 static void print_text(const options_t *o, const encode_plan_in_t *in, const encode_plan_t *p, const query_plan_t *q) {
@@ -75,7 +76,7 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
     line("K/V kept", (double)p->kv_kept, "");
     if (p->kv_kept != p->kv_raw) line("K/V of all raw rows", (double)p->kv_raw, "of which not all are kept");
     if (in->n_summary) line("gists or selected rows", (double)p->kv_summary, "what queries see, or choose segments by");
-    if (in->n_seen) line("K/V moved", (double)p->kv_seen, "that segments see of others, were each on a rank of its own");
+    if (in->n_seen) line("K/V moved", p->kv_seen, "that segments see of others, were each on a rank of its own");
     line("sent while encoding", (double)p->wire, "token ids and the sink");
     if (p->shared_wire) {
         char ring[64];
@@ -113,7 +114,7 @@ static void print_json(const encode_plan_in_t *in, const encode_plan_t *p, const
     json_int(&j, "kv_kept_bytes", (int64_t)p->kv_kept);
     json_int(&j, "kv_raw_bytes", (int64_t)p->kv_raw);
     json_int(&j, "kv_summary_bytes", (int64_t)p->kv_summary);
-    json_int(&j, "kv_moved_bytes", (int64_t)p->kv_seen);
+    json_int(&j, "kv_moved_bytes", (int64_t)fmin(p->kv_seen, 0x1p62));
     json_int(&j, "wire_bytes", (int64_t)p->wire);
     json_int(&j, "shared_wire_bytes", (int64_t)p->shared_wire);
     json_int(&j, "shared_ring_bytes", (int64_t)p->shared_ring);

@@ -34,6 +34,9 @@ static status_t read_ids(const document_t *doc, int64_t n_vocab, ids_t *ids) {
     const cJSON *list = json_get(doc->record, "tokens");
     status_t st = ST_OK;
     ids->n = 0;
+    if (!doc->record)
+        return status_fail(ST_INPUT, "%s: a text, but --decode reads JSON lines {\"id\",\"tokens\":[..]}; name a .jsonl file of those",
+                           doc->source);
     if (!cJSON_IsArray(list))
         return status_fail(ST_INPUT, "%s line %lld: no \"tokens\" that is a list; --decode reads {\"id\",\"tokens\":[..]} lines",
                            doc->source, (long long)doc->line);

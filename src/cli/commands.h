@@ -30,6 +30,8 @@ const command_t *const *command_table(int *n);
 const command_t *command_find(int argc, char **argv, int *used);
 /* The first command whose name begins with this word ("eval" for "eval ppl"), or NULL. */
 const command_t *command_group(const char *word);
+/* The commands that take this option, as "precis query, precis plan"; false when none does. */
+bool command_takers(const char *key, char *out, size_t cap);
 /* ST_USAGE that names the nearest command. */
 status_t command_unknown(int argc, char **argv);
 

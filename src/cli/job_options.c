@@ -198,6 +198,10 @@ status_t job_kept(const options_t *o, const model_config_t *c, layout_method_t *
     out->gist.ratio = opt_int(o, "ratio");
     out->gist.at_end = info->gists_at_end;
     out->recurrent = info->recurrent;
+    int64_t segment = opt_int(o, "segment"); /* 0: the command cuts otherwise */
+    if (!info->whole && segment && segment < out->gist.ratio)
+        return status_fail(ST_USAGE, "--ratio %lld: segments of %lld tokens (--segment) are too short for a gist; use --ratio %lld or less",
+                           (long long)out->gist.ratio, (long long)segment, (long long)segment);
     if ((st = window_option(o, info, &out->gist))) return st;
     out->keep = keep && !strcmp(keep, "raw") ? KEEP_RAW : keep && !strcmp(keep, "both") ? KEEP_BOTH : KEEP_GIST;
     if ((info->chained || info->whole) && out->keep == KEEP_RAW)

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/commands.h"
 #include "cli/options_value.h"
 
 static const char COMMON_KEYS[] = "quiet verbose config print-config";
@@ -62,6 +63,9 @@ static void all_keys(const options_t *o, char *out, size_t cap) { snprintf(out, 
 static status_t unknown_flag(const options_t *o, const char *key, int n) {
     char word[128], near[64], keys[KEYS_MAX];
     snprintf(word, sizeof word, "%.*s", n, key);
+    if (option_find(word) && command_takers(word, keys, sizeof keys))
+        return status_fail(ST_USAGE, "--%s is no option of precis %s but of %s; precis %s --help lists its own", word, o->cmd->name, keys,
+                           o->cmd->name);
     all_keys(o, keys, sizeof keys);
     if (option_nearest(word, keys, near, sizeof near))
         return status_fail(ST_USAGE, "--%s is no option of precis %s; did you mean --%s? (precis %s --help lists them)", word, o->cmd->name,

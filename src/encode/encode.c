@@ -207,7 +207,13 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
         double asked_s = clock_s();
         if (comm->rank == 0) mine = reader_take(&reader, &round);
         if (comm->rank == 0 && !mine) mine = known_mark(&j, &round);
+        if (comm->rank == 0 && !mine) mine = names_mark(&j.names, &round);
         st = comm_agree(comm, mine);
+        if (st == ST_STOPPED) { /* while waiting for input that comes through a pipe */
+            j.stopping = true;
+            st = ST_OK;
+            break;
+        }
         if (!st) st = comm_agree(comm, round_share(comm, &round));
         j.watch.tokens_s += clock_s() - asked_s;
         if (!st && comm->rank == 0 && !round.last && !j.be->host_memory) reader_ahead(&reader); /* a CPU encodes with all its cores */
@@ -233,6 +239,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     for (int i = 0; i < 2; i++) mem_free(j.lists[i]);
     store_close(j.before);
     mem_free(j.added);
+    names_free(&j.names);
     mem_free(j.speed);
     mem_free(j.watch.marks);
     reader_end(&reader);

@@ -27,6 +27,18 @@ typedef struct {
     double tokens_s, copies_s, store_s;
 } watch_t;
 
+/* names.c. Rank 0: ids of documents that this run has met, with the hashes of their texts. */
+typedef struct {
+    hash_t id, text;
+} name_t;
+typedef struct {
+    name_t *slot; /* [cap], a power of two; no more than half are taken */
+    int64_t n, cap;
+    bool told;
+} names_t;
+status_t names_mark(names_t *t, const round_t *r); /* warns, once, when two texts have one id */
+void names_free(names_t *t);
+
 typedef struct {
     model_t *model;
     backend_t *be;
@@ -39,6 +51,7 @@ typedef struct {
     store_t *before; /* rank 0: what the store held at the start */
     hash_t *added;   /* rank 0: sorted addresses that this run has met */
     int64_t n_added, cap_added;
+    names_t names;
     kv_pool_t buffer[2]; /* K/V of the batch being encoded and of the one being written: [rows] of all pieces one after another */
     int64_t buffer_rows, host_rows;
     kv_pool_t scratch; /* rows that are computed but not kept: raw ones, or gists */

@@ -9,15 +9,16 @@
 void encode_plan_document(encode_plan_in_t *in, int64_t n) {
     const layout_info_t *info = layout_info(in->layout);
     const kept_t *k = &in->kept;
-    int64_t segment = info->whole ? i64_max(n, 1) : in->segment, rows = 0, count = i64_ceil_div(n, segment);
-    for (int64_t s = 0; s < count; s++) {
-        int64_t length = i64_min(segment, n - s * segment), picked = kept_picked(k, length), gists = gist_count(&k->gist, length);
-        int64_t later = info->anchored ? (s ? 0 : count - 1) : info->chained ? count - 1 - s : 0;
-        rows += kept_rows(k, length);
-        in->n_summary += picked ? picked : kept_gists(k, length);
-        in->n_picked += picked;
-        in->n_seen += later * (info->gists ? gists : length);
+    int64_t segment = info->whole ? i64_max(n, 1) : in->segment, rows = 0, count = i64_ceil_div(n, segment), full = i64_max(count - 1, 0);
+    for (int last = 0; last < 2 && count; last++) { /* the segments before the last are alike */
+        int64_t times = last ? 1 : full, length = last ? n - full * segment : segment, picked = kept_picked(k, length);
+        rows += times * kept_rows(k, length);
+        in->n_summary += times * (picked ? picked : kept_gists(k, length));
+        in->n_picked += times * picked;
     }
+    /* the first is seen by all others, or each by those behind it */
+    double later = info->anchored ? (double)full : info->chained ? (double)full * (double)count / 2 : 0;
+    in->n_seen += later * (double)(info->gists ? gist_count(&k->gist, segment) : segment);
     in->n_row += rows;
     in->longest_rows = i64_max(in->longest_rows, rows);
     in->longest_document = i64_max(in->longest_document, n);
@@ -141,7 +142,7 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     out->kv_raw = 2 * kv_bytes(c, in->kv_type, in->n_token);
     out->kv_kept = 2 * kv_bytes(c, in->kv_type, in->n_row);
     out->kv_summary = 2 * kv_bytes(c, in->kv_type, in->n_summary);
-    out->kv_seen = 2 * kv_bytes(c, in->act, in->n_seen);
+    out->kv_seen = in->n_seen * 2 * (double)kv_bytes(c, in->act, 1);
     out->store = out->kv_kept + (size_t)(in->n_token + lists) * sizeof(int32_t);
     out->wire = (size_t)(in->n_rank - 1) * ((size_t)in->n_token * sizeof(int32_t) + (size_t)in->n_segment * sizeof(round_item_t) + sink);
     out->resident = out->rank_total - out->weights_rank + out->weights_node + out->mapped;

@@ -14,7 +14,7 @@ typedef struct {
     int64_t n_row;        /* K/V rows that are stored */
     int64_t n_summary;    /* of them gists, or selected rows: what is gathered, or chooses segments */
     int64_t n_picked;     /* rows that a list says were selected */
-    int64_t n_seen;       /* rows of other segments that segments see while they are encoded, each counted for each that sees it */
+    double n_seen;        /* rows of other segments that segments see while they are encoded, each counted for each that sees it */
     int64_t longest_rows; /* stored rows of the longest document */
     dtype_t act, kv_type;
     int64_t max_row;
@@ -35,7 +35,7 @@ typedef struct {
     double kv_room;   /* for K/V on the GPU */
     size_t store;     /* K/V, token ids and lists of kept rows on disk, all ranks */
     size_t kv_raw, kv_kept, kv_summary; /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
-    size_t kv_seen;                     /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
+    double kv_seen;                     /* K/V that segments see of others, were each on a rank of its own: moved while encoding */
     size_t wire;                        /* received by all ranks together while encoding: rounds and the sink */
     size_t shared_wire, shared_ring;    /* K/V between ranks when all share the longest document, and by ring attention; 0: they cannot */
     double flops;                       /* of the whole encoding */

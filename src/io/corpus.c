@@ -141,9 +141,10 @@ static status_t begin_file(corpus_t *c, bool in_folder, bool *skip) {
         return status_fail(ST_INPUT, "%s: byte 0: UTF-16, but texts are UTF-8; convert it: iconv -f UTF-16 -t UTF-8", c->source);
     if (c->end >= 3 && !memcmp(c->buf, "\xEF\xBB\xBF", 3)) c->start = 3;
     c->lines = is_jsonl(c->source) || (!strcmp(c->source, "-") && c->end > c->start && c->buf[c->start] == '{');
-    if (in_folder && !c->lines && memchr(c->buf, 0, c->end < SNIFF_BYTES ? c->end : SNIFF_BYTES)) {
-        log_warn("%s: has NUL bytes in it, so it is no text; skipped", c->source);
-        *skip = true;
+    if (!c->lines && memchr(c->buf, 0, c->end < SNIFF_BYTES ? c->end : SNIFF_BYTES)) {
+        log_warn("%s: has NUL bytes in it, so it is no text; %s", c->source,
+                 in_folder ? "skipped" : "taken as it is, since it was named (UTF-16 needs iconv -f UTF-16 -t UTF-8)");
+        *skip = in_folder;
     }
     return ST_OK;
 }

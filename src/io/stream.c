@@ -9,17 +9,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
 
 #include "base/mem.h"
+#include "base/stop.h"
 
-enum { IN_BYTES = 1 << 17, MAGIC_BYTES = 4, GZIP_WINDOW = 15 + 16 };
+enum { IN_BYTES = 1 << 17, MAGIC_BYTES = 4, GZIP_WINDOW = 15 + 16, WAIT_MS = 200 };
 
 typedef enum { PLAIN, ZSTD, GZIP } kind_t;
 
@@ -30,6 +33,7 @@ struct stream {
     uint8_t *own;      /* the buffer, when there is a file */
     const uint8_t *in; /* own, or the caller's memory */
     size_t at, n;
+    bool may_wait; /* a pipe, a terminal: bytes come when they come */
     bool ended;    /* nothing more to read behind in[n] */
     bool in_frame; /* the decoder waits for more */
     ZSTD_DStream *zstd;
@@ -37,28 +41,44 @@ struct stream {
     bool gzip_ready;
 };
 
-static status_t fill(stream_t *s) {
-    while (s->at == s->n && !s->ended) {
-        ssize_t n = read(s->fd, s->own, IN_BYTES);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return status_fail(ST_INPUT, "%s: read error: %s; check the file and the disk", s->name, strerror(errno));
-        s->at = 0;
-        s->n = (size_t)n;
-        s->ended = n == 0;
-    }
+/* Waits for bytes of a pipe or a terminal, but not behind a signal that asks the program to stop. */
+static status_t wait_bytes(const stream_t *s) {
+    struct pollfd p = {.fd = s->fd, .events = POLLIN};
+    while (s->may_wait && poll(&p, 1, WAIT_MS) <= 0)
+        if (stop_requested())
+            return status_fail(ST_STOPPED, "stopped (%s) while waiting for %s; what is done is kept: run the same command again to go on",
+                               stop_reason(), s->name);
     return ST_OK;
+}
+
+/* Reads once into own[n ..). */
+static status_t read_once(stream_t *s) {
+    for (;;) {
+        status_t st = wait_bytes(s);
+        if (st) return st;
+        ssize_t n = read(s->fd, s->own + s->n, IN_BYTES - s->n);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (n < 0) return status_fail(ST_INPUT, "%s: read error: %s; check the file and the disk", s->name, strerror(errno));
+        s->n += (size_t)n;
+        s->ended = n == 0;
+        return ST_OK;
+    }
+}
+
+static status_t fill(stream_t *s) {
+    status_t st = ST_OK;
+    while (!st && s->at == s->n && !s->ended) {
+        s->at = s->n = 0;
+        st = read_once(s);
+    }
+    return st;
 }
 
 /* The first bytes together in the buffer, even when a pipe hands them out one by one. */
 static status_t fill_magic(stream_t *s) {
-    while (s->n < MAGIC_BYTES && !s->ended) {
-        ssize_t n = read(s->fd, s->own + s->n, IN_BYTES - s->n);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return status_fail(ST_INPUT, "%s: read error: %s; check the file and the disk", s->name, strerror(errno));
-        s->n += (size_t)n;
-        s->ended = n == 0;
-    }
-    return ST_OK;
+    status_t st = ST_OK;
+    while (!st && s->n < MAGIC_BYTES && !s->ended) st = read_once(s);
+    return st;
 }
 
 static bool name_ends(const char *name, const char *end) {
@@ -124,8 +144,10 @@ status_t stream_open(const char *path, stream_t **out) {
     *out = NULL;
     status_t st = create(path, &s);
     if (st) return st;
-    s->fd = strcmp(path, "-") ? open(path, O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
+    struct stat kind;
+    s->fd = strcmp(path, "-") ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : STDIN_FILENO; /* a FIFO may have no writer yet */
     if (s->fd < 0) st = status_fail(ST_INPUT, "%s: cannot be opened: %s; check the path", path, strerror(errno));
+    s->may_wait = !st && !fstat(s->fd, &kind) && !S_ISREG(kind.st_mode);
     if (!st) st = mem_alloc(&s->own, IN_BYTES, 1, "an input buffer");
     s->in = s->own;
     if (!st) st = start(s);

@@ -2,6 +2,7 @@
  * decode one token per pass. */
 #include "query/generate.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -54,6 +55,10 @@ static void account(slot_t *s, const attend_query_t *q) {
  */
 static status_t choose_token(generator_t *r, slot_t *s, const float *logits, int32_t *id) {
     *id = sample_token(logits, r->config->n_vocab, r->spec->temperature, r->spec->top_p, &s->rng, r->prob, r->order);
+    if (!isfinite(logits[*id]) && !model_mixed(r->model))
+        return status_fail(ST_INPUT,
+                           "the model's logits are no numbers (NaN or infinite): its weights are damaged, or what was stored with them; "
+                           "get the model again and encode into another --store");
     return model_mixed(r->model) ? r->comm->ops->bcast(r->comm, 0, id, sizeof *id) : ST_OK;
 }
 

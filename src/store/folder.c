@@ -103,7 +103,7 @@ static status_t entries_read(const char *dir, DIR *d, folder_t *out, entry_t **e
         if (!strcmp(e->d_name, "documents.jsonl")) out->has_documents = true;
         now.kind = folder_name_kind(e->d_name, &now.writer, &now.number);
         if (now.kind == NAME_LEFTOVER) out->n_leftover++;
-        if (now.kind == NAME_OTHER && e->d_name[0] != '.') out->n_other++;
+        if (now.kind == NAME_OTHER && e->d_name[0] != '.' && strcmp(e->d_name, "lost+found")) out->n_other++;
         if (now.kind >= NAME_OTHER) continue;
         if ((st = entry_bytes(dir, e->d_name, &now.bytes))) return st;
         if (now.bytes < 0) continue;

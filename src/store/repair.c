@@ -37,6 +37,17 @@ static status_t heads_check(const char *dir, const store_profile_t *p, int64_t *
     return st;
 }
 
+/* A folder in use for something else: a store would mix its files with the user's, and take documents.jsonl for its own. */
+static status_t vacant_check(const char *dir) {
+    folder_t f;
+    status_t st = folder_list(dir, &f);
+    if (st) return st;
+    if (!f.n_file && !f.n_leftover && (f.n_other || f.has_documents))
+        st = status_fail(ST_INPUT, "%s holds other files and no store (no store.json); give --store a new folder, or an empty one", dir);
+    folder_free(&f);
+    return st;
+}
+
 static status_t profile_prepare(const char *dir, const store_profile_t *p, int64_t *n_repaired) {
     profile_state_t state;
     store_profile_t have;
@@ -47,6 +58,7 @@ static status_t profile_prepare(const char *dir, const store_profile_t *p, int64
         profile_free(&have);
         return st;
     }
+    if (!st && state == PROFILE_MISSING) st = vacant_check(dir);
     if (!st) st = heads_check(dir, p, &n_segment);
     if (!st) st = profile_write(dir, p);
     if (!st && (state == PROFILE_DAMAGED || n_segment)) {

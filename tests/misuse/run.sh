@@ -61,6 +61,14 @@ refuses 2 '--ratio: store knows how it was encoded' query --model model --store 
 refuses 3 'no document "nothing"; precis store ls store' query --model model --store store --docs nothing --prompt x
 refuses 3 'no chat template.*ask without --chat' query --model model --store store --chat --prompt x
 refuses 2 'INPUT files, or --corpus-tokens' plan --model model
+refuses 2 '--docs is no option of precis encode but of precis query, .*--help lists its own' "${encode[@]}" --store s --docs a text.txt
+refuses 2 'precis bench: a word is missing; add one of: ops encode query shard' bench
+refuses 2 'precis edit foo: no such command; it is one of: encode query' edit foo
+refuses 2 '--ratio 128: segments of 64 tokens .--segment. are too short for a gist; use --ratio 64 or less' "${encode[@]}" --store s --layout blockgist --ratio 128 text.txt
+refuses 2 '--pieces 100: the context of a window is 63 tokens' eval ppl --model model --input text.txt --window 128 --score 64 --pieces 1,100
+expect 1 'round of segments +68.00 TiB' 'does not fit' plan --model model --corpus-tokens 1T --segment 1
+refuses 2 '--out ids: is what --tokens reads, and would be lost; name another' logits --model model --tokens ids --out ids
+refuses 2 '--out empty: is a folder; name a file in it' logits --model model --tokens ids --out empty
 expect 1 'total per rank' 'does not fit: a rank needs .*use a smaller' plan --model model --corpus-tokens 1G --segment 1M --layout full --max-bytes 1M
 
 # ---- texts --------------------------------------------------------------------------------------------------------------------------------------------
@@ -89,6 +97,13 @@ refuses 3 'empty.txt: the prompt is empty' query --model model --store store --p
 refuses 3 'empty.jsonl: no prompt in it' query --model model --store store --prompts empty.jsonl
 printf '{"prompt":"x"}\n{"prompt":""}\n' >blank.jsonl
 refuses 3 'blank.jsonl line 2: the prompt is empty' query --model model --store store --prompts blank.jsonl
+printf '{"id":7,"text":"a"}\n{"id":7,"text":"b"}\n' >twice.jsonl
+expect 0 - 'twice.jsonl: another text of this run has the id "7"' "${encode[@]}" --store twice twice.jsonl
+expect 0 - '*' "${encode[@]}" --store again ids ids # the same text twice is no loss
+holds 'the same text twice is warned of' test "$(grep -c warning "$dir/err")" -eq 0
+printf 'a\0b\0' >nul.txt
+expect 0 - 'nul.txt: has NUL bytes in it, so it is no text; taken as it is, since it was named' "${encode[@]}" --store nul nul.txt
+refuses 3 'text.txt: a text, but --decode reads JSON lines' tokenize --model model --decode --input text.txt
 refuses 3 'text.txt: none of its 1 documents has 8192 tokens' eval ppl --model model --input text.txt
 
 # ---- models -------------------------------------------------------------------------------------------------------------------------------------------
@@ -109,6 +124,8 @@ model && truncate -s 100 other/tokenizer.json
 refuses 3 'other/tokenizer.json: byte [0-9]+: not valid JSON' "${encode[@]/#model/other}" --store s text.txt
 model && cp "$golden/tokens/llama3.json" other/tokenizer.json
 refuses 3 'the model has 160 rows; the tokenizer is another' "${encode[@]/#model/other}" --store t text.txt
+model && tail -c 288000 other/model.safetensors | tr '\0-\377' '\377' | dd of=other/model.safetensors bs=1 seek=$(($(stat -c %s other/model.safetensors) - 288000)) conv=notrunc status=none
+refuses 3 "the model's logits are no numbers .*its weights are damaged" query --model other --max-tokens 2 --prompt x
 refuses 3 'text.txt: byte 0: a header of .*no safetensors file' query --model model --store store --adapter text.txt --prompt x
 
 # ---- stores -------------------------------------------------------------------------------------------------------------------------------------------
@@ -136,6 +153,10 @@ refuses 3 "$data: segment [0-9a-f]+ is damaged" query --model model --store bad 
 copy && truncate -s 100 bad/store.json
 refuses 3 'bad/store.json is damaged' query --model model --store bad --prompt x
 mends
+mkdir used && printf '{"id":1,"text":"mine"}\n' >used/documents.jsonl
+refuses 3 'used holds other files and no store .*give --store a new folder' "${encode[@]}" --store used text.txt
+holds 'a file of the user was touched' test "$(cat used/*)" = '{"id":1,"text":"mine"}'
+refuses 3 'store holds text and is not a pool of edits .*give another --store' edit encode --model model --store store text.txt
 refuses 1 'text.txt: exists and is no folder' "${encode[@]}" --store text.txt text.txt
 
 # ---- disks --------------------------------------------------------------------------------------------------------------------------------------------
@@ -179,6 +200,17 @@ wait $slow
 rc=$?
 holds "a stopped run leaves with $rc, not 75" test $rc -eq 75
 holds 'a stopped run says how to go on' grep -q 'run the same command again to go on' late.log
+mkfifo waiting
+"$precis" "${encode[@]}" --store late waiting 2>late.log &
+slow=$!
+for ((i = 0; i < 100; i++)); do [ -e late/store.json ] && break; sleep 0.05; done
+kill -TERM $slow
+wait $slow
+rc=$?
+holds "a run that waits for a pipe leaves with $rc, not 75, when it is stopped: $(tail -n 1 late.log)" test $rc -eq 75
+(cat text.txt >waiting &)
+expect 0 - '*' "${encode[@]}" --store late waiting
+holds 'a text through a pipe gives other segments' same_store late store
 begin_slow
 kill -9 $slow
 wait $slow 2>/dev/null

@@ -195,6 +195,23 @@ static void test_job(void) {
     less_and_less(&cases[1], sliding, "window");
 }
 
+/* Rows are chosen from K/V in host memory as from those on the device, by every score. */
+static void test_select(void) {
+    static const deep_case_t selects[] = {
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_KNORM, .n_blank = 2},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_SNAPKV, .raw = true},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_OBSERVED, .n_blank = 5},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_EXPECTED},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_RECONSTRUCT, .n_blank = 5},
+    };
+    make_folder();
+    for (int i = 0; i < (int)(sizeof selects / sizeof *selects); i++) {
+        char what[16];
+        snprintf(what, sizeof what, "select%d", i);
+        less_and_less(&selects[i], dir, what);
+    }
+}
+
 static void test_tidy(void) {
     char command[128];
     if (!*dir) return;
@@ -202,4 +219,4 @@ static void test_tidy(void) {
     CU_ASSERT_EQUAL(system(command), 0);
 }
 
-UNIT_MAIN("spill", {"bits", test_bits}, {"window", test_window}, {"job", test_job}, {"tidy", test_tidy})
+UNIT_MAIN("spill", {"bits", test_bits}, {"window", test_window}, {"job", test_job}, {"select", test_select}, {"tidy", test_tidy})

@@ -72,7 +72,7 @@ static status_t host_large(size_t bytes, const char *what, void **out) {
 static status_t host_alloc_cuda(backend_t *, size_t bytes, const char *what, void *out_pp) {
     void *p = NULL;
     *(void **)out_pp = NULL;
-    if (bytes >= MEM_LARGE ? host_large(bytes, what, &p) : bytes && cudaMallocHost(&p, bytes) != cudaSuccess) {
+    if (bytes >= MEM_LARGE ? host_large(bytes, what, &p) != ST_OK : bytes && cudaMallocHost(&p, bytes) != cudaSuccess) {
         cudaGetLastError();
         return status_fail(ST_FAIL, "no pinned host memory for %s: %.2f GiB wanted; use smaller batches or a machine with more memory", what,
                            (double)bytes / 0x1p30);

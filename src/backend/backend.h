@@ -123,9 +123,9 @@ typedef struct {
      * copy_out_wait returns for its ticket (tickets rise; waiting for one waits for those before it). Until then src must stay as it is. */
     status_t (*copy_out_start)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes, int64_t *ticket);
     status_t (*copy_out_wait)(backend_t *, int64_t ticket);
-    /* The other way: it begins when the operations issued so far are done, those issued after copy_in_wait for its ticket come after it,
-     * and the host waits for neither. src comes from host_alloc and must stay as it is until a copy out that started later is there, or
-     * sync. All started copies, in and out, happen in the order in which they were started. */
+    /* The other way: it begins when the operations issued so far are done, those issued after copy_in_wait for its ticket (or a copy out's)
+     * come after it, and the host waits for neither. src comes from host_alloc and must stay as it is until a copy out that started later
+     * is there, or sync. All started copies, in and out, happen in the order in which they were started. */
     status_t (*copy_in_start)(backend_t *, void *dst /*[B]*/, const void *src, size_t bytes, int64_t *ticket);
     status_t (*copy_in_wait)(backend_t *, int64_t ticket);
     /* Marks among the operations: mark puts one behind those issued so far, mark_seconds tells the time between two, and waits for them. */

@@ -56,10 +56,14 @@ static void print_text(const options_t *o, const encode_plan_in_t *in, const enc
     line("weights, per node", (double)p->weights_node, "shared by its ranks");
     line("work space, per rank", (double)p->workspace, "");
     line("K/V buffers, per rank", (double)p->kv_buffers,
-         p->shared                          ? "of the longest document, which all ranks share, and rows under way"
+         p->shared && p->kv_layers          ? "of the longest document, which all ranks share: in host memory"
+         : p->shared                        ? "of the longest document, which all ranks share, and rows under way"
          : layout_info(in->layout)->chained ? "the longest document"
                                             : "a segment encoded, one written");
-    if (p->kv_layers) line("of them on the GPU", (double)p->kv_layers, "two layers at a time: all of them are more than it has");
+    if (p->kv_layers)
+        line(p->shared ? "on the GPU, per rank" : "of them on the GPU", (double)p->kv_layers,
+             p->shared ? "two layers at a time of what a rank sees, and rows under way"
+                       : "two layers at a time: all of them are more than it has");
     line("round of segments", (double)p->round, "");
     line("total per rank", (double)p->rank_total, "with its share of the weights and the program");
     line("shown by top, per rank", (double)p->resident, "with all weights and the model's file, which goes when memory is short");
@@ -166,6 +170,12 @@ static status_t run_plan(const options_t *o, context_t *c) {
                          "does not fit: a rank needs %.2f GiB and has %.2f GiB; use a smaller --segment or --batch, fewer ranks per node%s",
                          (double)plan.rank_total / 0x1p30, (double)have / 0x1p30,
                          layout_info(in.layout)->chained ? ", or --layout pce" : "");
+    if (!st && plan.kv_layers > 0 && (double)plan.kv_layers > plan.kv_room)
+        st = status_fail(
+            ST_FAIL,
+            "does not fit: two layers of K/V take %.2f GiB of the GPU and %.2f are free for them; use gists, a smaller --batch, "
+            "more GPUs, or a GPU with more memory",
+            (double)plan.kv_layers / 0x1p30, plan.kv_room / 0x1p30);
 out:
     ids_free(&sink);
     return st;

@@ -73,17 +73,17 @@ static status_t documents_run(job_t *j, const round_t *r, int64_t *units, double
         int64_t tokens = 0, first = units[u], next = first;
         do tokens += r->items[next++].n;
         while (next < r->n_item && r->items[next].slice);
-        bool large = costs[u] > sum / (double)size && tokens >= SHARD_ROWS * size;
-        if (!large && j->spec->shard == SHARD_AUTO) {
-            units[left] = first;
-            costs[left++] = costs[u];
-            continue;
+        bool large = costs[u] > sum / (double)size && tokens >= SHARD_ROWS * size, shared = large || j->spec->shard != SHARD_AUTO;
+        if (shared) {
+            if ((st = notes_take(j))) break;
+            int64_t stopping = j->stopping;
+            if ((st = j->comm->ops->max_i64(j->comm, &stopping, 1)) || stopping) break;
+            st = share_document(j, r, first, &shared);
         }
-        if ((st = notes_take(j))) break;
-        int64_t stopping = j->stopping;
-        if ((st = j->comm->ops->max_i64(j->comm, &stopping, 1)) || stopping) break;
-        st = share_document(j, r, first);
-        j->report->n_sharded += !j->stopping;
+        j->report->n_sharded += shared && !j->stopping;
+        if (shared) continue;
+        units[left] = first;
+        costs[left++] = costs[u];
     }
     *n_unit = left;
     return st;

@@ -8,6 +8,7 @@
 #include "encode/encode.h"
 #include "encode/encoder.h"
 #include "encode/picker.h"
+#include "encode/sharded.h"
 
 /* Segments that went through the encoder in one go and are not with the writer yet: on a device their K/V are still on their way out. */
 typedef struct {
@@ -115,14 +116,17 @@ store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
+/* The same for a document that all ranks share, of which this one keeps so many rows; where it does not fit, *fits is false. */
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits);
 /* Would segments of so many rows, twice, and scratch rows fit the device? */
 bool room_for(const job_t *j, int64_t rows);
 status_t room_device(job_t *j); /* back to the device */
 /* Buffers and scratch rows given back. */
 void room_free(job_t *j);
 
-/* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. Collective. */
-status_t share_document(job_t *j, const round_t *r, int64_t first);
+/* share.c. A document that all ranks share, from item `first` on: each writes the segments whose last row it has. *shared is false where
+ * that is left to --shard auto and it does not fit every rank's device: nothing is done then. Collective. */
+status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared);
 /* Encodes this rank's units (first items of segments, or of chains) and writes them. */
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 

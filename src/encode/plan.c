@@ -43,9 +43,8 @@ static int64_t buffer_rows(const encode_plan_in_t *in) {
 
 /* Do K/V of the longest document, or of two segments, fit beside weights and work space? As room_choose decides. */
 static void plan_device(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
-    double room = ROOM_USABLE * ((double)in->device_bytes - (double)in->packed_bytes - (double)out->workspace);
     bool may = !in->kept.select.ratio && !in->kept.gist.single && !out->shared;
-    if (!in->device_bytes || !may || 2 * (double)kv_bytes(c, in->act, buffer_rows(in)) <= room) return;
+    if (!in->device_bytes || !may || 2 * (double)kv_bytes(c, in->act, buffer_rows(in)) <= out->kv_room) return;
     out->kv_layers = spill_bytes(c, in->act, buffer_rows(in) + in->n_sink);
 }
 
@@ -59,8 +58,12 @@ static double row_factor(const encode_plan_in_t *in) {
 
 enum { MAX_SHARED_RANKS = 4096 }; /* every pair of ranks is looked at */
 
-/* K/V and rows under way of one rank of those that share a document: what it writes, two layers of what its rows see, its rows. */
-static size_t shared_bytes(const model_config_t *c, const encode_plan_in_t *in, const shard_t *plan, int rank) {
+/* Of one rank of those that share a document: K/V that it writes, and what it works on: two layers of what its rows see, and its rows. */
+typedef struct {
+    size_t kept, work;
+} portion_t;
+
+static portion_t shared_bytes(const model_config_t *c, const encode_plan_in_t *in, const shard_t *plan, int rank) {
     const gist_spec_t *g = &in->kept.gist;
     int64_t n = in->longest_document, kept = 0, raw = 0, gists = 0;
     for (int64_t s = 0; s < plan->spec.n_segment; s++)
@@ -72,8 +75,8 @@ static size_t shared_bytes(const model_config_t *c, const encode_plan_in_t *in, 
         }
     int64_t seen =
         plan->spec.raw_chain ? n : i64_min(n, raw + 2 * (g->window >= 0 ? g->window + g->ratio : in->segment)) + gist_count(g, n);
-    return 2 * kv_bytes(c, in->act, kept) + 4 * kv_bytes(c, in->act, seen + in->n_sink) / (size_t)c->n_layer +
-           forward_ws_rows_bytes(c, in->act, raw + gists);
+    return (portion_t){.kept = 2 * kv_bytes(c, in->act, kept),
+                       .work = spill_bytes(c, in->act, seen + in->n_sink) + forward_ws_rows_bytes(c, in->act, raw + gists)};
 }
 
 /* The longest document over all ranks, cut into segments of the same length; with more memory than there is, nothing is told. */
@@ -93,15 +96,18 @@ static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, enc
     for (int64_t s = 0; s <= count; s++) segment[s] = i64_min(s * L, n);
     spec.segment = segment;
     if (!shard_make(&spec, &plan)) {
-        size_t most = 0;
+        portion_t most = {0};
         for (int r = 0; r < in->n_rank; r++) {
-            size_t mine = shared_bytes(c, in, &plan, r);
-            most = mine > most ? mine : most;
+            portion_t mine = shared_bytes(c, in, &plan, r);
+            if (mine.kept + mine.work > most.kept + most.work) most = mine;
             out->shared_wire += 2 * kv_bytes(c, in->act, shard_sent_rows(&plan, r));
             out->shared_ring += 2 * kv_bytes(c, in->act, shard_ring_rows(&plan, r));
         }
-        out->shared = n * in->n_rank > in->n_token && n >= (int64_t)SHARD_ROWS * in->n_rank; /* as --shard auto does */
-        if (out->shared) out->kv_buffers = most;
+        out->shared = n * in->n_rank > in->n_token && n >= (int64_t)SHARD_ROWS * in->n_rank &&
+                      (!in->device_bytes || (double)most.work <= out->kv_room); /* as --shard auto does */
+        bool spilled = in->device_bytes && (double)((info->chained ? 1 : 2) * most.kept + most.work) > out->kv_room;
+        if (out->shared) out->kv_buffers = spilled ? most.kept : most.kept + most.work;
+        if (out->shared && spilled) out->kv_layers = most.work;
         shard_free(&plan);
     }
     mem_free(segment);
@@ -128,6 +134,7 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     out->workspace = encoder_bytes(c, in->act, &spec);
     if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker);
     out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
+    out->kv_room = ROOM_USABLE * ((double)in->device_bytes - (double)in->packed_bytes - (double)out->workspace);
     plan_shared(c, in, out);
     plan_device(c, in, out);
     out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round + PROGRAM_BYTES;

@@ -30,7 +30,9 @@ typedef struct {
     size_t mapped;                       /* of the model's file, by each rank, while weights are packed: the system takes it back at need */
     size_t resident;  /* what top and getrusage then show of a rank: all of the weights it shares, the file and its own */
     bool shared;      /* the longest document is more than a rank's share, so that all ranks encode it together */
-    size_t kv_layers; /* two layers of K/V on the GPU, where all of them stay in host memory; 0: they fit, or there is no GPU */
+    size_t kv_layers; /* two layers of K/V on the GPU (and rows under way of a shared document), where all of them stay in host memory; 0:
+                         they fit, or there is no GPU */
+    double kv_room;   /* for K/V on the GPU */
     size_t store;     /* K/V, token ids and lists of kept rows on disk, all ranks */
     size_t kv_raw, kv_kept, kv_summary; /* K/V of all raw rows, as types are stored; of the stored rows; of gists or selected rows alone */
     double kv_seen;                     /* K/V that segments see of others, were each on a rank of its own: moved while encoding */

@@ -1,5 +1,6 @@
 /* K/V that are larger than the device go to host memory by plan: decided from what is free before a document begins, and told. Passes then
- * work on two layers at a time (spill.h), with the same bits.
+ * work on two layers at a time (spill.h), with the same bits. Documents that ranks share work on two layers anyway (sharded.h), and what
+ * goes between ranks lies there, so each rank decides for itself where it keeps its part.
  */
 #include "base/log.h"
 #include "base/mem.h"
@@ -24,8 +25,12 @@ bool room_for(const job_t *j, int64_t rows) {
     return !room_bytes(j, &room, &total) || 2 * (double)kv_bytes(j->config, j->be->act, rows) <= room;
 }
 
-static status_t room_set(job_t *j, bool spilled) {
-    if (spilled == j->spilled) return ST_OK;
+/* K/V buffers that buffer_fit makes on a device. */
+static int64_t n_buffer(const job_t *j) { return j->chained ? 1 : 2; }
+
+/* anew: buffers that are there are given back, too. */
+static status_t room_set(job_t *j, bool spilled, bool anew) {
+    if (spilled == j->spilled && !anew) return ST_OK;
     status_t st = batch_end(j), waited = store_writer_wait(j->writer); /* it may still read the old ones */
     room_free(j);
     j->spilled = spilled;
@@ -33,12 +38,35 @@ static status_t room_set(job_t *j, bool spilled) {
     return st ? st : waited ? waited : set;
 }
 
-status_t room_device(job_t *j) { return room_set(j, false); }
+status_t room_device(job_t *j) { return room_set(j, false, false); }
+
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits) {
+    double room, total, all = 2 * (double)kv_bytes(j->config, j->be->act, n_buffer(j) * kept);
+    int64_t n_token = plan->segment[plan->spec.n_segment];
+    size_t work, left, most;
+    *fits = true;
+    if (!room_bytes(j, &room, &total)) return ST_OK;
+    status_t st = encoder_shard_memory(j->encoder, j->comm, plan, &work);
+    j->be->ops->memory_left(j->be, &left, &most);
+    if (st || (double)work + all <= room) /* an earlier document's buffers may be in the way */
+        return st ? st : room_set(j, false, (double)work > ROOM_USABLE * (double)left);
+    if (!(*fits = (double)work <= room))
+        return status_fail(ST_FAIL,
+                           "GPU: a document of %lld tokens that %d ranks share takes %.2f GiB here (two layers of the K/V that this rank "
+                           "sees, and its rows under way), %.2f of %.2f GiB are free for it; use more GPUs, gists, --shard none, or GPUs "
+                           "with more memory",
+                           (long long)n_token, plan->spec.size, (double)work / 0x1p30, room / 0x1p30, total / 0x1p30);
+    if (!j->spilled)
+        log_info("GPU memory: of a document of %lld tokens that %d ranks share, %.2f GiB of K/V are kept here, room for %.2f of %.2f GiB: "
+                 "they go to host memory layer by layer; two layers and the rows under way take %.2f GiB",
+                 (long long)n_token, plan->spec.size, all / 0x1p30, (room - (double)work) / 0x1p30, total / 0x1p30, (double)work / 0x1p30);
+    j->report->n_spilled++;
+    return room_set(j, true, false);
+}
 
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch) {
-    int n_buffer = j->chained ? 1 : 2;
-    double room, total, need = 2 * (double)kv_bytes(j->config, j->be->act, n_buffer * kept + scratch), layers;
-    if (!room_bytes(j, &room, &total) || need <= room) return room_set(j, false);
+    double room, total, need = 2 * (double)kv_bytes(j->config, j->be->act, n_buffer(j) * kept + scratch), layers;
+    if (!room_bytes(j, &room, &total) || need <= room) return room_set(j, false, false);
     layers = (double)spill_bytes(j->config, j->be->act, kept + scratch + encoder_sink(j->encoder)->n_row);
     if (layers > room)
         return status_fail(ST_FAIL,
@@ -51,5 +79,5 @@ status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch) {
             "at a time (%.2f GiB) on the GPU",
             (long long)n_token, need / 0x1p30, room / 0x1p30, total / 0x1p30, layers / 0x1p30);
     j->report->n_spilled++;
-    return room_set(j, true);
+    return room_set(j, true, false);
 }

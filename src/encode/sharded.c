@@ -15,7 +15,7 @@
 #include "encode/encoder_impl.h"
 #include "encode/wire.h"
 
-enum { RING = 2, LOGIT_ROWS = 64 };
+enum { LOGIT_ROWS = 64 };
 
 /* One of this rank's steps: what a pass is, kept until the last layer. */
 typedef struct {
@@ -45,6 +45,7 @@ typedef struct {
     comm_part_t *parts;
     int n_part;
     int64_t cap_part;
+    int64_t kept;   /* the last copy to the host of what is kept */
     int64_t ticket; /* a mark behind the layer before: a device's queue may be layers ahead of it */
     void *mark;     /* host */
 } flow_t;
@@ -90,7 +91,7 @@ static void mark_all(flow_t *f) {
 
 /* Gives a pool its rows' memory from *at on; memory NULL: only counts. */
 static void carve(flow_t *f, kv_pool_t *pool, size_t *at) {
-    size_t each = size_round_up(RING * kv_bytes(f->config, f->be->act, pool->n_row) / (size_t)f->config->n_layer, 256);
+    size_t each = size_round_up(LAYER_RING * kv_bytes(f->config, f->be->act, pool->n_row) / (size_t)f->config->n_layer, 256);
     char *base = f->memory;
     if (base && pool->n_row) *pool = kv_view(f->config, f->be->act, pool->n_row, base + *at, base + *at + each);
     *at += 2 * each;
@@ -106,8 +107,9 @@ static void carve_all(flow_t *f, size_t *total) {
     for (int64_t P = 0; P < f->n_page; P++) carve(f, &f->pages[P], total);
 }
 
-static status_t pools_setup(flow_t *f) {
-    size_t n = (size_t)f->plan->spec.n_segment, total;
+/* Which pools there are, and bytes for them. */
+static status_t pools_count(flow_t *f, size_t *total) {
+    size_t n = (size_t)f->plan->spec.n_segment;
     status_t st = mem_zalloc(&f->raw, n, sizeof *f->raw, "segments of a document");
     if (!st) st = mem_zalloc(&f->gists, n, sizeof *f->gists, "segments of a document");
     if (!st && f->e->spec.evict) {
@@ -117,25 +119,33 @@ static status_t pools_setup(flow_t *f) {
     if (st) return st;
     mark_all(f);
     f->sink.n_row = f->e->n_sink;
-    carve_all(f, &total);
-    if ((st = f->be->ops->alloc(f->be, total, "K/V of the layers at work", &f->memory))) return st;
+    carve_all(f, total);
+    return ST_OK;
+}
+
+static status_t pools_setup(flow_t *f) {
+    size_t total;
+    status_t st = pools_count(f, &total);
+    spill_free(&f->e->spill); /* passes alone make it again */
+    if (!st) st = f->be->ops->alloc(f->be, total, "K/V of the layers at work", &f->memory);
+    if (st) return st;
     carve_all(f, &total);
     if (f->doc->part == SHARD_COMPUTE) /* numbers as large as real ones: a GPU is faster on zeros */
         return f->be->ops->fill(f->be, 1, 0, 1, total / dtype_bytes(f->be->act), f->memory);
     return ST_OK;
 }
 
-/* n rows of one layer, from row `row` of one pool to row `to_row` of another. Whole pools lie head behind head: one copy for all heads. */
-static status_t rows_copy(flow_t *f, const kv_pool_t *from, int64_t layer, int64_t row, const kv_pool_t *to, int64_t to_layer,
-                          int64_t to_row, int64_t n) {
+/* n rows of one layer between pools on the device. Whole pools lie head behind head: one copy for all heads. */
+static status_t rows_copy(flow_t *f, rows_at_t from, int64_t layer, rows_at_t to, int64_t to_layer, int64_t n) {
     int64_t each = n * f->config->d_head, n_head = f->config->n_kv_head;
-    bool whole = from->head_stride == each && to->head_stride == each;
+    bool whole = from.pool->head_stride == each && to.pool->head_stride == each;
     size_t elements = (size_t)(whole ? n_head * each : each);
     status_t st = ST_OK;
     for (int64_t h = 0; h < n_head && n && !st; h += whole ? n_head : 1) {
-        size_t a = kv_row_at(from, layer, h, row), b = kv_row_at(to, to_layer, h, to_row);
-        st = f->be->ops->convert(f->be, elements, to->type, (char *)to->k + b, from->type, (char *)from->k + a);
-        if (!st) st = f->be->ops->convert(f->be, elements, to->type, (char *)to->v + b, from->type, (char *)from->v + a);
+        size_t a = kv_row_at(from.pool, layer, h, from.row), b = kv_row_at(to.pool, to_layer, h, to.row);
+        dtype_t type = to.pool->type, was = from.pool->type;
+        st = f->be->ops->convert(f->be, elements, type, (char *)to.pool->k + b, was, (char *)from.pool->k + a);
+        if (!st) st = f->be->ops->convert(f->be, elements, type, (char *)to.pool->v + b, was, (char *)from.pool->v + a);
     }
     return st;
 }
@@ -184,7 +194,7 @@ static status_t step_setup(flow_t *f, const shard_step_t *p, step_t *out) {
                            .n_run = out->layout.n_run,
                            .n_span = out->layout.n_span,
                            .pools = out->pools,
-                           .layer_ring = RING,
+                           .layer_ring = LAYER_RING,
                            .runs = out->layout.runs,
                            .spans = out->layout.spans,
                            .n_out = e->n_out,
@@ -235,7 +245,7 @@ static status_t part_add(flow_t *f, int peer, const kv_pool_t *pool, int layer, 
     if (!n) return ST_OK;
     status_t st = mem_room(&f->parts, f->n_part + 1, &f->cap_part, sizeof *f->parts, "messages of an exchange"); /* for two */
     if (st) return st;
-    size_t at = kv_row_at(pool, layer % RING, 0, row), size = dtype_bytes(pool->type);
+    size_t at = kv_row_at(pool, layer % LAYER_RING, 0, row), size = dtype_bytes(pool->type);
     comm_part_t part = {.peer = peer,
                         .p = (char *)pool->k + at,
                         .bytes = n * pool->row_stride * (int64_t)size,
@@ -287,6 +297,12 @@ static status_t arrivals(flow_t *f, int layer, int back) {
 
 /* ---- layers ----------------------------------------------------------------------------------------------------- */
 
+/* n rows of a layer out of a ring, to where they are kept. To the host they go beside what follows. */
+static status_t rows_keep(flow_t *f, rows_at_t ring, rows_at_t to, int layer, int64_t n) {
+    if (f->doc->spilled) return ring_copy(f->be, f->config, ring, to, layer, n, false, &f->kept);
+    return rows_copy(f, ring, layer % LAYER_RING, to, layer, n);
+}
+
 /* A layer of the segments that this rank writes: all of it has come. */
 static status_t keep(flow_t *f, int layer) {
     status_t st = ST_OK;
@@ -294,11 +310,11 @@ static status_t keep(flow_t *f, int layer) {
         if (shard_writer(f->plan, s) != f->comm->rank) continue;
         const kv_pool_t *raw = &f->doc->raw[s], *gists = &f->doc->gists[s];
         int64_t n = segment_rows(f, s), from = n - raw->n_row;
-        if (gists->n_row) st = rows_copy(f, &f->gists[s], layer % RING, 0, gists, layer, 0, gists->n_row);
-        if (!f->pages && raw->n_row && !st) st = rows_copy(f, &f->raw[s], layer % RING, from, raw, layer, 0, raw->n_row);
+        if (gists->n_row) st = rows_keep(f, (rows_at_t){&f->gists[s], 0}, (rows_at_t){gists, 0}, layer, gists->n_row);
+        if (!f->pages && raw->n_row && !st) st = rows_keep(f, (rows_at_t){&f->raw[s], from}, (rows_at_t){raw, 0}, layer, raw->n_row);
         for (int64_t at = from; f->pages && at < n && !st;) {
             int64_t P = at / PAGE_ROWS, rows = i64_min(n, (P + 1) * PAGE_ROWS) - at;
-            st = rows_copy(f, &f->pages[P], layer % RING, at % PAGE_ROWS, raw, layer, at - from, rows);
+            st = rows_keep(f, (rows_at_t){&f->pages[P], at % PAGE_ROWS}, (rows_at_t){raw, at - from}, layer, rows);
             at += rows;
         }
     }
@@ -312,7 +328,8 @@ static status_t keys(flow_t *f, int layer, int back, int64_t i) {
 }
 
 static status_t layer_run(flow_t *f, int layer) {
-    status_t st = rows_copy(f, &f->e->sink_pool, layer, 0, &f->sink, layer % RING, 0, f->e->n_sink);
+    status_t st = f->be->ops->copy_in_wait(f->be, f->kept); /* the layer before has left: the next one's rows take its ring */
+    if (!st) st = rows_copy(f, (rows_at_t){&f->e->sink_pool, 0}, layer, (rows_at_t){&f->sink, 0}, layer % LAYER_RING, f->e->n_sink);
     for (int back = 0; back < 2 && !st; back++) {
         st = arrivals(f, layer, back);
         if (!st && back) st = keep(f, layer);
@@ -403,6 +420,12 @@ static status_t resume(flow_t *f) {
     return comm_agree(f->comm, st);
 }
 
+/* Waits for the device, and for what is kept. */
+static status_t all_done(flow_t *f) {
+    status_t st = f->be->ops->sync(f->be);
+    return st ? st : f->be->ops->copy_out_wait(f->be, f->kept);
+}
+
 /* Before a layer: does any rank want to stop? Then what is on its way arrives, and what is done is saved. A device is asked when it has
  * done the layer before the last, or it would have been given all layers by now. */
 static status_t stop_between(flow_t *f, int layer) {
@@ -418,12 +441,23 @@ static status_t stop_between(flow_t *f, int layer) {
     if (!st) st = f->comm->ops->max_i64(f->comm, &yes, 1);
     if (st || !yes) return st;
     for (int back = 0; back < 2 && !st; back++) st = arrivals(f, layer, back);
-    if (!st) st = f->be->ops->sync(f->be);
+    if (!st) st = all_done(f);
     if (st) return st;
     d->stopped = layer ? layer : -1;
     if (d->under_way && layer > d->from && under_way_write(d->under_way, f->be, layer))
         log_warn("what was done of the document is not saved, and the next run begins it anew: %s", status_message());
     return ST_OK;
+}
+
+status_t encoder_shard_memory(encoder_t *e, comm_t *comm, const shard_t *plan, size_t *bytes) {
+    flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan};
+    const shard_step_t *p;
+    status_t st = pools_count(&f, bytes);
+    for (int back = 0; back < 2; back++)
+        for (int64_t i = 0; (p = shard_step(plan, comm->rank, back, i)); i++)
+            *bytes += forward_ws_rows_bytes(e->config, e->be->act, p->raw_n + p->gist_n);
+    flow_free(&f);
+    return st;
 }
 
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d) {
@@ -444,7 +478,7 @@ status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sh
         if (!st && !d->stopped) st = layer_run(&f, layer);
     }
     if (!st && !d->stopped && e->spec.rows) st = logits_out(&f);
-    if (!st) st = f.be->ops->sync(f.be);
+    if (!st) st = all_done(&f);
     if (st && comm->size > 1) { /* the others are inside the layers and would wait for ever */
         log_error("%s", status_message());
         comm->ops->abort(comm, st);

@@ -26,6 +26,7 @@ typedef struct {
     /* [n_segment] where K/V of the segments that this rank writes go, all layers: of the last n_row raw rows, and of the gists. n_row 0:
      * nowhere. NULL: nothing is kept. */
     const kv_pool_t *raw, *gists;
+    bool spilled;            /* that is in host memory (kv_alloc_host), since the device is too small. Each rank may do as it must */
     bool (*stop)(void *ctx); /* asked between layers on every rank; one yes stops all. NULL: to the end */
     void *stop_ctx;
     under_way_t
@@ -38,6 +39,8 @@ typedef struct {
 status_t encoder_shard(const encoder_t *e, const int64_t *segment, int64_t n_segment, bool raw_kept, int size, shard_t *out);
 /* Bytes of K/V that a rank sends for it, all layers. */
 int64_t encoder_shard_bytes(const encoder_t *e, const shard_t *plan, int rank);
+/* Bytes of this rank's device for it beside what it keeps: two layers of what its rows see, and the rows under way. */
+status_t encoder_shard_memory(encoder_t *e, comm_t *comm, const shard_t *plan, size_t *bytes);
 /* Collective. Of `stopped` and `from` > 0 all ranks know the same. The encoder's spec must say `sharded`; compact positions are not done. A
  * failure in the middle ends the job, since others would wait. */
 status_t encoder_run_sharded(encoder_t *e, comm_t *comm, const shard_t *plan, sharded_t *d);

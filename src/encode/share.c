@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "encode/job.h"
-#include "encode/sharded.h"
 
 /* Segments on their way to the writer: on a device their K/V go out beside what is computed next, and several are written at a time. */
 enum { LEAVING = 4 };
@@ -99,18 +98,24 @@ static int64_t slices_of(const round_t *r, int64_t first) {
     return n;
 }
 
-/* Where K/V of this rank's segments of a shared document go: kept[s], and its parts; *out: how they will leave. */
+/* K/V rows that this rank keeps of a shared document, and of its longest segment. */
+static int64_t document_rows(const job_t *j, const shard_t *plan, int64_t *each) {
+    int64_t rows = 0;
+    *each = 0;
+    for (int64_t s = 0; s < plan->spec.n_segment; s++) {
+        if (shard_writer(plan, s) != j->comm->rank) continue;
+        int64_t n = kept_rows(&j->spec->kept, plan->segment[s + 1] - plan->segment[s]);
+        rows += n;
+        *each = i64_max(*each, n);
+    }
+    return rows;
+}
+
+/* Where they go: kept[s], and its parts; *out: how they will leave. */
 static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists, leaving_t *out) {
     const kept_t *k = &j->spec->kept;
-    int64_t rows = 0, at = 0, each = 0, n_segment = plan->spec.n_segment;
-    for (int64_t s = 0; s < n_segment; s++) {
-        if (shard_writer(plan, s) != j->comm->rank) continue;
-        int64_t n = kept_rows(k, plan->segment[s + 1] - plan->segment[s]);
-        rows += n;
-        each = i64_max(each, n);
-    }
+    int64_t each, rows = document_rows(j, plan, &each), at = 0, n_segment = plan->spec.n_segment;
     status_t st = watch_store(j);
-    if (!st) st = room_device(j);
     *out = leaving_of(j, each);
     if (!st) st = buffer_fit(j, rows, out->most * each);
     for (int64_t s = 0; s < n_segment && !st; s++) {
@@ -161,54 +166,76 @@ static void under_way_remove(const job_t *j) {
     }
 }
 
-status_t share_document(job_t *j, const round_t *r, int64_t first) {
-    int64_t n = slices_of(r, first), *segment = NULL;
-    const round_item_t *items = r->items + first;
-    kv_pool_t *pools = NULL; /* [3][n] */
-    shard_t plan = {0};
-    leaving_t leaving;
-    char path[PATH_MAX];
-    under_way_t saved = {.path = path, .n_layer = (int)j->config->n_layer};
+/* The plan of a document of n items, and whether every rank has room for its part of it; under --shard document they must. Collective. */
+static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, shard_t *plan, bool *fits) {
+    keep_t keep = j->spec->kept.keep;
+    int64_t *segment = NULL, too_large = 0, each;
     status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
-    if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     for (int64_t s = 0; s < n && !st; s++) segment[s] = items[s].begin - items[0].begin;
     if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
-    keep_t keep = j->spec->kept.keep;
-    if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, &plan);
-    if (!st) st = document_pools(j, &plan, pools, pools + n, pools + 2 * n, &leaving);
+    if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, plan);
+    if (!st) st = batch_end(j);
+    *fits = true;
+    if (!st) st = room_share(j, plan, document_rows(j, plan, &each), fits);
+    if (!*fits && j->spec->shard == SHARD_AUTO) {
+        log_info("%s; one rank takes it", status_message());
+        too_large = 1;
+        st = ST_OK;
+    }
+    mem_free(segment);
+    st = comm_agree(j->comm, st);
+    if (!st) st = j->comm->ops->max_i64(j->comm, &too_large, 1);
+    *fits = !too_large;
+    return st;
+}
+
+static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan) {
+    int64_t n = plan->spec.n_segment;
+    kv_pool_t *pools = NULL; /* [3][n] */
+    leaving_t leaving;
+    char path[PATH_MAX];
+    under_way_t saved = {.path = path, .key = document_key(j, r, first, n), .n_layer = (int)j->config->n_layer};
+    status_t st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
+    if (!st) st = document_pools(j, plan, pools, pools + n, pools + 2 * n, &leaving);
     snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, j->comm->rank);
-    saved.key = document_key(j, r, first, n);
     for (int64_t s = 0; s < n && !st; s++) {
         size_t bytes = kv_bytes(j->config, pools[s].type, pools[s].n_row);
         if (bytes) st = under_way_add(&saved, pools[s].k, bytes, true);
         if (bytes && !st) st = under_way_add(&saved, pools[s].v, bytes, true);
     }
     if ((st = comm_agree(j->comm, st))) goto out;
-    sharded_t d = {.tokens = r->tokens.ids + items[0].begin,
+    sharded_t d = {.tokens = r->tokens.ids + r->items[first].begin,
                    .raw = pools + n,
                    .gists = pools + 2 * n,
+                   .spilled = j->spilled,
                    .stop = stop_wanted,
                    .stop_ctx = j,
                    .under_way = &saved};
     st = watch_mark(j);
-    if (!st) st = encoder_run_sharded(j->encoder, j->comm, &plan, &d);
+    if (!st) st = encoder_run_sharded(j->encoder, j->comm, plan, &d);
     if (!st) st = watch_mark(j);
     j->kv_sent += d.sent;
     int n_layer = saved.n_layer, done = d.stopped > 0 ? d.stopped : 0; /* of the layer after those done K/V were sent, too */
-    j->kv_sent_plan += encoder_shard_bytes(j->encoder, &plan, j->comm->rank) / n_layer * ((d.stopped ? done + 1 : n_layer) - d.from);
+    j->kv_sent_plan += encoder_shard_bytes(j->encoder, plan, j->comm->rank) / n_layer * ((d.stopped ? done + 1 : n_layer) - d.from);
     if (!st && d.from) log_info("went on behind layer %d of %d of a document that all ranks share", d.from, n_layer);
     if (!st && d.stopped) {
         log_info("stopped behind layer %d of %d of a document that all ranks share", done, n_layer);
         j->stopping = true;
     }
-    if (!st && !d.stopped) st = document_write(j, r, first, &plan, pools, &leaving);
+    if (!st && !d.stopped) st = document_write(j, r, first, plan, pools, &leaving);
     st = comm_agree(j->comm, st);
     if (!st && !d.stopped) under_way_remove(j);
 out:
     under_way_free(&saved);
-    shard_free(&plan);
-    mem_free(segment);
     mem_free(pools);
+    return st;
+}
+
+status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared) {
+    shard_t plan = {0};
+    status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, shared);
+    if (!st && *shared) st = document_run(j, r, first, &plan);
+    shard_free(&plan);
     return st;
 }
 

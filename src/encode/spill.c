@@ -2,10 +2,10 @@
 
 #include "base/mem.h"
 
-enum { RING = 2, ALIGN = 256 };
+enum { ALIGN = 256 };
 
 static size_t ring_each(const model_config_t *c, dtype_t act, int64_t n_row) {
-    return size_round_up(RING * kv_bytes(c, act, n_row) / (size_t)c->n_layer, ALIGN);
+    return size_round_up(LAYER_RING * kv_bytes(c, act, n_row) / (size_t)c->n_layer, ALIGN);
 }
 
 size_t spill_bytes(const model_config_t *c, dtype_t act, int64_t n_row) { return 2 * ring_each(c, act, n_row); }
@@ -60,22 +60,26 @@ static void find_seen(spill_t *s, const batch_t *b) {
     }
 }
 
-/* n rows of one layer, from row `row` on, between a pool and its ring. Whole pools lie head behind head: one copy for all heads. */
-static status_t rows_move(spill_t *s, const kv_pool_t *host, const kv_pool_t *ring, int layer, int64_t row, int64_t n, bool in,
-                          int64_t *ticket) {
-    int64_t each = n * s->config->d_head, n_head = s->config->n_kv_head;
-    bool whole = host->head_stride == each && ring->head_stride == each;
-    size_t bytes = (size_t)(whole ? n_head * each : each) * dtype_bytes(host->type);
-    const backend_ops_t *op = s->be->ops;
+/* Whole pools lie head behind head: one copy for all heads. */
+status_t ring_copy(backend_t *be, const model_config_t *c, rows_at_t ring, rows_at_t host, int layer, int64_t n, bool in, int64_t *ticket) {
+    int64_t each = n * c->d_head, n_head = c->n_kv_head;
+    bool whole = host.pool->head_stride == each && ring.pool->head_stride == each;
+    size_t bytes = (size_t)(whole ? n_head * each : each) * dtype_bytes(host.pool->type);
     status_t st = ST_OK;
     for (int64_t h = 0; h < n_head && n > 0 && !st; h += whole ? n_head : 1) {
-        size_t a = kv_row_at(host, layer, h, row), b = kv_row_at(ring, layer % RING, h, row);
-        char *const there[2] = {(char *)host->k + a, (char *)host->v + a}, *const here[2] = {(char *)ring->k + b, (char *)ring->v + b};
+        size_t a = kv_row_at(host.pool, layer, h, host.row), b = kv_row_at(ring.pool, layer % LAYER_RING, h, ring.row);
+        char *const there[2] = {(char *)host.pool->k + a, (char *)host.pool->v + a};
+        char *const here[2] = {(char *)ring.pool->k + b, (char *)ring.pool->v + b};
         for (int x = 0; x < 2 && !st; x++)
-            st = in ? op->copy_in_start(s->be, here[x], there[x], bytes, ticket)
-                    : op->copy_out_start(s->be, there[x], here[x], bytes, ticket);
+            st = in ? be->ops->copy_in_start(be, here[x], there[x], bytes, ticket)
+                    : be->ops->copy_out_start(be, there[x], here[x], bytes, ticket);
     }
     return st;
+}
+
+/* The same rows of a pool of the pass and of its ring. */
+static status_t rows_move(spill_t *s, const batch_t *b, int pool, int layer, int64_t row, int64_t n, bool in, int64_t *ticket) {
+    return ring_copy(s->be, s->config, (rows_at_t){&s->rings[pool], row}, (rows_at_t){&b->pools[pool], row}, layer, n, in, ticket);
 }
 
 /* What the layer sees of pools; rows of the pass itself come along as whatever they were, and are made anew before anyone looks. */
@@ -83,7 +87,7 @@ static status_t layer_in(spill_t *s, const batch_t *b, int layer, int64_t *ticke
     status_t st = ST_OK;
     for (int i = 0; i < b->n_pool && !st; i++) {
         int64_t from = s->seen[2 * i], n = s->seen[2 * i + 1] - from;
-        st = rows_move(s, &b->pools[i], &s->rings[i], layer, from, n, true, ticket);
+        st = rows_move(s, b, i, layer, from, n, true, ticket);
     }
     return st;
 }
@@ -92,7 +96,7 @@ static status_t layer_out(spill_t *s, const batch_t *b, int layer) {
     status_t st = ST_OK;
     for (int i = 0; i < b->n_run && !st; i++) {
         const run_t *r = &b->runs[i];
-        if (r->pool >= 0) st = rows_move(s, &b->pools[r->pool], &s->rings[r->pool], layer, r->index, r->n, false, &s->ticket);
+        if (r->pool >= 0) st = rows_move(s, b, r->pool, layer, r->index, r->n, false, &s->ticket);
     }
     return st;
 }
@@ -107,7 +111,7 @@ status_t spill_forward(spill_t *s, model_t *m, forward_ws_t *ws, batch_t b) {
     find_seen(s, &b);
     batch_t on = b;
     on.pools = s->rings;
-    on.layer_ring = RING;
+    on.layer_ring = LAYER_RING;
     st = forward_begin(ws, &on);
     if (!st) st = layer_in(s, &b, 0, &came);
     for (int layer = 0; layer < n_layer && !st; layer++) {

@@ -13,6 +13,7 @@
 
 /* Of what is free on the device: operations need some for themselves. */
 static const double ROOM_USABLE = 0.9;
+enum { LAYER_RING = 2 }; /* layers of K/V at work on the device, even and odd */
 
 typedef struct {
     backend_t *be;
@@ -32,5 +33,14 @@ status_t spill_forward(spill_t *s, model_t *m, forward_ws_t *ws, batch_t b);
 /* Waits until what passes left is in host memory. */
 status_t spill_settle(spill_t *s);
 void spill_free(spill_t *s); /* takes a zeroed one */
+
+/* Some rows of a pool. */
+typedef struct {
+    const kv_pool_t *pool;
+    int64_t row;
+} rows_at_t;
+/* n rows of a layer between a pool of LAYER_RING layers on the device and one of all layers in host memory, in or out, beside the
+ * operations (copy_in_start, copy_out_start). */
+status_t ring_copy(backend_t *be, const model_config_t *c, rows_at_t ring, rows_at_t host, int layer, int64_t n, bool in, int64_t *ticket);
 
 #endif

@@ -179,6 +179,13 @@ for gpu in 1MiB 1GiB; do
     "$precis" plan --quiet --model "$model" --layout full --segment 100 --gpu-memory $gpu --format json "$dir/long.txt" 2>>"$dir/log" | grep -o '"kv_gpu_layers_bytes":[0-9]*' >"$dir/layers-$gpu"
 done
 grep -q ':[1-9]' "$dir/layers-1MiB" && grep -q ':0$' "$dir/layers-1GiB"; check "precis plan for a small GPU and a large one" $? "$(cat "$dir"/layers-*)"
+# So it is of what ranks keep of a document that they share; where two layers are more than it has, plan fails.
+for gpu in 12MiB 1GiB; do
+    "$precis" plan --quiet --model "$model" --layout full --segment 100 --batch 64 --ranks 2 --gpu-memory $gpu --corpus-tokens 20000 >"$dir/plan-$gpu" 2>>"$dir/log"
+done
+grep -q 'which all ranks share: in host memory' "$dir/plan-12MiB" && grep -q 'on the GPU, per rank' "$dir/plan-12MiB" && ! grep -q 'in host memory' "$dir/plan-1GiB"
+check "precis plan for small GPUs and large ones that share a document" $? "$(grep -h 'K/V' "$dir"/plan-*)"
+"$precis" plan --quiet --model "$model" --layout full --segment 100 --gpu-memory 1MiB "$dir/long.txt" 2>&1 >/dev/null | grep -q 'does not fit: two layers'; check "precis plan for a GPU that is too small for two layers" $? "$(tail -1 "$dir/log")"
 # What precis plan says before is what goes over the wire.
 for layout in "full --segment 100" "unigist --ratio 8 --local 64" "fine-kv --ratio 4 --segment 200"; do
     n=3 t=1

@@ -102,13 +102,14 @@ static status_t encoder_of(const case_t *c, comm_t *on, encoder_t **out) {
     return encoder_create(tiny.model, on, &e, out);
 }
 
-/* Pools for a segment's kept rows, all raw rows or the tail; filled with what no result may be. */
-static void pools_of(const case_t *c, int64_t n, kv_pool_t *raw, kv_pool_t *gists) {
+/* Pools for a segment's kept rows, all raw rows or the tail, on the device or the host; filled with what no result may be. */
+static void pools_of(const case_t *c, int64_t n, bool host, kv_pool_t *raw, kv_pool_t *gists) {
     gist_spec_t g = gist_of(c);
+    status_t (*alloc)(backend_t *, const model_config_t *, dtype_t, int64_t, const char *, kv_pool_t *) = host ? kv_alloc_host : kv_alloc;
     kv_pool_t *both[2] = {raw, gists};
     int64_t rows[2] = {layout_info(c->layout)->whole ? encoder_tail(&g, n) : n, gist_count(&g, n)};
     for (int i = 0; i < 2; i++) {
-        CU_ASSERT_EQUAL(kv_alloc(tiny.be, model_config(tiny.model), tiny.be->act, rows[i], "test", both[i]), ST_OK);
+        CU_ASSERT_EQUAL(alloc(tiny.be, model_config(tiny.model), tiny.be->act, rows[i], "test", both[i]), ST_OK);
         size_t bytes = kv_bytes(model_config(tiny.model), tiny.be->act, rows[i]);
         CU_ASSERT_EQUAL(memory_poison(tiny.be, both[i]->k, bytes), ST_OK);
         CU_ASSERT_EQUAL(memory_poison(tiny.be, both[i]->v, bytes), ST_OK);
@@ -159,13 +160,13 @@ static void run_twice(encoder_t *e, const shard_t *plan, sharded_t *d, bool spoi
     CU_ASSERT_EQUAL(unlink(path), 0);
 }
 
-typedef enum { STRAIGHT, STOPPED, SPOILT } how_t;
+typedef enum { STRAIGHT, STOPPED, SPOILT } how_t; /* an odd rank keeps what it keeps in host memory */
 
 static void kept_case(const case_t *c, comm_t *self, how_t how) {
     static int64_t segment[N + 1];
     static kv_pool_t raw[N], gists[N], raw1[N], gists1[N];
     int64_t n = segments_of(c, segment), mine = 0;
-    bool chain_raw = !c->ratio, whole = layout_info(c->layout)->whole;
+    bool chain_raw = !c->ratio, whole = layout_info(c->layout)->whole, spilled = comm->rank % 2;
     encoder_t *e = NULL, *alone = NULL;
     shard_t plan;
     CU_ASSERT_EQUAL(encoder_of(c, comm, &e), ST_OK);
@@ -173,10 +174,10 @@ static void kept_case(const case_t *c, comm_t *self, how_t how) {
     CU_ASSERT_EQUAL(encoder_shard(e, segment, n, !layout_info(c->layout)->whole, comm->size, &plan), ST_OK);
     for (int64_t s = 0; s < n; s++) {
         raw[s] = gists[s] = (kv_pool_t){0};
-        pools_of(c, segment[s + 1] - segment[s], &raw1[s], &gists1[s]);
-        if (shard_writer(&plan, s) == comm->rank) pools_of(c, segment[s + 1] - segment[s], &raw[s], &gists[s]);
+        pools_of(c, segment[s + 1] - segment[s], false, &raw1[s], &gists1[s]);
+        if (shard_writer(&plan, s) == comm->rank) pools_of(c, segment[s + 1] - segment[s], spilled, &raw[s], &gists[s]);
     }
-    sharded_t d = {.tokens = tokens, .raw = raw, .gists = gists};
+    sharded_t d = {.tokens = tokens, .raw = raw, .gists = gists, .spilled = spilled};
     int64_t before = comm->sent_bytes, agreed = comm->size > 1 ? (int64_t)sizeof(int64_t) : 0; /* one agreement before the layers */
     if (how == STRAIGHT) {
         CU_ASSERT_EQUAL(encoder_run_sharded(e, comm, &plan, &d), ST_OK);
@@ -201,7 +202,8 @@ static void kept_case(const case_t *c, comm_t *self, how_t how) {
             CU_ASSERT(same);
         }
     }
-    for (int64_t s = 0; s < n; s++) kv_free(tiny.be, &raw[s]), kv_free(tiny.be, &gists[s]);
+    for (int64_t s = 0; s < n; s++)
+        (spilled ? kv_free_host : kv_free)(tiny.be, &raw[s]), (spilled ? kv_free_host : kv_free)(tiny.be, &gists[s]);
     for (int64_t s = 0; s < n; s++) kv_free(tiny.be, &raw1[s]), kv_free(tiny.be, &gists1[s]);
     CU_ASSERT_EQUAL(comm->ops->sum_i64(comm, &mine, 1), ST_OK);
     CU_ASSERT_EQUAL(mine, n); /* every segment has one writer */

@@ -3,31 +3,41 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cjson/cJSON.h>
-
-#include "base/rng.h"
-#include "encode/encode.h"
 #include "encode/encoder.h"
-#include "golden/tiny.h"
+#include "golden/deep.h"
 #include "unit.h"
 
-enum { N = 700, N_VOCAB = 160, ALL = -1, MAX_SEGMENT = 16 };
-#define SOURCE "tests/golden/tiny-llama"
+enum { N = 700, ALL = -1, MAX_SEGMENT = 16, WINDOW = 150 };
 
-typedef struct {
-    layout_method_t layout;
-    int64_t segment, ratio, window, n_blank;
-    bool compact;
-} case_t;
-static const case_t cases[] = {
-    {LAYOUT_FULL, N, 0, ALL, 0, false},        {LAYOUT_FULL, 96, 0, ALL, 3, false},       {LAYOUT_FINE_KV, 60, 4, ALL, 2, false},
-    {LAYOUT_FINE_KV, 300, 8, 16, 0, true},     {LAYOUT_COARSE_KV, 100, 4, ALL, 4, false}, {LAYOUT_COARSE_REC, 100, 4, ALL, 1, false},
-    {LAYOUT_COARSE_REC, 120, 8, ALL, 0, true}, {LAYOUT_UNIGIST, N, 4, 16, 4, false},      {LAYOUT_UNIGIST, N, 8, 304, 0, false},
-    {LAYOUT_BLOCKGIST, 200, 4, ALL, 2, false}, {LAYOUT_PCE, N, 0, ALL, 2, false},
+static const deep_case_t cases[] = {
+    {.layout = LAYOUT_FULL, .segment = N, .window = ALL},
+    {.layout = LAYOUT_FULL, .segment = 96, .window = ALL, .n_blank = 3},
+    {.layout = LAYOUT_FINE_KV, .segment = 60, .ratio = 4, .window = ALL, .n_blank = 2},
+    {.layout = LAYOUT_FINE_KV, .segment = 300, .ratio = 8, .window = 16, .compact = true},
+    {.layout = LAYOUT_COARSE_KV, .segment = 100, .ratio = 4, .window = ALL, .n_blank = 4},
+    {.layout = LAYOUT_COARSE_REC, .segment = 100, .ratio = 4, .window = ALL, .n_blank = 1},
+    {.layout = LAYOUT_COARSE_REC, .segment = 120, .ratio = 8, .window = ALL, .compact = true},
+    {.layout = LAYOUT_UNIGIST, .segment = N, .ratio = 4, .window = 16, .n_blank = 4},
+    {.layout = LAYOUT_UNIGIST, .segment = N, .ratio = 8, .window = 304},
+    {.layout = LAYOUT_BLOCKGIST, .segment = 200, .ratio = 4, .window = ALL, .n_blank = 2},
+    {.layout = LAYOUT_PCE, .segment = N, .window = ALL, .n_blank = 2},
+    {.layout = LAYOUT_STAR, .segment = 96, .window = ALL, .n_blank = 2},
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
 
-static char dir[64];
+/* A model without a sliding window, one with, and texts. */
+static char dir[64], sliding[80];
+static void make_folder(void) {
+    if (*dir) return;
+    snprintf(dir, sizeof dir, "/tmp/precis-spill.XXXXXX");
+    CU_ASSERT_FATAL(mkdtemp(dir) != NULL);
+    snprintf(sliding, sizeof sliding, "%s/sliding", dir);
+    CU_ASSERT_FATAL(mkdir(sliding, 0777) == 0);
+    deep_make(dir, 0);
+    deep_make(sliding, WINDOW);
+    deep_text(dir, "text.txt", 1200, 9);
+    deep_text(dir, "short.txt", 10, 10);
+}
 static const char *file(const char *name) {
     static char each[4][128];
     static int at;
@@ -35,97 +45,6 @@ static const char *file(const char *name) {
     snprintf(out, sizeof *each, "%s/%s", dir, name);
     return out;
 }
-
-/* The small model with N_LAYER layers, its own two in turn: more than the device holds. */
-enum { N_LAYER = 7 };
-static void copy_model(void) {
-    FILE *in = fopen(SOURCE "/model.safetensors", "rb"), *out = fopen(file("model.safetensors"), "wb");
-    uint64_t n;
-    char name[256];
-    CU_ASSERT_FATAL(in && out && fread(&n, sizeof n, 1, in) == 1);
-    char *text = calloc(1, n + 1), *data = NULL;
-    CU_ASSERT_FATAL(fread(text, 1, n, in) == n);
-    cJSON *had = cJSON_Parse(text), *made = cJSON_CreateObject();
-    size_t base = sizeof n + n, at = 0, size = 0;
-    for (cJSON *t = had->child; t; t = t->next) {
-        int layer = -1, end = 0;
-        if (!strcmp(t->string, "__metadata__")) continue;
-        sscanf(t->string, "model.layers.%d%n", &layer, &end);
-        cJSON *range = cJSON_GetObjectItem(t, "data_offsets");
-        size_t from = (size_t)range->child->valuedouble, bytes = (size_t)range->child->next->valuedouble - from;
-        for (int l = layer; l < N_LAYER; l += 2) { /* one of no layer goes once */
-            snprintf(name, sizeof name, "model.layers.%d%s", l, t->string + end);
-            cJSON *copy = cJSON_Duplicate(t, true);
-            double ends[2] = {(double)at, (double)(at + bytes)};
-            cJSON_ReplaceItemInObject(copy, "data_offsets", cJSON_CreateDoubleArray(ends, 2));
-            cJSON_AddItemToObject(made, layer < 0 ? t->string : name, copy);
-            data = realloc(data, size += bytes);
-            fseek(in, (long)(base + from), SEEK_SET);
-            CU_ASSERT_EQUAL(fread(data + at, 1, bytes, in), bytes);
-            at += bytes;
-            if (layer < 0) break;
-        }
-    }
-    char *header = cJSON_PrintUnformatted(made);
-    n = strlen(header);
-    fwrite(&n, sizeof n, 1, out);
-    fwrite(header, 1, n, out);
-    fwrite(data, 1, size, out);
-    fclose(in);
-    fclose(out);
-    cJSON_Delete(had);
-    cJSON_Delete(made);
-    free(header);
-    free(text);
-    free(data);
-}
-
-static void copy_config(void) {
-    char text[4096] = "";
-    FILE *in = fopen(SOURCE "/config.json", "r"), *out = fopen(file("config.json"), "w");
-    CU_ASSERT_FATAL(in && out && fread(text, 1, sizeof text - 1, in) > 0);
-    cJSON *c = cJSON_Parse(text);
-    cJSON_ReplaceItemInObject(c, "num_hidden_layers", cJSON_CreateNumber(N_LAYER));
-    char *made = cJSON_PrintUnformatted(c);
-    fputs(made, out);
-    fclose(in);
-    fclose(out);
-    cJSON_Delete(c);
-    free(made);
-}
-
-/* Letters have tokens. */
-static void make_folder(void) {
-    if (*dir) return;
-    snprintf(dir, sizeof dir, "/tmp/precis-spill.XXXXXX");
-    CU_ASSERT(mkdtemp(dir) != NULL);
-    copy_model();
-    copy_config();
-    FILE *f = fopen(file("tokenizer.json"), "w");
-    fputs(
-        "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-        "\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"unk_token\":null,"
-        "\"vocab\":{",
-        f);
-    for (int i = 0; i < N_VOCAB; i++)
-        if (i < 26)
-            fprintf(f, "%s\"%c\":%d", i ? "," : "", 'a' + i, i);
-        else
-            fprintf(f, ",\"filler%d\":%d", i, i);
-    fputs("},\"merges\":[]}}", f);
-    fclose(f);
-    f = fopen(file("text.txt"), "w");
-    rng_t rng = {9};
-    for (int i = 0; i < 1200; i++) fputc('a' + (int)rng_below(&rng, 26), f);
-    fclose(f);
-    f = fopen(file("short.txt"), "w");
-    fputs("ashorttext", f);
-    fclose(f);
-}
-
-/* What keeps its memory to itself: a CPU that does, or a GPU. */
-static bool on_gpu(void) { return !strcmp(backend_wish(), "cuda"); }
-static backend_create_t device_create(void) { return on_gpu() ? backend_tested : locked_create; }
 
 static tiny_t tiny;
 static int32_t tokens[N];
@@ -136,16 +55,8 @@ typedef struct {
     int64_t n;
 } result_t;
 
-static kept_t kept_of(const case_t *c) {
-    const layout_info_t *info = layout_info(c->layout);
-    return (kept_t){.gist = {.ratio = c->ratio, .window = c->ratio ? c->window : ALL, .at_end = info->gists_at_end},
-                    .n_blank = c->n_blank,
-                    .recurrent = info->recurrent,
-                    .compact = c->compact};
-}
-
-static status_t run_case(const case_t *c, int64_t max_row, bool spilled, result_t *r) {
-    kept_t k = kept_of(c);
+static status_t run_case(const deep_case_t *c, int64_t max_row, bool spilled, result_t *r) {
+    kept_t k = deep_kept(c);
     const layout_info_t *info = layout_info(c->layout);
     encoder_spec_t spec = {.n_blank = c->n_blank,
                            .align = info->chained ? ALIGN_SEQUENTIAL : ALIGN_LEFT,
@@ -167,7 +78,7 @@ static status_t run_case(const case_t *c, int64_t max_row, bool spilled, result_
                      .n = n,
                      .before = info->chained ? at : 0,
                      .chain = k.gist.ratio ? r->gists : r->raw,
-                     .n_chain = info->chained ? (int)r->n : 0,
+                     .n_chain = (int)layout_continues(info, r->n),
                      .pool = r->raw[r->n],
                      .gist_pool = r->gists[r->n]};
         if (!st) st = encoder_run(e, &p, 1);
@@ -197,111 +108,91 @@ static bool pools_equal(const kv_pool_t *device, const kv_pool_t *host) {
     return same;
 }
 
+static void bits_of(const deep_case_t *c, const char *model, dtype_t act) {
+    static const int64_t rows[] = {33, 1024};
+    result_t want = {0};
+    CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, model, device_create(), act, 1, 8), ST_OK);
+    CU_ASSERT_EQUAL(run_case(c, 100, false, &want), ST_OK);
+    for (int p = 0; p < 2; p++) {
+        result_t got = {0};
+        CU_ASSERT_EQUAL(run_case(c, rows[p], true, &got), ST_OK);
+        CU_ASSERT_EQUAL(got.n, want.n);
+        bool same = true;
+        for (int64_t s = 0; s < got.n; s++)
+            same = same && pools_equal(&want.raw[s], &got.raw[s]) && pools_equal(&want.gists[s], &got.gists[s]);
+        if (!same) fprintf(stderr, "case %d, %s, passes of %lld rows: other bits\n", (int)(c - cases), dtype_name(act), (long long)rows[p]);
+        CU_ASSERT(same);
+        result_free(&got, true);
+    }
+    result_free(&want, false);
+    tiny_close(&tiny);
+}
+
 static void test_bits(void) {
     rng_t rng = {5};
     make_folder();
-    for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&rng, N_VOCAB);
-    for (int act = 0; act < 2; act++) {
-        CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, dir, device_create(), act ? DT_BF16 : DT_F32, 1, 8), ST_OK);
-        for (int i = act; i < N_CASE; i += 2) {
-            static const int64_t rows[] = {33, 1024};
-            result_t want = {0};
-            CU_ASSERT_EQUAL(run_case(&cases[i], 100, false, &want), ST_OK);
-            for (int p = 0; p < 2; p++) {
-                result_t got = {0};
-                CU_ASSERT_EQUAL(run_case(&cases[i], rows[p], true, &got), ST_OK);
-                CU_ASSERT_EQUAL(got.n, want.n);
-                bool same = true;
-                for (int64_t s = 0; s < got.n; s++)
-                    same = same && pools_equal(&want.raw[s], &got.raw[s]) && pools_equal(&want.gists[s], &got.gists[s]);
-                if (!same) fprintf(stderr, "case %d, %s, passes of %lld rows: other bits\n", i, act ? "bf16" : "f32", (long long)rows[p]);
-                CU_ASSERT(same);
-                result_free(&got, true);
-            }
-            result_free(&want, false);
-        }
-        tiny_close(&tiny);
-    }
+    for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&rng, DEEP_VOCAB);
+    for (int i = 0; i < N_CASE; i++) bits_of(&cases[i], dir, i % 2 ? DT_BF16 : DT_F32);
+}
+
+/* A model's sliding window, narrower than a slice and wider: what a pass sees of a pool is then not all of it. */
+static void test_window(void) {
+    make_folder();
+    bits_of(&cases[0], sliding, DT_F32);
+    bits_of(&cases[1], sliding, DT_BF16);
+    bits_of(&cases[10], sliding, DT_F32);
 }
 
 /* ---- the whole job ---------------------------------------------------------------------------------------------- */
-/* A GPU is made to say that it is small; what others and the driver have taken of it does not count. */
-static size_t taken_before(void) {
+/* Encodes both texts with so much memory beyond what others have; the store's digest. */
+static hash_t encode_with(const deep_case_t *c, const char *model, const char *name, size_t memory, bool *spilled) {
     static size_t taken;
-    size_t left = 0, total = 0;
-    if (taken || !on_gpu()) return taken;
-    CU_ASSERT_EQUAL(tiny_open(&tiny, dir, backend_tested, DT_F32, 1, 8), ST_OK);
-    tiny.be->ops->memory_left(tiny.be, &left, &total);
-    tiny_close(&tiny);
-    return taken = total - left;
-}
-
-/* Encodes both texts with so much memory beyond the weights; the store's digest. */
-static hash_t encode_with(const case_t *c, const char *name, size_t memory, bool *spilled) {
-    char bytes[32];
+    const char *const inputs[] = {file("text.txt"), file("short.txt")};
     hash_t digest = {0};
     int64_t n;
-    tokenizer_t *tokenizer = NULL;
     encode_report_t report;
-    const char *const inputs[] = {file("text.txt"), file("short.txt")};
-    snprintf(bytes, sizeof bytes, "%zu", taken_before() + memory);
-    setenv(on_gpu() ? "PRECIS_CUDA_MEMORY" : "PRECIS_LOCKED_MEMORY", bytes, 1);
-    status_t st = model_tokenizer_open(dir, &tokenizer);
-    if (!st) st = tiny_open(&tiny, dir, device_create(), DT_F32, 1, 8);
-    encode_spec_t spec = {.inputs = inputs,
-                          .n_input = 2,
-                          .store_dir = file(name),
-                          .layout = c->layout,
-                          .kept = kept_of(c),
-                          .align = ALIGN_LEFT,
-                          .max_row = 64};
-    spec.kept.keep = layout_info(c->layout)->whole ? KEEP_TAIL : c->ratio ? KEEP_GIST : KEEP_RAW;
-    if (!st) {
-        const model_config_t *mc = model_config(tiny.model);
-        spec.profile = (store_profile_t){.n_layer = mc->n_layer,
-                                         .n_kv_head = mc->n_kv_head,
-                                         .d_head = mc->d_head,
-                                         .n_vocab = mc->n_vocab,
-                                         .segment = layout_info(c->layout)->whole ? 1 << 20 : c->segment,
-                                         .kv_type = DT_F32,
-                                         .act = DT_F32,
-                                         .model_fingerprint = "00000000000000000000000000000000",
-                                         .align = "left"};
-        snprintf(spec.profile.layout, sizeof spec.profile.layout, "%s", layout_info(c->layout)->name);
-        kept_text(&spec.kept, spec.profile.gists, sizeof spec.profile.gists);
-        st = encode_corpus(tiny.model, tokenizer, tiny.own, &spec, &report);
-        *spilled = st == ST_OK && report.n_spilled > 0;
-    }
+    comm_t *self;
+    if (!taken) taken = device_taken();
+    device_limit(taken + memory);
+    CU_ASSERT_EQUAL_FATAL(comm_self_create(&self), ST_OK);
+    deep_job_t job = {.dir = model, .comm = self, .inputs = inputs, .n_input = 2, .store = file(name), .c = c, .max_row = 64};
+    status_t st = deep_encode(&job, &report);
+    *spilled = st == ST_OK && report.n_spilled > 0;
     if (st) fprintf(stderr, "%s: %s\n", name, status_message());
     CU_ASSERT_EQUAL(st, ST_OK);
-    if (!st) CU_ASSERT_EQUAL(store_digest(spec.store_dir, &digest, &n), ST_OK);
-    tokenizer_free(tokenizer);
-    tiny_close(&tiny);
+    if (!st) CU_ASSERT_EQUAL(store_digest(job.store, &digest, &n), ST_OK);
+    self->ops->close(self);
     return digest;
 }
 
 /* With less and less memory an encoding never fails before it takes host memory, and never gives other bits. */
-static void test_job(void) {
-    make_folder();
-    static const int which[] = {1, 4, 7, 10};
-    for (int x = 0; x < (int)(sizeof which / sizeof *which); x++) {
-        int i = which[x];
-        char name[32];
-        bool spilled = false;
-        case_t c = cases[i];
-        if (c.segment == N) c.segment = 4000; /* the text in one piece */
-        snprintf(name, sizeof name, "store%d", i);
-        hash_t plenty = encode_with(&c, name, (size_t)1 << 30, &spilled);
-        CU_ASSERT(!spilled && (plenty.lo | plenty.hi));
-        for (size_t memory = 4 << 20; !spilled && memory > 1 << 19; memory -= memory / 5) {
-            snprintf(name, sizeof name, "store%d-%zu", i, memory);
-            hash_t less = encode_with(&c, name, memory, &spilled);
-            if (!hash_equal(plenty, less)) fprintf(stderr, "case %d with %zu bytes: other bits\n", i, memory);
-            CU_ASSERT(hash_equal(plenty, less));
-        }
-        if (!spilled) fprintf(stderr, "case %d did not spill\n", i);
-        CU_ASSERT(spilled);
+static void less_and_less(const deep_case_t *c, const char *model, const char *what) {
+    char name[64];
+    bool spilled = false;
+    snprintf(name, sizeof name, "store-%s", what);
+    hash_t plenty = encode_with(c, model, name, (size_t)1 << 30, &spilled);
+    CU_ASSERT(!spilled && (plenty.lo | plenty.hi));
+    for (size_t memory = 4 << 20; !spilled && memory > 1 << 19; memory -= memory / 5) {
+        snprintf(name, sizeof name, "store-%s-%zu", what, memory);
+        hash_t less = encode_with(c, model, name, memory, &spilled);
+        if (!hash_equal(plenty, less)) fprintf(stderr, "%s with %zu bytes: other bits\n", what, memory);
+        CU_ASSERT(hash_equal(plenty, less));
     }
+    if (!spilled) fprintf(stderr, "%s did not spill\n", what);
+    CU_ASSERT(spilled);
+}
+
+static void test_job(void) {
+    static const int which[] = {1, 4, 7, 10, 11};
+    make_folder();
+    for (int x = 0; x < (int)(sizeof which / sizeof *which); x++) {
+        char what[16];
+        deep_case_t c = cases[which[x]];
+        if (c.segment == N) c.segment = 4000; /* the text in one piece */
+        snprintf(what, sizeof what, "%d", which[x]);
+        less_and_less(&c, dir, what);
+    }
+    less_and_less(&cases[1], sliding, "window");
 }
 
 static void test_tidy(void) {
@@ -311,4 +202,4 @@ static void test_tidy(void) {
     CU_ASSERT_EQUAL(system(command), 0);
 }
 
-UNIT_MAIN("spill", {"bits", test_bits}, {"job", test_job}, {"tidy", test_tidy})
+UNIT_MAIN("spill", {"bits", test_bits}, {"window", test_window}, {"job", test_job}, {"tidy", test_tidy})

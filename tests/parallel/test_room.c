@@ -1,0 +1,152 @@
+/* Documents that ranks share while their devices have less and less memory, each rank other: the store is the one of a rank alone with
+ * plenty. First one rank keeps its part in host memory, then all do, until two layers do not fit either: then all ranks are told, or one
+ * takes the document. In one job with documents that one rank has, and keeps in host memory or not. */
+#include "golden/deep.h"
+
+#include <unistd.h>
+
+#include "parallel.h"
+
+enum { ALL = -1, LONG = 2500, PLENTY = 1 << 30, MOST = 11 << 19, LEAST = 1 << 20 };
+static const deep_case_t cases[] = {
+    {.layout = LAYOUT_FULL, .segment = 96, .window = ALL, .n_blank = 3},
+    {.layout = LAYOUT_FULL, .segment = 4000, .window = ALL}, /* one slice: one rank keeps it */
+    {.layout = LAYOUT_FINE_KV, .segment = 60, .ratio = 4, .window = ALL, .n_blank = 2},
+    {.layout = LAYOUT_COARSE_KV, .segment = 300, .ratio = 8, .window = ALL},
+    {.layout = LAYOUT_UNIGIST, .segment = LONG, .ratio = 8, .window = 16, .n_blank = 4},
+};
+enum { N_CASE = sizeof cases / sizeof *cases };
+static const char *const one[] = {"long.txt", NULL}, *const many[] = {"middle.txt", "long.txt", "short.txt", NULL},
+                         *const turns[] = {"long.txt", "short.txt", "middle.txt", "short2.txt", NULL};
+
+static char dir[64];
+static comm_t *self;
+static size_t taken;
+
+/* Rank 0's folder for all. */
+static void make_folder(void) {
+    if (*dir) return;
+    snprintf(dir, sizeof dir, "/tmp/precis-room.XXXXXX");
+    if (comm->rank == 0) {
+        CU_ASSERT(mkdtemp(dir) != NULL);
+        deep_make(dir, 0);
+        deep_text(dir, "long.txt", LONG, 9);
+        deep_text(dir, "middle.txt", comm->size == 2 ? 1400 : 1200, 10); /* a rank's fair share, nearly */
+        deep_text(dir, "short.txt", 200, 11);
+        deep_text(dir, "short2.txt", 210, 12);
+    }
+    CU_ASSERT_EQUAL(comm->ops->bcast(comm, 0, dir, sizeof dir), ST_OK);
+    CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
+    taken = device_taken();
+}
+
+typedef struct {
+    status_t st;
+    hash_t digest; /* on rank 0 */
+    encode_report_t report;
+    int64_t most, least; /* documents that a rank kept in host memory */
+} outcome_t;
+
+/* So much memory on rank 0, a quarter more on the others. round_tokens 1: every text is a round. */
+static outcome_t encode_on(comm_t *on, const deep_case_t *c, const char *const *names, sharding_t shard, size_t memory) {
+    static int64_t number[2];
+    char paths[4][96], store[128];
+    const char *inputs[4];
+    int64_t n, k = number[on == self]++;
+    outcome_t o = {0};
+    deep_job_t job = {.dir = dir,
+                      .comm = on,
+                      .inputs = inputs,
+                      .store = store,
+                      .c = c,
+                      .shard = shard,
+                      .max_row = 128,
+                      .round_tokens = names == turns ? 1 : 0};
+    for (; names[job.n_input]; job.n_input++) {
+        snprintf(paths[job.n_input], sizeof *paths, "%s/%s", dir, names[job.n_input]);
+        inputs[job.n_input] = paths[job.n_input];
+    }
+    snprintf(store, sizeof store, "%s/store-%s%lld", dir, on == self ? "alone" : "", (long long)k);
+    device_limit(taken + (comm->rank ? memory + memory / 4 : memory));
+    o.st = deep_encode(&job, &o.report);
+    int64_t ends[2] = {o.report.n_spilled, -o.report.n_spilled};
+    if (on->rank == 0 && !o.st) CU_ASSERT_EQUAL(store_digest(store, &o.digest, &n), ST_OK);
+    CU_ASSERT_EQUAL(on->ops->max_i64(on, ends, 2), ST_OK);
+    o.most = ends[0];
+    o.least = -ends[1];
+    return o;
+}
+
+/* With plenty, by rank 0 alone. */
+static hash_t plenty_of(const deep_case_t *c, const char *const *names) {
+    outcome_t o = {0};
+    if (comm->rank == 0) {
+        o = encode_on(self, c, names, SHARD_NONE, PLENTY);
+        CU_ASSERT(!o.st && !o.most && (o.digest.lo | o.digest.hi));
+    }
+    return o.digest;
+}
+
+static void same_as(hash_t want, const outcome_t *got, const char *what, size_t memory) {
+    bool same = !got->st && (comm->rank || hash_equal(want, got->digest));
+    if (!same) fprintf(stderr, "%s with %zu bytes on %d ranks: %s\n", what, memory, comm->size, got->st ? status_message() : "other bits");
+    CU_ASSERT(same);
+}
+
+/* Down to where rank 0's part does not fit: no other bits until then, and then all are told. */
+static void test_document(void) {
+    size_t all = 2 * (size_t)LONG * DEEP_LAYERS * 2 * 16 * sizeof(float); /* K/V of the long text */
+    make_folder();
+    for (int i = 0; i < N_CASE && comm->size > 1; i += comm->size > 3 ? 4 : 1) {
+        hash_t want = plenty_of(&cases[i], one);
+        size_t memory = MOST, least = 0;
+        int unlike = 0, all_spilled = 0;
+        outcome_t got = encode_on(comm, &cases[i], one, SHARD_DOCUMENT, PLENTY);
+        CU_ASSERT(got.report.n_sharded == 1 && !got.most);
+        while (!got.st && memory > LEAST) { /* a status is all ranks', so they leave together */
+            same_as(want, &got, "a shared document", memory);
+            unlike += got.most && !got.least;
+            all_spilled += got.least > 0;
+            least = memory;
+            memory -= memory / 6;
+            got = encode_on(comm, &cases[i], one, SHARD_DOCUMENT, memory);
+        }
+        CU_ASSERT(i || comm->size > 3 || (unlike && all_spilled));
+        CU_ASSERT(got.st == ST_FAIL && strstr(status_message(), "ranks share takes"));
+        CU_ASSERT(least && (i != 1 || least < all)); /* one rank keeps all of case 1: more than its device has */
+    }
+}
+
+/* A document that is shared, one that is not and whose K/V go to the host, and one too small for either, in one job. */
+static void test_many(void) {
+    int both = 0, alone = 0;
+    make_folder();
+    hash_t want = plenty_of(&cases[0], many);
+    for (size_t memory = 7 << 19; memory > LEAST && !alone && comm->size > 1; memory -= memory / 14) {
+        outcome_t got = encode_on(comm, &cases[0], many, SHARD_AUTO, memory);
+        same_as(want, &got, "three documents", memory);
+        if (got.st) break;
+        both += got.report.n_sharded && got.most > 1;
+        alone += !got.report.n_sharded; /* what does not fit all ranks' devices, one takes */
+    }
+    CU_ASSERT(comm->size == 1 || comm->size > 3 || (both && alone));
+}
+
+/* Shared documents and others by turns, so that K/V go to the host and back. */
+static void test_turns(void) {
+    make_folder();
+    hash_t want = plenty_of(&cases[0], turns);
+    outcome_t got = encode_on(comm, &cases[0], turns, SHARD_AUTO, 4 << 20);
+    same_as(want, &got, "documents by turns", 4 << 20);
+    CU_ASSERT(comm->size == 1 || comm->size > 4 || (got.report.n_sharded == 2 && got.most && got.most < 3));
+}
+
+static void test_tidy(void) {
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    self->ops->close(self);
+    CU_ASSERT_EQUAL(comm->ops->barrier(comm), ST_OK);
+    CU_ASSERT(comm->rank || system(command) == 0);
+}
+
+PARALLEL_MAIN("room", {"document", test_document}, {"many", test_many}, {"turns", test_turns}, {"tidy", test_tidy})

@@ -4,19 +4,11 @@
 #define CUDA_ATTENTION_MERGE_CUH
 
 #include "attention_plan.cuh"
+#include "top.cuh"
 
 typedef struct { // where merged results go; m and top may be NULL, lse too
     float *o, *lse, *m, *top;
 } merged_t;
-
-__device__ __forceinline__ void keep_top(float (&best)[ATTN_TOP], float v) {
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) {
-        float hi = fmaxf(best[e], v);
-        v = fminf(best[e], v);
-        best[e] = hi;
-    }
-}
 
 template <int N> struct lanes_t; // a lane's elements of a head
 template <> struct lanes_t<2> { typedef float2 type; };
@@ -39,26 +31,36 @@ __device__ __forceinline__ void merge_pair(const attn_part_t &part, int64_t from
         for (int i = 0; i < AHEAD; i++)
             if (k0 + i < n_part) v[i] = __ldcg((const vec *)(part.o + (from + (k0 + i) * step) * D) + lane);
     };
+    auto fetch_top = [&](int k, float (&top)[ATTN_TOP]) {
+#pragma unroll
+        for (int e = 0; e < ATTN_TOP; e++) top[e] = __ldcg(part.top + (from + k * step) * ATTN_TOP + e);
+    };
     fetch(0);
-    float lse = lane < n_part ? __ldcg(part.lse + from + lane * step) : -INFINITY; // of part k0 + lane
+    top_clear(best);
+    float lse = lane < n_part ? __ldcg(part.lse + from + lane * step) : -INFINITY, m = 0; // of part k0 + lane
+    if (out.m && lane < n_part) m = __ldcg(part.m + from + lane * step);
+    if (out.top && lane < n_part) fetch_top(lane, best);
     for (int k = lane; k < n_part; k += 32) mx = fmaxf(mx, k == lane ? lse : __ldcg(part.lse + from + k * step));
 #pragma unroll
     for (int s = 16; s; s >>= 1) mx = fmaxf(mx, __shfl_xor_sync(~0u, mx, s));
 #pragma unroll
     for (int e = 0; e < E; e++) acc[e] = 0;
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) best[e] = -INFINITY;
     float w = 0, ml = 0;
     for (int k0 = 0; k0 < n_part; k0 += AHEAD) {
         if (k0) fetch(k0);
         if (k0 % 32 == 0) {
             int k = k0 + lane;
-            if (k0 && k < n_part) lse = __ldcg(part.lse + from + k * step);
+            if (k0 && k < n_part) {
+                lse = __ldcg(part.lse + from + k * step);
+                if (out.m) m = __ldcg(part.m + from + k * step);
+                if (out.top) {
+                    float more[ATTN_TOP];
+                    fetch_top(k, more);
+                    top_merge(best, more);
+                }
+            }
             w = k < n_part && mx != -INFINITY ? expf(lse - mx) : 0.f;
-            if (out.m) ml = k < n_part && w > 0 ? w * __ldcg(part.m + from + k * step) : 0.f;
-            if (out.top && k < n_part)
-#pragma unroll
-                for (int e = 0; e < ATTN_TOP; e++) keep_top(best, __ldcg(part.top + (from + k * step) * ATTN_TOP + e));
+            ml = w > 0 ? w * m : 0.f;
         }
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
@@ -79,13 +81,7 @@ __device__ __forceinline__ void merge_pair(const attn_part_t &part, int64_t from
     if (lane == 0 && out.m) out.m[to] = mm * inv;
     if (!out.top) return;
 #pragma unroll
-    for (int s = 16; s; s >>= 1) {
-        float other[ATTN_TOP];
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, best[e], s);
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) keep_top(best, other[e]);
-    }
+    for (int x = 16; x; x >>= 1) top_merge_lanes(best, x);
     if (lane == 0)
 #pragma unroll
         for (int e = 0; e < ATTN_TOP; e++) out.top[to * ATTN_TOP + e] = best[e];

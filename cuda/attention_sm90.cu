@@ -217,6 +217,9 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
     }
 }
 
+// Rows of a thin kernel's item from this warp's first on; half a warp's rows and more may not be there.
+__device__ __forceinline__ int rows_of_warp(const sm90_args &a, const ditem_t &it) { return it.n * a.group - (int)(threadIdx.x / 32 % 4) * 16; }
+
 // Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
 template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it, int head, int wg, uint32_t q, float (&o)[D / 2],
@@ -226,6 +229,7 @@ __device__ __forceinline__ void write_out(const sm90_args &a, const ditem_t &it,
     attn_out_t to = {a.scale, a.scale_log2, part ? a.part.lse : a.lse, part ? a.part.m : a.m, part ? a.part.top : a.top};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
+        if (C == 1 && rows_of_warp(a, it) <= 8 * r) continue;
         int m = m0 + 8 * r, t = m * a.group_inv >> 16;
         bool live = t < it.n;
         int64_t at = (it.out + t) * a.n_head + head * a.group + (m - t * a.group);
@@ -337,9 +341,12 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         tr.step();
     };
     auto softmax = [&](float &alpha0, float &alpha1) {
+        const int rows = C == 1 ? rows_of_warp(a, shown[tr.at].it) : 16; // those that are not there keep their logits: nobody reads what comes of them
+        alpha0 = alpha1 = 1;
+        if (rows <= 0) return;
         if (w.edge()) mask_block<STATS, 16>(s, w);
         alpha0 = softmax_row<0, STATS, 16>(s, row[0], a.scale_log2);
-        alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
+        if (rows > 8) alpha1 = softmax_row<1, STATS, 16>(s, row[1], a.scale_log2);
     };
     auto pack = [&] {
 #pragma unroll

@@ -7,6 +7,7 @@
 #define CUDA_ATTENTION_TILE_CUH
 
 #include "attention_plan.cuh"
+#include "top.cuh"
 
 // ---- walk over the key blocks of an item ----------------------------------------------------------------------------
 template <int KEYS> struct walk_t {    // KEYS: keys of a block
@@ -76,15 +77,6 @@ template <> struct row_t<true> {
     float mx, sum, ml, top[ATTN_TOP]; // ml: sum of p * log2(p)
 };
 
-__device__ __forceinline__ void top_insert(float (&top)[ATTN_TOP], float v) {
-#pragma unroll
-    for (int e = 0; e < ATTN_TOP; e++) {
-        float hi = fmaxf(top[e], v);
-        v = fminf(top[e], v);
-        top[e] = hi;
-    }
-}
-
 // What masked logits become. With statistics it is finite, so that p * log2(p) needs no care; no real logit is so small.
 template <bool STATS> __device__ __forceinline__ float masked() { return STATS ? -1e30f : -INFINITY; }
 
@@ -101,10 +93,8 @@ template <int R, bool STATS, int J> __device__ __forceinline__ float softmax_row
         if constexpr (STATS)
             if (__any_sync(~0u, most > limit)) { // one branch for 8 values of the whole warp: branches cost more than insertions
 #pragma unroll
-                for (int j = g; j < g + 4; j++) {
-                    top_insert(row.top, s[4 * j + 2 * R]);
-                    top_insert(row.top, s[4 * j + 2 * R + 1]);
-                }
+                for (int j = g; j < g + 4; j += 2)
+                    top_add(row.top, s[4 * j + 2 * R], s[4 * j + 2 * R + 1], s[4 * j + 2 * R + 4], s[4 * j + 2 * R + 5]);
             }
         mx = fmaxf(mx, most);
     }
@@ -163,14 +153,8 @@ template <bool STATS> __device__ __forceinline__ float row_out(const attn_out_t 
     if constexpr (STATS) {
         float ml = quad_sum(row.ml);
         if (writes && to.m) to.m[at] = sum > 0 ? (ml * inv + row.mx * to.scale_log2) * 0.6931471805599453f : 0.f;
-#pragma unroll
-        for (int x = 1; x < 4; x *= 2) {
-            float other[ATTN_TOP];
-#pragma unroll
-            for (int e = 0; e < ATTN_TOP; e++) other[e] = __shfl_xor_sync(~0u, row.top[e], x);
-#pragma unroll
-            for (int e = 0; e < ATTN_TOP; e++) top_insert(row.top, other[e]);
-        }
+        top_merge_lanes(row.top, 1);
+        top_merge_lanes(row.top, 2);
         if (writes && to.top)
 #pragma unroll
             for (int e = 0; e < ATTN_TOP; e++) to.top[at * ATTN_TOP + e] = row.top[e] > masked<true>() ? row.top[e] * to.scale : -INFINITY;
@@ -183,8 +167,7 @@ template <bool STATS> __device__ __forceinline__ void row_begin(row_t<STATS> &ro
     row.sum = 0;
     if constexpr (STATS) {
         row.ml = 0;
-#pragma unroll
-        for (int e = 0; e < ATTN_TOP; e++) row.top[e] = -INFINITY;
+        top_clear(row.top);
     }
 }
 

@@ -4,18 +4,20 @@
 // 4096. So each shape has a base: on Hopper our own kernel (gemm_sm90.cu), elsewhere an algorithm of cuBLASLt chosen for many rows, without
 // splits of the sum. For fewer rows cuBLASLt's other algorithms are tried on random data with the real weights, and only those whose
 // results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts. Small weights stand aside for
-// random ones: an adapter's factors are mostly zeros, over which all orders of summation agree, and others of the shape need not be.
+// random ones: an adapter's factors are mostly zeros, over which all orders of summation agree, and others of the shape need not be. For
+// many rows cuBLASLt is tried against our own kernel where sums are added to a residual: there memory is the bound and either may win.
 #include "at_rest.cuh"
 #include "gemm.cuh"
 
-enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY };
+enum { N_CLASS = 5, BASE_CLASS = N_CLASS - 1, N_TRY = 16, N_ALL = 4 * N_TRY, N_TRY_BASE = 4 };
 static const int64_t SMALL_WEIGHT = 1 << 20; // elements
-static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096};
+static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096}, TRIAL_BYTES = 256 << 20; // memory of a trial of many rows
 
 struct gemm_plan {
     cuda_backend_t *b;
     linear_shape_t shape;
-    bool own;   // the base is gemm_sm90
+    bool based; // the base is chosen
+    bool own;   // it is gemm_sm90
     bool plain; // no algorithm serves every row count: our own simple kernel
     bool ready[N_CLASS], lt[N_CLASS], thin[N_CLASS]; // lt: by cuBLASLt's algo; thin: by gemm_thin; else by the base
     cublasLtMatmulAlgo_t algo[N_CLASS];
@@ -221,7 +223,7 @@ static status_t choose_base(cuda_backend_t *b, gemm_plan *p) {
     cublasLtMatmulHeuristicResult_t got[N_TRY];
     int n, k = 0;
     p->own = gemm_sm90_serves(b, p->shape);
-    p->ready[BASE_CLASS] = true;
+    p->based = true;
     if (p->own) return ST_OK;
     ST_TRY(candidates(b, p->shape, class_rows[BASE_CLASS], got, &n));
     while (k < n && !serves_all(b, p->shape, &got[k].algo)) k++;
@@ -235,6 +237,7 @@ typedef struct {
     cuda_backend_t *b;
     const linear_t *l;
     int64_t rows;
+    bool add;
     const char *x;
     float *want, *y;
     size_t y_bytes;
@@ -245,16 +248,17 @@ typedef struct {
 static const cublasLtMatmulAlgo_t thin_algo = {}; // stands for gemm_thin
 static cublasStatus_t trial_run(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
     bool done = false;
-    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL};
+    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL}; // of one row
     if (algo == &thin_algo) return gemm_thin(t->b, &g, &done) || !done ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
-    if (!algo) return base_run(t->b, t->l, t->rows, t->x, t->y, false) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
-    return gemm_run(t->b, &t->desc, algo, t->l->packed, t->x, t->y, false);
+    if (!algo) return base_run(t->b, t->l, t->rows, t->x, t->y, t->add) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
+    return gemm_run(t->b, &t->desc, algo, t->l->packed, t->x, t->y, t->add);
 }
 static float trial(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
     cudaStream_t stream = t->b->stream;
     unsigned differ;
     float best = INFINITY, ms;
-    cudaMemsetAsync(t->y, 0xff, t->y_bytes, stream);
+    if (t->add) random_fill_kernel<<<512, 256, 0, stream>>>(t->y_bytes / 4, t->y, true);
+    else cudaMemsetAsync(t->y, 0xff, t->y_bytes, stream);
     cudaMemsetAsync(t->flag, 0, 4, stream);
     if (trial_run(t, algo)) return INFINITY;
     differ_kernel<<<512, 256, 0, stream>>>((size_t)(t->rows * t->l->shape.n_out), (uint32_t *)t->want, (uint32_t *)t->y, t->flag);
@@ -271,21 +275,30 @@ static float trial(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
     return best;
 }
 
-static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
+// Rows of a trial: of many rows those of the call itself, as far as memory goes.
+static int64_t trial_rows(const cuda_backend_t *b, linear_shape_t s, int cls, int64_t n_row) {
+    int64_t each = s.n_in * (int64_t)dtype_bytes(b->base.act) + s.n_out * 8;
+    return cls < BASE_CLASS ? class_rows[cls] : i64_min(n_row, TRIAL_BYTES / each);
+}
+
+static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_row, bool add) {
     gemm_plan *p = l->plan;
     linear_shape_t s = l->shape;
     cublasLtMatmulHeuristicResult_t got[N_ALL];
     int n = 0;
-    if (!p->ready[BASE_CLASS]) ST_TRY(choose_base(b, p));
-    if (cls == BASE_CLASS || p->plain) return ST_OK;
-    int64_t rows = class_rows[cls], wide = 128; // the base is run with other rows beside ours, so that its own freedom is tested as well
+    if (!p->based) ST_TRY(choose_base(b, p));
+    p->ready[cls] = true;
+    if (p->plain || (cls == BASE_CLASS && !(p->own && add))) return ST_OK;
+    int64_t rows = trial_rows(b, s, cls, n_row), wide = 128; // the base is run with other rows beside ours, to test its own freedom as well
     bool small = s.n_out * s.n_in <= SMALL_WEIGHT;
     size_t w_bytes = small ? size_round_up(linear_bytes_cuda(&b->base, s), 256) : 0;
     linear_t dense = *l;
     size_t x_bytes = size_round_up((size_t)((rows + wide) * s.n_in) * dtype_bytes(b->base.act), 256);
-    trial_t t = {b, &dense, rows, NULL, NULL, NULL, size_round_up((size_t)((rows + wide) * s.n_out) * 4, 256), NULL, {0, 0, 0, 0}, NULL, NULL};
+    size_t y_bytes = size_round_up((size_t)((rows + wide) * s.n_out) * 4, 256);
+    trial_t t = {b, &dense, rows, cls == BASE_CLASS, NULL, NULL, NULL, y_bytes, NULL, {0, 0, 0, 0}, NULL, NULL};
     char *mem;
-    ST_TRY(cuda_scratch(b, x_bytes + 2 * t.y_bytes + 256 + w_bytes, &mem));
+    status_t room = cuda_scratch(b, x_bytes + 2 * t.y_bytes + 256 + w_bytes, &mem);
+    if (room) return cls == BASE_CLASS ? ST_OK : room; // many rows go by the base then
     t.x = mem;
     t.want = (float *)(mem + x_bytes);
     t.y = (float *)(mem + x_bytes + t.y_bytes);
@@ -293,12 +306,14 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     if (small) dense.packed = mem + x_bytes + 2 * t.y_bytes + 256;
     random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)((rows + wide) * s.n_in), mem, b->base.act == DT_F32);
     if (small) random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)(s.n_out * s.n_in), (void *)dense.packed, b->base.act == DT_F32);
-    ST_TRY(base_run(b, &dense, rows + wide, t.x, t.want, false));
+    if (t.add) random_fill_kernel<<<512, 256, 0, b->stream>>>(t.y_bytes / 4, t.want, true);
+    ST_TRY(base_run(b, &dense, rows + wide, t.x, t.want, t.add));
     for (int c = cls; c < N_CLASS && n <= N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
         int more;
-        ST_TRY(candidates(b, s, class_rows[c], got + n, &more));
+        ST_TRY(candidates(b, s, c == cls ? rows : class_rows[c], got + n, &more));
         n += more;
     }
+    if (cls == BASE_CLASS) n = n < N_TRY_BASE ? n : N_TRY_BASE; // best guesses first, and each takes long
     cublasStatus_t st = gemm_desc_make(&t.desc, b->base.act, s, rows);
     if (st) return lt_failed(st, "describing a product");
     cudaEventCreate(&t.t0);
@@ -324,7 +339,6 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls) {
     cudaEventDestroy(t.t1);
     gemm_desc_free(&t.desc);
     CUDA_LAUNCHED("trial of matrix products");
-    p->ready[cls] = true;
     return ST_OK;
 }
 
@@ -363,18 +377,18 @@ void linear_free_plans(cuda_backend_t *b) {
 }
 
 // The class of a row count, its choice made.
-static status_t class_of(cuda_backend_t *b, const linear_t *l, int64_t n_row, int *out) {
+static status_t class_of(cuda_backend_t *b, const linear_t *l, int64_t n_row, bool add, int *out) {
     int cls = 0;
     while (cls < BASE_CLASS && n_row > class_rows[cls]) cls++;
     *out = cls;
-    return l->plan->plain || l->plan->ready[cls] ? ST_OK : choose(b, l, cls);
+    return l->plan->plain || l->plan->ready[cls] ? ST_OK : choose(b, l, cls, n_row, add);
 }
 
 status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {
     cuda_backend_t *b = cuda_of(bb);
     int cls;
     if (!n_row) return ST_OK;
-    ST_TRY(class_of(b, l, n_row, &cls));
+    ST_TRY(class_of(b, l, n_row, add, &cls));
     if (l->plan->plain) return linear_plain(b, l, n_row, x, y, add);
     if (l->plan->thin[cls]) {
         bool done;
@@ -382,7 +396,8 @@ status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void
         ST_TRY(gemm_thin(b, &thin, &done));
         if (done) return ST_OK;
     }
-    if (!l->plan->lt[cls]) return base_run(b, l, n_row, x, y, add);
+    // Our own kernel shares the GPU with messages, cuBLASLt's want all of it.
+    if (!l->plan->lt[cls] || (cls == BASE_CLASS && b->n_sm < b->n_sm_all)) return base_run(b, l, n_row, x, y, add);
     gemm_desc_t g;
     cublasStatus_t st = gemm_desc_make(&g, bb->act, l->shape, n_row);
     if (!st) st = gemm_run(b, &g, &l->plan->algo[cls], l->packed, x, y, add);
@@ -400,7 +415,7 @@ status_t linear_glu_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const 
     gemm_args_t g = {GEMM_GLU, l->shape, n_row, x, l->packed, y, NULL};
     int cls;
     if (!n_row) return ST_OK;
-    ST_TRY(class_of(cuda_of(bb), l, n_row, &cls));
+    ST_TRY(class_of(cuda_of(bb), l, n_row, false, &cls));
     if (interleaved(l->shape) && l->plan->thin[cls]) ST_TRY(gemm_thin(cuda_of(bb), &g, &done));
     if (interleaved(l->shape) && folds(l, n_row)) ST_TRY(gemm_sm90(cuda_of(bb), &g, &done));
     if (done) return ST_OK;

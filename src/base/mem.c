@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 enum { HEADER = 64 };
-static const size_t LARGE_BYTES = 64 << 20, PAGE_BYTES = 4096;
+static const size_t LARGE_BYTES = MEM_LARGE, PAGE_BYTES = 4096;
 
 static atomic_size_t now_bytes, peak_bytes;
 static atomic_llong fail_at; /* 0 = never */
@@ -75,6 +75,11 @@ status_t mem_room(void *pp, int64_t n, int64_t *cap, size_t size, const char *wh
     status_t st = mem_grow(pp, (size_t)more, size, what);
     if (!st) *cap = more;
     return st;
+}
+
+void mem_touch(void *p, size_t bytes) {
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < bytes; i += PAGE_BYTES) ((char *)p)[i] = 0;
 }
 
 void mem_free(void *p) {

@@ -13,6 +13,9 @@
 
 #include "base/status.h"
 
+/* Blocks of so many bytes and more have pages of their own, large ones where the system has them. */
+enum { MEM_LARGE = 64 << 20 };
+
 /* *out = count * size bytes, not cleared (NULL for 0 bytes). ST_FAIL with the numbers and `what` when it cannot be had. */
 status_t mem_alloc(void *out_pp, size_t count, size_t size, const char *what);
 /* The same, cleared. */
@@ -21,6 +24,9 @@ status_t mem_zalloc(void *out_pp, size_t count, size_t size, const char *what);
 status_t mem_grow(void *pp, size_t count, size_t size, const char *what);
 /* Sees to it that *pp, which has room for *cap items of `size` bytes, has it for item n too: at least doubles when it has not. */
 status_t mem_room(void *pp, int64_t n, int64_t *cap, size_t size, const char *what);
+/* Writes a byte into every page of a fresh block, with all threads: the system hands out pages at the first touch, several times slower
+ * than a copy when one thread asks for them. */
+void mem_touch(void *p, size_t bytes);
 /* Takes NULL. */
 void mem_free(void *p);
 /* A copy owned by the caller (mem_free); NULL when memory is out. */

@@ -8,41 +8,46 @@
 #include "base/mem.h"
 #include "encode/job.h"
 
-/* A segment on its way to the writer: on a device its K/V go out beside what is computed next. */
+/* Segments on their way to the writer: on a device their K/V go out beside what is computed next, and several are written at a time. */
+enum { LEAVING = 4 };
 typedef struct {
-    const round_item_t *it; /* NULL: none */
-    store_item_t item;
-    int64_t ticket;
+    int64_t each; /* rows of a segment at most */
+    int64_t most; /* segments that the writer gets at a time */
+    store_item_t items[LEAVING];
+    int64_t n, tokens, ticket;
 } leaving_t;
 
-/* After leave_end of the one before, whose append has seen to it that the one before that, which had the same host memory, is written. */
-static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, const int32_t *list,
-                            leaving_t *out) {
-    size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
-    char *k = pool->k, *v = pool->v;
-    status_t st = ST_OK;
-    *out = (leaving_t){.it = it};
-    if (it->todo && j->spilled) st = j->be->ops->sync(j->be); /* they are there, but for what the device was last asked to change */
-    if (it->todo && !j->spilled && !j->be->host_memory) {
-        int b = j->turn;
-        j->turn = 1 - b;
-        if ((st = host_fit(j, b))) return st;
-        k = j->host[b];
-        v = k + kv_bytes(j->config, pool->type, j->host_rows);
-        st = j->be->ops->copy_out_start(j->be, k, pool->k, bytes, &out->ticket);
-        if (!st) st = j->be->ops->copy_out_start(j->be, v, pool->v, bytes, &out->ticket);
-    }
-    out->item = batch_item(j, r, it, pool->type, k, v, list);
-    return st;
+static leaving_t leaving_of(const job_t *j, int64_t each) {
+    bool device = !j->be->host_memory && !j->spilled;
+    return (leaving_t){.each = each, .most = device ? i64_max(1, i64_min(LEAVING, j->spec->max_row / i64_max(each, 1))) : 1};
 }
 
 static status_t leave_end(job_t *j, leaving_t *l) {
-    const round_item_t *it = l->it;
-    if (!it) return ST_OK;
-    l->it = NULL;
-    status_t st = it->todo ? watch_copies(j, l->ticket) : ST_OK;
-    if (!st && it->todo) st = store_append(j->writer, &l->item);
-    return st ? st : notes_done(j, it->n, it->todo);
+    if (!l->n) return ST_OK;
+    status_t st = watch_copies(j, l->ticket);
+    if (!st) st = store_append_group(j->writer, l->items, l->n);
+    if (!st) st = notes_done(j, l->tokens, l->n);
+    l->n = l->tokens = l->ticket = 0;
+    j->turn = 1 - j->turn; /* the append saw to it that what had this host memory before is written */
+    return st;
+}
+
+static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, const int32_t *list, leaving_t *l) {
+    size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
+    char *k = pool->k, *v = pool->v;
+    status_t st = ST_OK;
+    if (!it->todo) return notes_done(j, it->n, 0);
+    if (j->spilled) st = j->be->ops->sync(j->be); /* they are there, but for what the device was last asked to change */
+    if (!j->spilled && !j->be->host_memory) {
+        if ((st = host_fit(j, j->turn))) return st;
+        k = j->host[j->turn] + kv_bytes(j->config, pool->type, l->n * l->each);
+        v = k + kv_bytes(j->config, pool->type, j->host_rows);
+        st = j->be->ops->copy_out_start(j->be, k, pool->k, bytes, &l->ticket);
+        if (!st) st = j->be->ops->copy_out_start(j->be, v, pool->v, bytes, &l->ticket);
+    }
+    l->items[l->n++] = batch_item(j, r, it, pool->type, k, v, list);
+    l->tokens += it->n;
+    return st;
 }
 
 /* Segments of one document that continue each other. What later ones see of earlier ones stays in memory until the document ends: all raw
@@ -52,7 +57,6 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     kv_pool_t *seen = NULL;
     int64_t rows = 0, at = 0, longest = 0, tokens = 0;
     bool picks = keep->select.ratio > 0; /* of a segment that is alone */
-    leaving_t last = {0};
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
         longest = i64_max(longest, r->items[first + s].n);
@@ -60,7 +64,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     }
     status_t st = batch_end(j);
     if (!st) st = room_choose(j, tokens, rows, scratch_rows(keep, longest));
-    if (!st) st = buffer_fit(j, rows, kept_rows(keep, longest));
+    leaving_t out = leaving_of(j, kept_rows(keep, longest));
+    if (!st) st = buffer_fit(j, rows, out.most * out.each);
     if (!st) st = scratch_fit(j, longest);
     if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
     if (!st) st = watch_store(j);
@@ -76,14 +81,14 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
         if (!st) st = watch_mark(j);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
-        if (!st) st = leave_end(j, &last); /* the one before, while the device works on this one */
+        if (!st && out.n == out.most) st = leave_end(j, &out); /* those before, while the device works on this one */
         if (!st && picks) st = batch_pick(j, 0, &piece, &kept, 1);
-        if (!st) st = leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &last);
-        if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &last);
+        if (!st) st = leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
+        if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &out);
         if (!st) st = notes_take(j);
         at += n;
     }
-    if (!st) st = leave_end(j, &last);
+    if (!st) st = leave_end(j, &out);
     status_t waited = watch_store(j);
     mem_free(seen);
     return st ? st : waited;
@@ -108,12 +113,13 @@ static int64_t document_rows(const job_t *j, const shard_t *plan, int64_t *each)
     return rows;
 }
 
-/* Where they go: kept[s], and its parts. */
-static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists) {
+/* Where they go: kept[s], and its parts; *out: how they will leave. */
+static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, kv_pool_t *raw, kv_pool_t *gists, leaving_t *out) {
     const kept_t *k = &j->spec->kept;
     int64_t each, rows = document_rows(j, plan, &each), at = 0, n_segment = plan->spec.n_segment;
     status_t st = watch_store(j);
-    if (!st) st = buffer_fit(j, rows, each);
+    *out = leaving_of(j, each);
+    if (!st) st = buffer_fit(j, rows, out->most * each);
     for (int64_t s = 0; s < n_segment && !st; s++) {
         int64_t n = plan->segment[s + 1] - plan->segment[s];
         kept[s] = raw[s] = gists[s] = (kv_pool_t){0};
@@ -126,16 +132,15 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
     return st;
 }
 
-static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept) {
+static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept, leaving_t *out) {
     status_t st = ST_OK;
-    leaving_t last = {0};
     for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
         const round_item_t *it = &r->items[first + s];
         if (shard_writer(plan, s) != j->comm->rank) continue;
-        st = leave_end(j, &last);
-        if (!st) st = leave_begin(j, r, it, &kept[s], NULL, &last);
+        if (out->n == out->most) st = leave_end(j, out);
+        if (!st) st = leave_begin(j, r, it, &kept[s], NULL, out);
     }
-    if (!st) st = leave_end(j, &last);
+    if (!st) st = leave_end(j, out);
     status_t waited = watch_store(j);
     return st ? st : waited;
 }
@@ -189,10 +194,11 @@ static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, sh
 static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan) {
     int64_t n = plan->spec.n_segment;
     kv_pool_t *pools = NULL; /* [3][n] */
+    leaving_t leaving;
     char path[PATH_MAX];
     under_way_t saved = {.path = path, .key = document_key(j, r, first, n), .n_layer = (int)j->config->n_layer};
     status_t st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
-    if (!st) st = document_pools(j, plan, pools, pools + n, pools + 2 * n);
+    if (!st) st = document_pools(j, plan, pools, pools + n, pools + 2 * n, &leaving);
     snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, j->comm->rank);
     for (int64_t s = 0; s < n && !st; s++) {
         size_t bytes = kv_bytes(j->config, pools[s].type, pools[s].n_row);
@@ -218,7 +224,7 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
         log_info("stopped behind layer %d of %d of a document that all ranks share", done, n_layer);
         j->stopping = true;
     }
-    if (!st && !d.stopped) st = document_write(j, r, first, plan, pools);
+    if (!st && !d.stopped) st = document_write(j, r, first, plan, pools, &leaving);
     st = comm_agree(j->comm, st);
     if (!st && !d.stopped) under_way_remove(j);
 out:

@@ -1,8 +1,8 @@
 /* The small model made deeper, and whole encodings with it: for what shows only with more layers than a device holds at a time, or with
  * too little memory.
  *
- *     char dir[] = "/tmp/precis-NAME.XXXXXX";
- *     mkdtemp(dir), deep_make(dir);                                   a model folder: DEEP_LAYERS layers, letters are tokens
+ *     char dir[SCRATCH_PATH];
+ *     scratch_dir(dir, SCRATCH_DISK), deep_make(dir, 0);              a model folder: DEEP_LAYERS layers, letters are tokens
  *     deep_text(dir, "text.txt", 1200, 9);                            a text of so many letters
  *     st = deep_encode(&job, digest, report)                          into a store
  */
@@ -18,12 +18,13 @@
 #include "base/rng.h"
 #include "encode/encode.h"
 #include "golden/tiny.h"
+#include "scratch.h"
 
 enum { DEEP_LAYERS = 7, DEEP_VOCAB = 160, DEEP_LETTERS = 26 };
 #define DEEP_SOURCE "tests/golden/tiny-llama"
 
 static inline FILE *deep_open(const char *dir, const char *name, const char *how) {
-    char path[256];
+    char path[SCRATCH_PATH + 64];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     FILE *f = fopen(path, how);
     if (!f) perror(path), abort();

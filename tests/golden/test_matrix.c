@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "scratch.h"
 #include "unit.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -23,7 +24,7 @@ static const int64_t heads[N_HEAD] = {64, 80, 96, 128, 256};
 
 static char *lines;
 static safetensors_t *golden;
-static char folder[] = "/tmp/precis-matrix-XXXXXX";
+static char folder[SCRATCH_PATH];
 
 /* ---- the weights' formula, as in make_matrix.py --------------------------------------------------------------- */
 static uint64_t fnv(const char *text) {
@@ -116,7 +117,7 @@ static status_t weights_write(const char *path, const char *model, const weights
 }
 
 static status_t folder_write(const cJSON *line, const char *name, model_config_t *c) {
-    char path[300];
+    char path[SCRATCH_PATH + 32];
     char *config = cJSON_PrintUnformatted(json_get(line, "config"));
     weights_t w = {.type = !strcmp(json_get_str(line, "dtype"), "F32") ? DT_F32 : DT_BF16};
     snprintf(path, sizeof path, "%s/config.json", folder);
@@ -205,17 +206,10 @@ static void test_set_up(void) {
     log_setup(0, 1, LOG_WARN); /* 800 models are loaded */
     CU_ASSERT_EQUAL_FATAL(file_read_text("tests/golden/matrix.jsonl", 1 << 20, &lines, &bytes), ST_OK);
     CU_ASSERT_EQUAL_FATAL(safetensors_open("tests/golden/matrix.safetensors", &golden), ST_OK);
-    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder));
+    scratch_dir(folder, SCRATCH_DISK);
 }
 
 static void test_clean_up(void) {
-    static const char *const names[] = {"config.json", "model.safetensors"};
-    char path[300];
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        unlink(path);
-    }
-    CU_ASSERT_EQUAL(rmdir(folder), 0);
     safetensors_close(golden);
     mem_free(lines);
 }

@@ -94,7 +94,7 @@ PY
 
 seq 0 159 >"$dir/ids"
 refused "one document over unlike ranks" 'needs the same backend on all of them, but rank 0 runs on' encode --layout full --shard document --store "$dir/no" "${texts[@]}"
-refused "logits by unlike ranks together" 'needs the same backend on all of them' logits --layout full --tokens "$dir/ids" --out "$dir/no"
+refused "logits by unlike ranks together" 'needs the same backend on all of them' logits --layout full --tokens "$dir/ids" --out "$dir/no.safetensors"
 refused "unlike layouts" '--layout full: rank 0 has another' encode --store "$dir/no" "${texts[@]}" -- --layout pce -- --layout full
 refused "an option for some ranks" '--segment .*: rank 0 has another' encode --store "$dir/no" "${texts[@]}" -- --segment 64
 refused "unlike words" 'rank 0 has other words behind its options' encode --store "$dir/no" "${texts[0]}" -- "${texts[1]}"

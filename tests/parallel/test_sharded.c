@@ -11,6 +11,7 @@
 #include "encode/sequence.h"
 #include "encode/sharded.h"
 #include "parallel.h"
+#include "scratch.h"
 
 enum { N = 700, N_VOCAB = 160, ALL = -1, MAX_OUT = N * 2 + 16 };
 static const char *const model = "tests/golden/tiny-llama";
@@ -130,11 +131,11 @@ static bool stop_last(void *ctx) { /* the last rank alone, the second time it is
 /* One run that is stopped, and one that goes on in other memory; what they kept is in the pools of d. `spoilt`: the last rank's file is
  * damaged, so that all begin anew. */
 static void run_twice(encoder_t *e, const shard_t *plan, sharded_t *d, bool spoilt) {
-    char path[64];
+    char path[SCRATCH_PATH + 32];
     int asked = 0, damage = spoilt && comm->rank == comm->size - 1;
-    int64_t pid = comm->rank == 0 ? getpid() : 0;
-    CU_ASSERT_EQUAL(comm->ops->max_i64(comm, &pid, 1), ST_OK);
-    snprintf(path, sizeof path, "/tmp/precis-%lld-%d.under-way", (long long)pid, comm->rank);
+    static char dir[SCRATCH_PATH];
+    if (!*dir) scratch_dir(dir, SCRATCH_DISK);
+    snprintf(path, sizeof path, "%s/rank%04d.under-way", dir, comm->rank);
     for (int again = 0; again < 2; again++) {
         under_way_t u = {.path = path, .key = {7, (uint64_t)comm->rank}, .n_layer = (int)model_config(tiny.model)->n_layer};
         for (int64_t s = 0; s < plan->spec.n_segment; s++)

@@ -16,10 +16,11 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "io/file.h"
+#include "scratch.h"
 #include "store/store.h"
 #include "unit.h"
 
-enum { FIX_PATH = 512, FIX_TOKENS = 64, FIX_VALUES = 1 << 16, FIX_FILES = 64, FIX_NAME = 256 };
+enum { FIX_PATH = SCRATCH_PATH, FIX_TOKENS = 64, FIX_VALUES = 1 << 16, FIX_FILES = 64, FIX_NAME = 256 };
 
 static const int32_t FIX_SINK[3] = {11, 12, 13};
 
@@ -41,10 +42,7 @@ static inline store_profile_t fix_profile(void) {
 }
 
 /* ---- folders ---- */
-static inline void fix_dir(char dir[FIX_PATH]) {
-    snprintf(dir, FIX_PATH, "%s/precis-store-XXXXXX", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm");
-    if (!mkdtemp(dir)) perror(dir);
-}
+static inline void fix_dir(char dir[FIX_PATH]) { scratch_dir(dir, SCRATCH_MEMORY); }
 static inline int fix_list(const char *dir, char names[FIX_FILES][FIX_NAME]) {
     int n = 0;
     DIR *d = opendir(dir);

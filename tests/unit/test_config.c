@@ -5,20 +5,21 @@
 
 #include "io/file.h"
 #include "model/config.h"
+#include "scratch.h"
 #include "unit.h"
 
 /* ---- config.json ------------------------------------------------------------------------------------------ */
 static const char base[] =
     "\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"intermediate_size\":96,\"vocab_size\":160,"
     "\"max_position_embeddings\":128,\"rms_norm_eps\":1e-5";
-static char path[64];
+static char path[SCRATCH_PATH + 16];
 
 static status_t from_text(const char *text, model_config_t *c) {
-    snprintf(path, sizeof path, "/tmp/test_config.%d.json", (int)getpid());
+    static char dir[SCRATCH_PATH];
+    if (!*dir) scratch_dir(dir, SCRATCH_DISK);
+    snprintf(path, sizeof path, "%s/config.json", dir);
     CU_ASSERT_EQUAL(file_write_atomic(path, text, strlen(text)), ST_OK);
-    status_t st = config_from_json(path, c);
-    unlink(path);
-    return st;
+    return config_from_json(path, c);
 }
 /* base and `more` (which starts with a comma, or is empty) */
 static status_t from_more(const char *more, model_config_t *c) {

@@ -6,9 +6,10 @@
 
 #include "base/mem.h"
 #include "io/file.h"
+#include "scratch.h"
 #include "unit.h"
 
-static char folder[] = "/tmp/test_file_XXXXXX", path[PATH_MAX], text[64];
+static char folder[SCRATCH_PATH], path[PATH_MAX], text[64];
 
 static const char *in(const char *name) {
     snprintf(path, sizeof path, "%s/%s", folder, name);
@@ -78,8 +79,8 @@ static void test_full_disk(void) {
     close(fd);
 }
 
-static void test_clean_up(void) { CU_ASSERT_EQUAL(rmdir(folder), 0); }
-static void test_set_up(void) { CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder)); }
+static void test_clean_up(void) { CU_ASSERT_EQUAL(rmdir(folder), 0); } /* nothing was left */
+static void test_set_up(void) { scratch_dir(folder, SCRATCH_DISK); }
 
 UNIT_MAIN("file", {"set_up", test_set_up}, {"round_trip", test_round_trip}, {"missing", test_missing}, {"make_dirs", test_make_dirs},
           {"full_disk", test_full_disk}, {"clean_up", test_clean_up})

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "io/file.h"
+#include "scratch.h"
 #include "unit.h"
 
 #define LLAMA   "tests/golden/tiny-llama"
@@ -202,16 +203,16 @@ static void test_flops(void) {
 }
 
 /* ---- files -------------------------------------------------------------------------------------------------------- */
-static char folder[64];
+static char folder[SCRATCH_PATH];
 
-static void folder_path(const char *name, char out[192]) { snprintf(out, 192, "%s/%s", folder, name); }
+enum { PATH = SCRATCH_PATH + 40 };
+static void folder_path(const char *name, char out[PATH]) { snprintf(out, PATH, "%s/%s", folder, name); }
 
 /* A folder with this config.json (text with one substring replaced) and the weights of tiny-llama. */
 static void folder_make(const char *old, const char *with) {
-    char path[192], target[256], *text, cwd[128];
+    char path[PATH], target[256], *text, cwd[128];
     size_t n;
-    snprintf(folder, sizeof folder, "/tmp/test_forward.%d", (int)getpid());
-    mkdir(folder, 0777);
+    if (!*folder) scratch_dir(folder, SCRATCH_DISK);
     CU_ASSERT_EQUAL_FATAL(file_read_text(LLAMA "/config.json", 1 << 16, &text, &n), ST_OK);
     char changed[2048], *at = strstr(text, old);
     CU_ASSERT_PTR_NOT_NULL_FATAL(at);
@@ -223,15 +224,6 @@ static void folder_make(const char *old, const char *with) {
     CU_ASSERT_PTR_NOT_NULL(getcwd(cwd, sizeof cwd));
     snprintf(target, sizeof target, "%s/" LLAMA "/model.safetensors", cwd);
     if (access(path, F_OK)) CU_ASSERT_EQUAL(symlink(target, path), 0);
-}
-static void folder_remove(void) {
-    static const char *const names[] = {"config.json", "model.safetensors", "model.safetensors.index.json"};
-    char path[192];
-    for (int i = 0; i < 3; i++) {
-        folder_path(names[i], path);
-        unlink(path);
-    }
-    rmdir(folder);
 }
 static bool refused(const char *a, const char *b) {
     model_file_t *f;
@@ -255,12 +247,11 @@ static void test_wrong_tensors(void) {
     CU_ASSERT(refused("q_proj.bias", "missing"));
     folder_make("\"model_type\": \"llama\"", "\"model_type\": \"mamba\"");
     CU_ASSERT(refused("\"mamba\"", "llama"));
-    folder_remove();
 }
 
 static void test_wrong_folders(void) {
     model_file_t *f;
-    char path[192];
+    char path[PATH];
     folder_make("\"model_type\"", "\"model_type\"");
     folder_path("model.safetensors", path);
     unlink(path);
@@ -272,7 +263,6 @@ static void test_wrong_folders(void) {
         CU_ASSERT_EQUAL(file_write_atomic(path, bad[i], strlen(bad[i])), ST_OK);
         CU_ASSERT(refused("model.safetensors.index.json", ""));
     }
-    folder_remove();
     CU_ASSERT_EQUAL(model_file_open("/no/such/model.gguf", &f), ST_INPUT);
     CU_ASSERT_PTR_NULL(f);
 }
@@ -297,7 +287,6 @@ static void test_fingerprint(void) {
     CU_ASSERT_EQUAL_FATAL(model_file_open(folder, &f), ST_OK);
     CU_ASSERT(hash_equal(seen[0], model_file_fingerprint(f)));
     model_file_close(f);
-    folder_remove();
 }
 
 /* The n-th allocation fails, for every n: a message, no leak, no crash. */

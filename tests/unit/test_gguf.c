@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "bytes.h"
 #include "io/gguf.h"
+#include "scratch.h"
 #include "unit.h"
 
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STR, ARR, U64, I64, F64 };
@@ -213,8 +214,8 @@ static void expect_open(const char *path, const char *words) {
 }
 
 static void test_split(void) {
-    char folder[] = "/tmp/test_gguf_XXXXXX", first[PATH_MAX], second[PATH_MAX], third[PATH_MAX], other[PATH_MAX];
-    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(folder));
+    char folder[SCRATCH_PATH], first[PATH_MAX], second[PATH_MAX], third[PATH_MAX], other[PATH_MAX];
+    scratch_dir(folder, SCRATCH_DISK);
     size_t before = mem_now_bytes();
     snprintf(first, sizeof first, "%s/m-00001-of-00003.gguf", folder);
     snprintf(second, sizeof second, "%s/m-00002-of-00003.gguf", folder);
@@ -231,7 +232,6 @@ static void test_split(void) {
     CU_ASSERT_EQUAL(rename(first, other), 0);
     expect_open(other, "must end in -00001-of-00003.gguf");
     CU_ASSERT_EQUAL(mem_now_bytes(), before);
-    unlink(second), unlink(third), unlink(other), rmdir(folder);
 }
 
 static void test_no_memory(void) {

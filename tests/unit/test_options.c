@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "io/file.h"
+#include "scratch.h"
 #include "unit.h"
 
 static const command_spec_t CMD = {
@@ -15,7 +17,7 @@ static const command_spec_t CMD = {
 };
 
 static status_t parse(options_t **o, const char *words) {
-    static char copy[512];
+    static char copy[1024];
     char *argv[16];
     int n = 0;
     snprintf(copy, sizeof copy, "%s", words);
@@ -129,12 +131,12 @@ static void test_rest(void) {
 }
 
 static void test_sources(void) {
-    char path[] = "/tmp/precis-options-XXXXXX", words[128];
+    char dir[SCRATCH_PATH], path[SCRATCH_PATH + 16], words[SCRATCH_PATH + 64];
     static const char text[] = "segment = 2K # half\nsink = \"a\\n\\\"b\\\" # c\"\nlayout=full\nwindow = 8K\n\n# end\n";
     options_t *o = NULL;
-    int fd = mkstemp(path);
-    CU_ASSERT_FATAL(fd >= 0 && write(fd, text, sizeof text - 1) == sizeof text - 1);
-    close(fd);
+    scratch_dir(dir, SCRATCH_DISK);
+    snprintf(path, sizeof path, "%s/a.conf", dir);
+    CU_ASSERT_EQUAL_FATAL(file_write_atomic(path, text, sizeof text - 1), ST_OK);
     snprintf(words, sizeof words, "--model m --config %s --layout pce", path);
     setenv("PRECIS_SEGMENT", "3K", 1);
     setenv("PRECIS_THREADS", "5", 1);
@@ -151,7 +153,6 @@ static void test_sources(void) {
     CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "PRECIS_SEGMENT"));
     unsetenv("PRECIS_SEGMENT");
     unsetenv("PRECIS_THREADS");
-    unlink(path);
 }
 
 /* A word given to --score is --keep-by's, wherever it comes from; a number is its own; both may be given. */

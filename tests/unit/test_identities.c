@@ -109,6 +109,32 @@ static void test_one_piece_is_full(void) {
     tiny_close(&tiny);
 }
 
+/* A sink's K/V are those of its text encoded as a document of its own, bit for bit: the way to them that the format of stores names. */
+static void test_sink_is_a_text(void) {
+    int32_t tokens[MAX_TOKEN];
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        encoder_t *behind = NULL, *alone = NULL;
+        open_tiny(bf16 ? DT_BF16 : DT_F32);
+        token_fill(tokens, MAX_TOKEN, model_config(tiny.model)->n_vocab);
+        encoder_spec_t es = {.sink = tokens, .n_sink = 37, .reserve = 64, .max_row = 64},
+                       none = {.align = ALIGN_LEFT, .reserve = 64, .max_row = 16};
+        piece_t text = {.tokens = tokens, .n = 37};
+        CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &es, &behind), ST_OK);
+        CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &none, &alone), ST_OK);
+        CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, model_config(tiny.model), tiny.be->act, 37, "the sink's text", &text.pool), ST_OK);
+        CU_ASSERT_EQUAL(encoder_run(alone, &text, 1), ST_OK);
+        const kv_pool_t *sink = encoder_sink(behind);
+        size_t bytes = kv_bytes(model_config(tiny.model), tiny.be->act, 37); /* of K, or V */
+        CU_ASSERT_EQUAL(sink->n_row, 37);
+        CU_ASSERT(memory_equal(tiny.be, sink->k, tiny.be, text.pool.k, bytes) &&
+                  memory_equal(tiny.be, sink->v, tiny.be, text.pool.v, bytes));
+        kv_free(tiny.be, &text.pool);
+        encoder_free(behind);
+        encoder_free(alone);
+        tiny_close(&tiny);
+    }
+}
+
 static void test_select_all_is_naive(void) {
     open_tiny(DT_F32);
     setting_t s = {
@@ -213,6 +239,6 @@ static void test_select_reweighed(void) {
     tiny_close(&tiny);
 }
 
-UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"selecting all is naive", test_select_all_is_naive},
-          {"equal pieces", test_equal_pieces}, {"chunks", test_chunks}, {"rule", test_rule},
-          {"selection with other weights", test_select_reweighed})
+UNIT_MAIN("identities", {"one piece is full attention", test_one_piece_is_full}, {"a sink is a text", test_sink_is_a_text},
+          {"selecting all is naive", test_select_all_is_naive}, {"equal pieces", test_equal_pieces}, {"chunks", test_chunks},
+          {"rule", test_rule}, {"selection with other weights", test_select_reweighed})

@@ -89,7 +89,10 @@ status_t scratch_fit(job_t *j, int64_t tokens) {
     return (j->spilled ? kv_alloc_host : kv_alloc)(j->be, j->config, j->be->act, rows, "K/V rows that are not kept", &j->scratch);
 }
 
-store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v) {
+static int64_t list_size(const job_t *j, int64_t n) { return j->config->n_layer * j->config->n_kv_head * kept_picked(&j->spec->kept, n); }
+
+store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v,
+                        const int32_t *list) {
     int64_t n_sink = j->spec->profile.n_sink + j->spec->kept.n_blank;
     int64_t pos = it->slice ? n_sink + it->before : layout_position(j->spec->align, n_sink, 0, it->n, j->spec->profile.segment, it->before);
     int64_t n_row = kept_rows(&j->spec->kept, it->n);
@@ -102,45 +105,48 @@ store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it
                           .tokens = r->tokens.ids + it->begin,
                           .type = type,
                           .k = (const char *)k + below,
-                          .v = (const char *)v + below};
+                          .v = (const char *)v + below,
+                          .n_kept = list ? list_size(j, it->n) : 0,
+                          .kept = list};
 }
 
 /* ---- blockselect ---- */
-static int64_t list_size(const job_t *j, int64_t n) { return j->config->n_layer * j->config->n_kv_head * kept_picked(&j->spec->kept, n); }
+picker_spec_t batch_picker(const job_t *j, int64_t longest) {
+    return (picker_spec_t){.kept = &j->spec->kept,
+                           .repeat = j->repeat.ids,
+                           .n_repeat = j->repeat.n,
+                           .align = j->spec->align,
+                           .reserve = j->spec->profile.segment,
+                           .max_row = j->spec->max_row,
+                           .max_tokens = longest};
+}
 
 /* Room for the lists of a batch, and a picker for its longest segment. */
 static status_t picker_fit(job_t *j, int b, int64_t longest, int64_t n_list) {
-    const encode_spec_t *s = j->spec;
     status_t st = ST_OK;
     if (n_list > j->cap_lists[b]) st = mem_grow(&j->lists[b], (size_t)n_list, sizeof(int32_t), "lists of kept rows");
     if (!st) j->cap_lists[b] = i64_max(n_list, j->cap_lists[b]);
     if (st || longest <= j->picker_rows) return st;
+    picker_spec_t spec = batch_picker(j, longest);
     picker_free(j->picker);
     j->picker = NULL;
     j->picker_rows = longest;
-    picker_spec_t spec = {.kept = &s->kept,
-                          .repeat = j->repeat.ids,
-                          .n_repeat = j->repeat.n,
-                          .align = s->align,
-                          .reserve = s->profile.segment,
-                          .max_row = s->max_row,
-                          .max_tokens = longest};
     return picker_create(j->model, j->encoder, &spec, &j->picker);
 }
 
-/* The rows of encoded pieces that stay: listed and, where the others go, packed. */
-static status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int64_t n) {
+status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int64_t n) {
     int64_t longest = 0, n_list = 0, at = 0;
     for (int64_t i = 0; i < n; i++) {
         longest = i64_max(longest, pieces[i].n);
         n_list += list_size(j, pieces[i].n);
     }
     status_t st = picker_fit(j, b, longest, n_list);
+    if (!st) st = watch_mark(j);
     for (int64_t i = 0; i < n && !st; i++) {
         st = picker_run(j->picker, &pieces[i], j->spec->kept.keep == KEEP_GIST ? &kept[i] : NULL, NULL, j->lists[b] + at);
         at += list_size(j, pieces[i].n);
     }
-    return st;
+    return st ? st : watch_mark(j);
 }
 
 /* ---- a batch ---- */
@@ -154,14 +160,14 @@ static status_t copies_start(job_t *j, group_t *b, int64_t rows) {
 }
 
 /* Where the writer finds a segment of batch b. */
-static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i) {
+static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i, const int32_t *list) {
     const kv_pool_t *pool = &b->kept[i], *buffer = &j->buffer[b->turn];
     const char *k = pool->k, *v = pool->v;
     if (!j->be->host_memory) {
         k = j->host[b->turn] + (k - (const char *)buffer->k);
         v = j->host[b->turn] + kv_bytes(j->config, j->be->act, j->host_rows) + (v - (const char *)buffer->v);
     }
-    return batch_item(j, b->round, &b->round->items[b->mine[i]], pool->type, k, v);
+    return batch_item(j, b->round, &b->round->items[b->mine[i]], pool->type, k, v, list);
 }
 
 static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
@@ -179,11 +185,7 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st) st = watch_mark(j);
     if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
-    if (!st && j->spec->kept.select.ratio) {
-        st = watch_mark(j);
-        if (!st) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
-        if (!st) st = watch_mark(j);
-    }
+    if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
     return st || j->be->host_memory ? st : copies_start(j, b, at);
 }
 
@@ -216,10 +218,7 @@ status_t batch_end(job_t *j) {
     status_t st = watch_copies(j, b.ticket);
     if (!st) st = mem_alloc(&items, (size_t)b.n, sizeof *items, "a batch of segments");
     for (int64_t i = 0; i < b.n && !st; i++) {
-        items[i] = segment_item(j, &b, i);
-        if (!j->spec->kept.select.ratio) continue;
-        items[i].n_kept = list_size(j, items[i].n_token);
-        items[i].kept = j->lists[b.turn] + listed;
+        items[i] = segment_item(j, &b, i, j->spec->kept.select.ratio ? j->lists[b.turn] + listed : NULL);
         listed += items[i].n_kept;
     }
     if (!st) st = store_append_group(j->writer, items, b.n);

@@ -127,6 +127,19 @@ status_t encoder_spill(encoder_t *e, bool on) {
 }
 
 size_t encoder_spilled(const encoder_t *e) { return e->spill.bytes; }
+const kv_pool_t *encoder_sink_seen(const encoder_t *e) { return e->spilling ? &e->sink_host : &e->sink_pool; }
+
+status_t encoder_pool(encoder_t *e, int64_t n_row, const char *what, kv_pool_t *out) {
+    return (e->spilling ? kv_alloc_host : kv_alloc)(e->be, e->config, e->be->act, n_row, what, out);
+}
+
+void encoder_pool_free(encoder_t *e, kv_pool_t *p) { (e->spilling ? kv_free_host : kv_free)(e->be, p); }
+
+status_t encoder_forward(encoder_t *e, batch_t b) {
+    if (!e->spilling) return forward(e->model, e->ws, &b);
+    status_t st = spill_forward(&e->spill, e->model, e->ws, b);
+    return st ? st : spill_settle(&e->spill);
+}
 
 void encoder_free(encoder_t *e) {
     if (!e) return;

@@ -75,6 +75,12 @@ status_t encoder_remember(encoder_t *e, const piece_t *p);
  * larger than it. The same bits. Not with in_cache, nor for documents that ranks share. */
 status_t encoder_spill(encoder_t *e, bool on);
 size_t encoder_spilled(const encoder_t *e); /* bytes of the device that it holds for that */
+/* For what is asked of a segment between encodings (score.h): a pass over pools that lie where pieces' pools do, the sink among them, and
+ * pools there. */
+status_t encoder_forward(encoder_t *e, batch_t b);
+const kv_pool_t *encoder_sink_seen(const encoder_t *e);
+status_t encoder_pool(encoder_t *e, int64_t n_row, const char *what, kv_pool_t *out);
+void encoder_pool_free(encoder_t *e, kv_pool_t *p);
 /* Raw rows that a row right behind n raw rows would still see of them. */
 static inline int64_t encoder_tail(const gist_spec_t *g, int64_t n) { return n - gist_oldest(g, n); }
 

@@ -111,15 +111,20 @@ status_t scratch_fit(job_t *j, int64_t tokens);
 int64_t scratch_rows(const kept_t *k, int64_t tokens);
 void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, piece_t *p);
 /* A segment as the store takes it; k and v: of all layers, where they lie on the host. */
-store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v);
+store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v,
+                        const int32_t *list);
+/* blockselect: the choice of rows for segments of so many tokens, and the rows of encoded pieces that stay: in list b and, where the others
+ * go, packed into kept. */
+picker_spec_t batch_picker(const job_t *j, int64_t longest);
+status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int64_t n);
 
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
 /* The same for a document that all ranks share, of which this one keeps so many rows; where it does not fit, *fits is false. */
 status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits);
-/* Would segments of so many rows, twice, and scratch rows fit the device? */
-bool room_for(const job_t *j, int64_t rows);
+/* Would a segment of so many tokens fit the device beside the one that is being written? */
+bool room_for(const job_t *j, int64_t n);
 status_t room_device(job_t *j); /* back to the device */
 /* Buffers and scratch rows given back. */
 void room_free(job_t *j);

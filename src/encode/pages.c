@@ -11,13 +11,12 @@ status_t pages_setup(encoder_t *e) {
     status_t st = mem_zalloc(&e->pages, (size_t)n, sizeof *e->pages, "pages of raw rows");
     if (!st) st = mem_alloc(&e->page_pools, (size_t)n, sizeof *e->page_pools, "pages of raw rows");
     e->n_page = st ? 0 : n;
-    for (int64_t i = 0; i < n && !st; i++)
-        st = (e->spilling ? kv_alloc_host : kv_alloc)(e->be, e->config, e->be->act, PAGE_ROWS, "a page of raw rows", &e->pages[i]);
+    for (int64_t i = 0; i < n && !st; i++) st = encoder_pool(e, PAGE_ROWS, "a page of raw rows", &e->pages[i]);
     return st;
 }
 
 void pages_free(encoder_t *e) {
-    for (int64_t i = 0; i < e->n_page; i++) (e->spilling ? kv_free_host : kv_free)(e->be, &e->pages[i]);
+    for (int64_t i = 0; i < e->n_page; i++) encoder_pool_free(e, &e->pages[i]);
     mem_free(e->pages);
     mem_free(e->page_pools);
     e->pages = NULL;

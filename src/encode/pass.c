@@ -7,7 +7,7 @@ void pass_begin(encoder_t *e) {
     e->n_pool = FIRST_POOL;
     e->n_given = e->n_gist = 0;
     e->n_out = e->n_hidden = 0;
-    e->pools[SINK_POOL] = e->spilling ? e->sink_host : e->sink_pool;
+    e->pools[SINK_POOL] = *encoder_sink_seen(e);
 }
 
 status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *logits) {

@@ -16,27 +16,41 @@ struct picker {
 
 static size_t heads(const model_config_t *c) { return (size_t)(c->n_layer * c->n_kv_head); }
 
-size_t picker_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *s) {
-    score_spec_t score = {.method = s->kept->select.by, .n_repeat = s->n_repeat, .max_row = s->max_row, .max_tokens = s->max_tokens};
-    return heads(c) * (size_t)s->max_tokens * (sizeof(float) + 1) + scorer_bytes(c, act, &score);
-}
-
-status_t picker_create(model_t *m, encoder_t *e, const picker_spec_t *s, picker_t **out) {
-    picker_t *p = NULL;
-    score_spec_t score = {.method = s->kept->select.by,
+static score_spec_t score_spec(const picker_spec_t *s) {
+    return (score_spec_t){.method = s->kept->select.by,
                           .repeat = s->repeat,
                           .n_repeat = s->n_repeat,
                           .align = s->align,
                           .reserve = s->reserve,
                           .max_row = s->max_row,
                           .max_tokens = s->max_tokens};
+}
+
+size_t picker_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *s) {
+    score_spec_t score = score_spec(s);
+    return heads(c) * (size_t)s->max_tokens * (sizeof(float) + 1) + scorer_bytes(c, act, &score);
+}
+
+size_t picker_device_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *s) {
+    score_spec_t score = score_spec(s);
+    return scorer_device_bytes(c, act, &score);
+}
+
+int64_t picker_kv_rows(const picker_spec_t *s) {
+    score_spec_t score = score_spec(s);
+    return scorer_kv_rows(&score);
+}
+
+status_t picker_create(model_t *m, encoder_t *e, const picker_spec_t *s, picker_t **out) {
+    picker_t *p = NULL;
+    score_spec_t score = score_spec(s);
     status_t st = mem_zalloc(&p, 1, sizeof *p, "the choice of rows");
     *out = NULL;
     if (st) return st;
     p->be = model_backend(m);
     p->config = model_config(m);
     p->kept = s->kept;
-    st = scorer_create(m, encoder_sink(e), encoder_workspace(e), &score, &p->scorer);
+    st = scorer_create(m, e, &score, &p->scorer);
     if (!st) st = mem_alloc(&p->score, heads(p->config) * (size_t)s->max_tokens, sizeof *p->score, "scores");
     if (!st) st = mem_alloc(&p->keep, heads(p->config) * (size_t)s->max_tokens, sizeof *p->keep, "scores");
     if (!st) st = mem_alloc(&p->count, heads(p->config), sizeof *p->count, "kept rows");

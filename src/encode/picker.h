@@ -14,13 +14,15 @@ typedef struct {
 } picker_spec_t;
 
 typedef struct picker picker_t;
-/* Uses the encoder's sink and work space, between encodings; e must live as long. */
+/* Uses the encoder between encodings, as a scorer does. */
 status_t picker_create(model_t *m, encoder_t *e, const picker_spec_t *spec, picker_t **out);
 void picker_free(picker_t *p);
 /* Of an encoded piece of at most max_tokens: the kept rows into `packed` (its n_row rows a head, on average), their counts
  * [n_layer][n_kv_head] and their list [n_layer][n_kv_head * m]; each may be NULL. */
 status_t picker_run(picker_t *p, const piece_t *piece, kv_pool_t *packed, int32_t *count, int32_t *list);
-/* Bytes that picker_create takes, for plan. */
+/* What picker_create takes, as scorer_bytes and the others say. */
 size_t picker_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *spec);
+size_t picker_device_bytes(const model_config_t *c, dtype_t act, const picker_spec_t *spec);
+int64_t picker_kv_rows(const picker_spec_t *spec);
 
 #endif

@@ -41,11 +41,18 @@ static int64_t buffer_rows(const encode_plan_in_t *in) {
     return (info->chained ? in->longest_rows : copies * kept_rows(k, batch)) + spare;
 }
 
+static picker_spec_t picker_of(const encode_plan_in_t *in) {
+    return (picker_spec_t){.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = longest_segment(in)};
+}
+
 /* Do K/V of the longest document, or of two segments, fit beside weights and work space? As room_choose decides. */
 static void plan_device(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
-    bool may = !in->kept.select.ratio && !in->kept.gist.single && !out->shared;
-    if (!in->device_bytes || !may || 2 * (double)kv_bytes(c, in->act, buffer_rows(in)) <= out->kv_room) return;
-    out->kv_layers = spill_bytes(c, in->act, buffer_rows(in) + in->n_sink);
+    picker_spec_t picker = picker_of(in);
+    bool picks = in->kept.select.ratio > 0;
+    int64_t own = picks ? picker_kv_rows(&picker) : 0;
+    size_t chooses = picks ? picker_device_bytes(c, in->act, &picker) : 0, all = 2 * kv_bytes(c, in->act, buffer_rows(in) + own) + chooses;
+    if (!in->device_bytes || in->kept.gist.single || out->shared || (double)all <= out->kv_room) return;
+    out->kv_layers = chooses + spill_bytes(c, in->act, (picks ? longest_segment(in) + own : buffer_rows(in)) + in->n_sink);
 }
 
 /* Passes of the model over a row, on average: gists are rows too, and scores read segments again. */
@@ -116,7 +123,7 @@ static void plan_shared(const model_config_t *c, const encode_plan_in_t *in, enc
 void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_plan_t *out) {
     const layout_info_t *info = layout_info(in->layout);
     encoder_spec_t spec = {.n_sink = in->n_sink, .max_row = in->max_row};
-    picker_spec_t picker = {.kept = &in->kept, .n_repeat = 16, .max_row = in->max_row, .max_tokens = longest_segment(in)};
+    picker_spec_t picker = picker_of(in);
     int64_t budget = i64_min(encode_round_tokens(in->n_rank, in->segment), i64_max(in->n_token, 1)) + in->longest_document;
     size_t round_bytes =
         (size_t)budget * sizeof(int32_t) + (size_t)i64_ceil_div(budget, in->segment) * (sizeof(round_item_t) + sizeof(hash_t));
@@ -132,9 +139,9 @@ void encode_plan(const model_config_t *c, const encode_plan_in_t *in, encode_pla
     *out = (encode_plan_t){.weights_node = in->packed_bytes, .round = round_bytes};
     out->weights_rank = in->packed_bytes / (size_t)in->ranks_per_node;
     out->workspace = encoder_bytes(c, in->act, &spec);
-    if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker);
-    out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
     out->kv_room = ROOM_USABLE * ((double)in->device_bytes - (double)in->packed_bytes - (double)out->workspace);
+    if (in->kept.select.ratio) out->workspace += picker_bytes(c, in->act, &picker) + 2 * kv_bytes(c, in->act, picker_kv_rows(&picker));
+    out->kv_buffers = 2 * kv_bytes(c, in->act, buffer_rows(in));
     plan_shared(c, in, out);
     plan_device(c, in, out);
     out->rank_total = out->weights_rank + out->workspace + out->kv_buffers + out->round + PROGRAM_BYTES;

@@ -15,7 +15,7 @@ struct scorer {
     backend_t *be;
     const model_config_t *config;
     score_spec_t spec;
-    forward_ws_t *ws;
+    encoder_t *encoder;
     int32_t *repeat;
     kv_pool_t pools[N_POOL]; /* the sink, the segment at hand, rows that reconstruct adds */
     layout_t layout;
@@ -90,12 +90,19 @@ size_t scorer_bytes(const model_config_t *c, dtype_t act, const score_spec_t *s)
     total += cells * (d * dtype_bytes(act) + 2 * sizeof(float));                /* queries and totals of a pass */
     if (attends(s->method))
         total += lines * (2 * d * dtype_bytes(act) + n * sizeof(float)) + n * d * sizeof(float); /* logits, packed keys */
-    if (s->method == SCORE_RECONSTRUCT) total += 2 * kv_bytes(c, act, s->n_repeat + s->max_tokens);
     if (s->method == SCORE_EXPECTED) total += cells * d * sizeof(float) + expect_bytes(c);
     return total;
 }
 
-status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, const score_spec_t *spec, scorer_t **out) {
+size_t scorer_device_bytes(const model_config_t *c, dtype_t act, const score_spec_t *s) {
+    size_t n = (size_t)s->max_tokens, d = (size_t)c->d_head, lines = (size_t)lines_most(c, s);
+    size_t totals = (size_t)(s->max_row * c->n_head) * sizeof(float);
+    return totals + (attends(s->method) ? lines * (d * dtype_bytes(act) + n * sizeof(float)) + n * d * sizeof(float) : 0);
+}
+
+int64_t scorer_kv_rows(const score_spec_t *s) { return s->method == SCORE_RECONSTRUCT ? s->n_repeat + s->max_tokens : 0; }
+
+status_t scorer_create(model_t *m, encoder_t *e, const score_spec_t *spec, scorer_t **out) {
     scorer_t *s = NULL;
     status_t st = mem_zalloc(&s, 1, sizeof *s, "scores");
     *out = NULL;
@@ -105,10 +112,9 @@ status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, cons
     s->model = m;
     s->be = model_backend(m);
     s->spec = *spec;
-    s->ws = ws;
-    s->pools[SINK_POOL] = *sink;
-    if (spec->method == SCORE_RECONSTRUCT)
-        st = kv_alloc(s->be, c, s->be->act, spec->n_repeat + spec->max_tokens, "K/V of a segment read again", &s->pools[OWN_POOL]);
+    s->encoder = e;
+    s->pools[SINK_POOL] = *encoder_sink_seen(e);
+    if (scorer_kv_rows(spec)) st = encoder_pool(e, scorer_kv_rows(spec), "K/V of a segment read again", &s->pools[OWN_POOL]);
     if (!st && spec->method == SCORE_EXPECTED) st = expect_setup(s, rows);
     if (!st) st = mem_alloc(&s->repeat, (size_t)spec->n_repeat, sizeof *s->repeat, "a prompt");
     if (!st && spec->n_repeat) memcpy(s->repeat, spec->repeat, (size_t)spec->n_repeat * sizeof *s->repeat);
@@ -129,7 +135,7 @@ status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, cons
 
 void scorer_free(scorer_t *s) {
     if (!s) return;
-    kv_free(s->be, &s->pools[OWN_POOL]);
+    encoder_pool_free(s->encoder, &s->pools[OWN_POOL]);
     s->be->ops->free(s->be, s->lse_dev);
     layout_free(&s->layout);
     mem_free(s->repeat);
@@ -240,28 +246,11 @@ static status_t head_score(scorer_t *s, int64_t layer, int64_t head) {
 }
 
 /* The pass's attention in a layer, and what its queries give to the segment's rows. */
-static status_t score_layer(void *self, int layer, const void *q, void *o) {
+static status_t score_layer(void *self, const batch_t *b, int layer, const void *q, void *o) {
     scorer_t *s = self;
     const model_config_t *c = s->config;
     size_t cells = (size_t)(s->n_row * c->n_head);
-    attn_args_t a = {.layer = layer,
-                     .n_head = (int)c->n_head,
-                     .n_kv_head = (int)c->n_kv_head,
-                     .d_head = (int)c->d_head,
-                     .scale = 1.0f / sqrtf((float)c->d_head),
-                     .n_row = s->n_row,
-                     .q = q,
-                     .n_pool = N_POOL,
-                     .n_run = s->layout.n_run,
-                     .n_span = s->layout.n_span,
-                     .n_block = 1,
-                     .pools = s->pools,
-                     .runs = s->layout.runs,
-                     .spans = s->layout.spans,
-                     .o_type = s->be->act,
-                     .o = o,
-                     .lse = s->lse_dev};
-    status_t st = s->be->ops->attention(s->be, &a);
+    status_t st = forward_attention(s->model, b, layer, q, o, s->lse_dev);
     if (!st) st = s->be->ops->copy_out(s->be, s->lse, s->lse_dev, cells * sizeof *s->lse);
     if (!st) st = s->be->ops->copy_out(s->be, s->queries, q, cells * (size_t)c->d_head * dtype_bytes(s->be->act));
     if (!st && s->expect) {
@@ -284,7 +273,7 @@ static status_t pass_run(scorer_t *s) {
                  .spans = s->layout.spans,
                  .attend = score_layer,
                  .attend_ctx = s};
-    return forward(s->model, s->ws, &b);
+    return encoder_forward(s->encoder, b);
 }
 
 /* Rows from .. n-1 of the segment once more; their K/V are there. */

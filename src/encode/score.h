@@ -34,10 +34,14 @@ bool score_find(const char *name, score_method_t *out);
 extern const char score_repeat_text[];
 
 typedef struct scorer scorer_t;
-/* sink: the encoder's (n_row 0: none); ws: of max_row rows or more, to be used between encodings. Both must live as long. */
-/* Bytes that it takes, for plan (of the spec: method, n_repeat, max_row and max_tokens). */
+/* Bytes that it takes, for plan (of the spec: method, n_repeat, max_row and max_tokens), without K/V; of them on a device; and the K/V rows
+ * that it has of its own, which lie where the encoder's pieces do. */
 size_t scorer_bytes(const model_config_t *c, dtype_t act, const score_spec_t *spec);
-status_t scorer_create(model_t *m, const kv_pool_t *sink, forward_ws_t *ws, const score_spec_t *spec, scorer_t **out);
+size_t scorer_device_bytes(const model_config_t *c, dtype_t act, const score_spec_t *spec);
+int64_t scorer_kv_rows(const score_spec_t *spec);
+/* Runs passes of the encoder, between encodings; e must live as long, have max_row rows a pass or more, and its pieces' pools where they
+ * are now (encoder_spill). */
+status_t scorer_create(model_t *m, encoder_t *e, const score_spec_t *spec, scorer_t **out);
 void scorer_free(scorer_t *s);
 /* score [n_layer][n_kv_head][n]; INFINITY: always kept. p as it was encoded. */
 status_t scorer_run(scorer_t *s, const piece_t *p, float *score);

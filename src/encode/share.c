@@ -32,7 +32,7 @@ static status_t leave_end(job_t *j, leaving_t *l) {
     return st;
 }
 
-static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, leaving_t *l) {
+static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, const int32_t *list, leaving_t *l) {
     size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
     char *k = pool->k, *v = pool->v;
     status_t st = ST_OK;
@@ -45,7 +45,7 @@ static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, 
         st = j->be->ops->copy_out_start(j->be, k, pool->k, bytes, &l->ticket);
         if (!st) st = j->be->ops->copy_out_start(j->be, v, pool->v, bytes, &l->ticket);
     }
-    l->items[l->n++] = batch_item(j, r, it, pool->type, k, v);
+    l->items[l->n++] = batch_item(j, r, it, pool->type, k, v, list);
     l->tokens += it->n;
     return st;
 }
@@ -56,6 +56,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
     const kept_t *keep = &j->spec->kept;
     kv_pool_t *seen = NULL;
     int64_t rows = 0, at = 0, longest = 0, tokens = 0;
+    bool picks = keep->select.ratio > 0; /* of a segment that is alone */
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
         longest = i64_max(longest, r->items[first + s].n);
@@ -81,7 +82,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         if (!st) st = watch_mark(j);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && out.n == out.most) st = leave_end(j, &out); /* those before, while the device works on this one */
-        if (!st) st = leave_begin(j, r, it, &kept, &out);
+        if (!st && picks) st = batch_pick(j, 0, &piece, &kept, 1);
+        if (!st) st = leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
         if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &out);
         if (!st) st = notes_take(j);
         at += n;
@@ -136,7 +138,7 @@ static status_t document_write(job_t *j, const round_t *r, int64_t first, const 
         const round_item_t *it = &r->items[first + s];
         if (shard_writer(plan, s) != j->comm->rank) continue;
         if (out->n == out->most) st = leave_end(j, out);
-        if (!st) st = leave_begin(j, r, it, &kept[s], out);
+        if (!st) st = leave_begin(j, r, it, &kept[s], NULL, out);
     }
     if (!st) st = leave_end(j, out);
     status_t waited = watch_store(j);
@@ -239,11 +241,8 @@ status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared)
     return st;
 }
 
-/* A segment too long for the device beside the one that is being written. Selected rows are chosen on the device, so there it stays. */
-static bool alone(const job_t *j, const round_item_t *it) {
-    const kept_t *k = &j->spec->kept;
-    return !k->select.ratio && !k->gist.single && !room_for(j, 2 * kept_rows(k, it->n) + scratch_rows(k, it->n));
-}
+/* A segment too long for the device beside the one that is being written. */
+static bool alone(const job_t *j, const round_item_t *it) { return !j->spec->kept.gist.single && !room_for(j, it->n); }
 
 status_t share_encode(job_t *j, const round_t *r, const int64_t *mine, int64_t n) {
     status_t st = ST_OK;

@@ -221,18 +221,15 @@ static status_t project(forward_ws_t *ws, const batch_t *b, int layer) {
     return st ? st : m->be->ops->qkv(m->be, &a);
 }
 
-/* q -> h */
-static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
-    const model_t *m = ws->m;
+status_t forward_attention(model_t *m, const batch_t *b, int layer, const void *q, void *o, float *lse) {
     const model_config_t *c = &m->config;
-    if (b->attend) return b->attend(b->attend_ctx, layer, ws->q, ws->h);
     attn_args_t a = {.layer = pool_layer(b, layer),
                      .n_head = (int)c->n_head,
                      .n_kv_head = (int)c->n_kv_head,
                      .d_head = (int)c->d_head,
                      .scale = (float)(1 / sqrt((double)c->d_head)),
                      .n_row = b->n_row,
-                     .q = ws->q,
+                     .q = q,
                      .n_pool = b->n_pool,
                      .n_run = b->n_run,
                      .n_span = b->n_span,
@@ -241,8 +238,15 @@ static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
                      .runs = b->runs,
                      .spans = b->spans,
                      .o_type = m->be->act,
-                     .o = ws->h};
+                     .o = o,
+                     .lse = lse};
     return m->be->ops->attention(m->be, &a);
+}
+
+/* q -> h */
+static status_t attend(forward_ws_t *ws, const batch_t *b, int layer) {
+    if (b->attend) return b->attend(b->attend_ctx, b, layer, ws->q, ws->h);
+    return forward_attention(ws->m, b, layer, ws->q, ws->h, NULL);
 }
 
 status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer) {

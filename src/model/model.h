@@ -71,8 +71,9 @@ size_t forward_ws_rows_bytes(const model_config_t *c, dtype_t act, int64_t n_row
 status_t forward_ws_rows(forward_ws_t *of, int64_t n_row, forward_ws_t **out);
 
 /* Attention of one layer may be taken over by the caller (queries over a distributed context): q is [n_row][n_head][d_head] act [B], the
- * result goes to o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools. */
-typedef status_t (*attend_fn)(void *ctx, int layer, const void *q, void *o);
+ * result goes to o [n_row][n_head][d_head] act [B]. The rows' own K/V are already in their pools, which are b's. */
+typedef struct batch batch_t;
+typedef status_t (*attend_fn)(void *ctx, const batch_t *b, int layer, const void *q, void *o);
 
 /* Rows whose input is no token's embedding (gists): their token is then any valid id. */
 typedef struct {
@@ -85,7 +86,7 @@ typedef struct {
     int64_t row, n;
 } gist_rows_t;
 
-typedef struct {
+struct batch {
     int64_t n_row;           /* <= max_row of the work space */
     const int32_t *tokens;   /* [n_row] */
     const double *positions; /* [n_row] RoPE positions (whole numbers, but linear scaling may make fractions) */
@@ -107,7 +108,7 @@ typedef struct {
     int64_t n_hidden; /* rows whose hidden states, after the last norm, are wanted */
     const int64_t *hidden_rows;
     float *hidden; /* host [n_hidden][d_model] */
-} batch_t;
+};
 
 status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);
 /* The same in steps, for rows whose attention waits for K/V that others compute: forward is begin, then keys (K/V of the rows into their
@@ -115,6 +116,8 @@ status_t forward(model_t *m, forward_ws_t *ws, const batch_t *b);
 status_t forward_begin(forward_ws_t *ws, const batch_t *b);
 status_t forward_keys(forward_ws_t *ws, const batch_t *b, int layer);
 status_t forward_rest(forward_ws_t *ws, const batch_t *b, int layer);
+/* The attention that is not taken over, for those who take it over to see it: also the rows' totals lse [n_row][n_head] [B], or NULL. */
+status_t forward_attention(model_t *m, const batch_t *b, int layer, const void *q, void *o, float *lse);
 /* [B] [n_row][d_model] between two layers all that the rows are; to be saved, or put back behind forward_begin. */
 float *forward_residual(forward_ws_t *ws);
 status_t forward_end(forward_ws_t *ws, const batch_t *b);

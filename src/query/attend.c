@@ -327,8 +327,9 @@ status_t groups_attention(attend_t *a, int layer, const void *q) {
     return st;
 }
 
-static status_t attend_layer(void *self, int layer, const void *q, void *o) {
+static status_t attend_layer(void *self, const batch_t *b, int layer, const void *q, void *o) {
     attend_t *a = self;
+    (void)b; /* a has its own pools and spans */
     const context_kv_t *ctx = a->ctx;
     size_t cell_bytes = (size_t)plane(a) * sizeof(float);
     bool stats = a->spec.want_entropy || a->spec.want_mass;

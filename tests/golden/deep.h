@@ -148,6 +148,7 @@ typedef struct {
     bool compact;
     int64_t select; /* blockselect: its ratio */
     score_method_t by;
+    bool raw; /* and its raw rows are kept, too */
 } deep_case_t;
 
 static inline kept_t deep_kept(const deep_case_t *c) {
@@ -155,6 +156,7 @@ static inline kept_t deep_kept(const deep_case_t *c) {
     return (kept_t){.gist = {.ratio = c->ratio, .window = c->ratio ? c->window : -1, .at_end = info->gists_at_end},
                     .n_blank = c->n_blank,
                     .keep = info->whole             ? KEEP_TAIL
+                            : c->raw                ? KEEP_BOTH
                             : c->ratio || c->select ? KEEP_GIST
                                                     : KEEP_RAW,
                     .recurrent = info->recurrent,

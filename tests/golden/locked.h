@@ -1,7 +1,8 @@
 /* A CPU backend that behaves as a device does, to test without one what must hold on one:
  *
  *   - its memory can be touched by its own operations alone: it is locked (PROT_NONE) whenever none of them runs;
- *   - copies that are started are made as late as their contract allows, so whoever overwrites their source too early is seen;
+ *   - copies that are started are made as late as their contract allows, so whoever overwrites their source too early is seen, and lead
+ *     from its memory to the host's or back, or the program ends;
  *   - it has as much memory as PRECIS_LOCKED_MEMORY says (bytes), and says what is left of it, so plans for small cards can be tested.
  *
  * Its numbers are the fast CPU backend's, bit for bit.
@@ -93,15 +94,27 @@ static inline void locked_host_free(backend_t *be, void *p) {
     locked_copies(l, l->ticket);
     mem_free(p);
 }
-static inline status_t locked_copy_out_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    locked_t *l = (locked_t *)be;
+static inline bool locked_owns(const locked_t *l, const void *p) {
+    for (int i = 0; i < l->n_region; i++)
+        if ((const char *)p >= (const char *)l->regions[i].p && (const char *)p < (const char *)l->regions[i].p + l->regions[i].bytes)
+            return true;
+    return false;
+}
+static inline status_t locked_copy_start(locked_t *l, void *dst, const void *src, size_t bytes, int64_t *ticket) {
     if (l->n_copy == (int)(sizeof l->copies / sizeof *l->copies)) locked_copies(l, l->ticket);
     *ticket = ++l->ticket;
     l->copies[l->n_copy++] = (locked_copy_t){dst, src, bytes, l->ticket};
     return ST_OK;
 }
+static inline status_t locked_copy_out_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
+    locked_t *l = (locked_t *)be;
+    if (bytes && (locked_owns(l, dst) || !locked_owns(l, src))) abort();
+    return locked_copy_start(l, dst, src, bytes, ticket);
+}
 static inline status_t locked_copy_in_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    return locked_copy_out_start(be, dst, src, bytes, ticket);
+    locked_t *l = (locked_t *)be;
+    if (bytes && (!locked_owns(l, dst) || locked_owns(l, src))) abort();
+    return locked_copy_start(l, dst, src, bytes, ticket);
 }
 static inline status_t locked_copy_out_wait(backend_t *be, int64_t ticket) {
     locked_copies((locked_t *)be, ticket);

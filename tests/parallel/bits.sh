@@ -175,10 +175,13 @@ for layout in "${layouts[@]}"; do
     done
 done
 # Of a GPU that is too small for a document's K/V two layers are planned, of one that is not all of them.
-for gpu in 1MiB 1GiB; do
-    "$precis" plan --quiet --model "$model" --layout full --segment 100 --gpu-memory $gpu --format json "$dir/long.txt" 2>>"$dir/log" | grep -o '"kv_gpu_layers_bytes":[0-9]*' >"$dir/layers-$gpu"
+for layout in "full --segment 100" "blockselect --ratio 4 --score reconstruct --segment 8K"; do
+    for gpu in 1MiB 1GiB; do
+        # shellcheck disable=SC2086
+        "$precis" plan --quiet --model "$model" --layout $layout --gpu-memory $gpu --format json "$dir/long.txt" 2>>"$dir/log" | grep -o '"kv_gpu_layers_bytes":[0-9]*' >"$dir/layers-$gpu"
+    done
+    grep -q ':[1-9]' "$dir/layers-1MiB" && grep -q ':0$' "$dir/layers-1GiB"; check "precis plan for a small GPU and a large one, $layout" $? "$(cat "$dir"/layers-*)"
 done
-grep -q ':[1-9]' "$dir/layers-1MiB" && grep -q ':0$' "$dir/layers-1GiB"; check "precis plan for a small GPU and a large one" $? "$(cat "$dir"/layers-*)"
 # So it is of what ranks keep of a document that they share; where two layers are more than it has, plan fails.
 for gpu in 12MiB 1GiB; do
     "$precis" plan --quiet --model "$model" --layout full --segment 100 --batch 64 --ranks 2 --gpu-memory $gpu --corpus-tokens 20000 >"$dir/plan-$gpu" 2>>"$dir/log"

@@ -32,7 +32,7 @@ static void segment_encode(encoder_t **e, piece_t *p, int64_t n_sink) {
     rng_t r = {21};
     for (int i = 0; i < N; i++) tokens[i] = (int32_t)rng_below(&r, VOCAB);
     CU_ASSERT_EQUAL_FATAL(tiny_open(&tiny, folder, backend_tested, DT_F32, 2, 8), ST_OK);
-    encoder_spec_t s = {.sink = sink, .n_sink = n_sink, .align = ALIGN_LEFT, .max_row = 64};
+    encoder_spec_t s = {.sink = sink, .n_sink = n_sink, .align = ALIGN_LEFT, .max_row = 256};
     CU_ASSERT_EQUAL_FATAL(encoder_create(tiny.model, tiny.own, &s, e), ST_OK);
     *p = (piece_t){.tokens = tokens, .n = N};
     CU_ASSERT_EQUAL_FATAL(kv_alloc(tiny.be, model_config(tiny.model), DT_F32, N, "rows", &p->pool), ST_OK);
@@ -48,14 +48,11 @@ static void segment_end(encoder_t *e, piece_t *p) {
 static void scores(encoder_t *e, const piece_t *p, score_method_t method, int64_t max_row, float *out) {
     const int32_t repeat[] = {8, 9, 10};
     scorer_t *s = NULL;
-    forward_ws_t *ws = NULL;
     score_spec_t spec = {
         .method = method, .repeat = repeat, .n_repeat = 3, .align = ALIGN_LEFT, .reserve = N, .max_row = max_row, .max_tokens = N};
-    CU_ASSERT_EQUAL_FATAL(forward_ws_create(tiny.model, max_row, &ws), ST_OK);
-    CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, encoder_sink(e), ws, &spec, &s), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, e, &spec, &s), ST_OK);
     CU_ASSERT_EQUAL(scorer_run(s, p, out), ST_OK);
     scorer_free(s);
-    forward_ws_free(ws);
 }
 
 /* Every method: passes of any size agree, what always stays stays, probabilities are probabilities. */
@@ -176,7 +173,7 @@ static void test_golden(void) {
         score_spec_t spec = {
             .method = (score_method_t)m, .repeat = repeat, .n_repeat = 3, .align = ALIGN_LEFT, .reserve = n, .max_row = 33};
         spec.max_tokens = n;
-        CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, encoder_sink(e), encoder_workspace(e), &spec, &s), ST_OK);
+        CU_ASSERT_EQUAL_FATAL(scorer_create(tiny.model, e, &spec, &s), ST_OK);
         CU_ASSERT_EQUAL(scorer_run(s, &p, score), ST_OK);
         scorer_free(s);
         for (int i = 0; i < LAYERS * HEADS * n; i++) {

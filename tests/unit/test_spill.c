@@ -143,46 +143,44 @@ static void test_window(void) {
 }
 
 /* ---- the whole job ---------------------------------------------------------------------------------------------- */
-/* Encodes both texts with so much memory beyond what others have; the store's digest. */
-static hash_t encode_with(const deep_case_t *c, const char *model, const char *name, size_t memory, bool *spilled) {
+/* Encodes both texts with so much memory beyond what others have; the store's digest, and whether K/V went to the host. */
+static status_t encode_with(const deep_case_t *c, const char *model, const char *what, size_t memory, hash_t *digest, bool *spilled) {
     static size_t taken;
     const char *const inputs[] = {file("text.txt"), file("short.txt")};
-    hash_t digest = {0};
+    char name[64];
     int64_t n;
     encode_report_t report;
     comm_t *self;
     if (!taken) taken = device_taken();
     device_limit(taken + memory);
+    snprintf(name, sizeof name, "store-%s-%zu", what, memory);
     CU_ASSERT_EQUAL_FATAL(comm_self_create(&self), ST_OK);
     deep_job_t job = {.dir = model, .comm = self, .inputs = inputs, .n_input = 2, .store = file(name), .c = c, .max_row = 64};
     status_t st = deep_encode(&job, &report);
-    *spilled = st == ST_OK && report.n_spilled > 0;
-    if (st) fprintf(stderr, "%s: %s\n", name, status_message());
-    CU_ASSERT_EQUAL(st, ST_OK);
-    if (!st) CU_ASSERT_EQUAL(store_digest(job.store, &digest, &n), ST_OK);
+    if (!st) *spilled = report.n_spilled > 0;
+    if (!st) CU_ASSERT_EQUAL(store_digest(job.store, digest, &n), ST_OK);
     self->ops->close(self);
-    return digest;
+    return st;
 }
 
-/* With less and less memory an encoding never fails before it takes host memory, and never gives other bits. */
+/* With less and less memory an encoding never gives other bits, nor fails before it takes host memory, and then not before two layers are
+ * too much. */
 static void less_and_less(const deep_case_t *c, const char *model, const char *what) {
-    char name[64];
+    hash_t plenty = {0}, less = {0};
     bool spilled = false;
-    snprintf(name, sizeof name, "store-%s", what);
-    hash_t plenty = encode_with(c, model, name, (size_t)1 << 30, &spilled);
-    CU_ASSERT(!spilled && (plenty.lo | plenty.hi));
-    for (size_t memory = 4 << 20; !spilled && memory > 1 << 19; memory -= memory / 5) {
-        snprintf(name, sizeof name, "store-%s-%zu", what, memory);
-        hash_t less = encode_with(c, model, name, memory, &spilled);
-        if (!hash_equal(plenty, less)) fprintf(stderr, "%s with %zu bytes: other bits\n", what, memory);
-        CU_ASSERT(hash_equal(plenty, less));
+    status_t st = encode_with(c, model, what, (size_t)1 << 30, &plenty, &spilled);
+    CU_ASSERT(!st && !spilled && (plenty.lo | plenty.hi));
+    for (size_t memory = 4 << 20; !st && memory > 1 << 19; memory -= memory / 5) {
+        st = encode_with(c, model, what, memory, &less, &spilled);
+        bool right = st ? spilled && strstr(status_message(), "two layers of the K/V") : hash_equal(plenty, less);
+        if (!right) fprintf(stderr, "%s with %zu bytes: %s\n", what, memory, st ? status_message() : "other bits");
+        CU_ASSERT(right);
     }
-    if (!spilled) fprintf(stderr, "%s did not spill\n", what);
-    CU_ASSERT(spilled);
+    CU_ASSERT(spilled && st);
 }
 
 static void test_job(void) {
-    static const int which[] = {1, 4, 7, 10, 11};
+    static const int which[] = {1, 4, 7, 8, 10, 11};
     make_folder();
     for (int x = 0; x < (int)(sizeof which / sizeof *which); x++) {
         char what[16];
@@ -194,4 +192,21 @@ static void test_job(void) {
     less_and_less(&cases[1], sliding, "window");
 }
 
-UNIT_MAIN("spill", {"bits", test_bits}, {"window", test_window}, {"job", test_job})
+/* Rows are chosen from K/V in host memory as from those on the device, by every score. */
+static void test_select(void) {
+    static const deep_case_t selects[] = {
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_KNORM, .n_blank = 2},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_SNAPKV, .raw = true},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_OBSERVED, .n_blank = 5},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_EXPECTED},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_RECONSTRUCT, .n_blank = 5},
+    };
+    make_folder();
+    for (int i = 0; i < (int)(sizeof selects / sizeof *selects); i++) {
+        char what[16];
+        snprintf(what, sizeof what, "select%d", i);
+        less_and_less(&selects[i], dir, what);
+    }
+}
+
+UNIT_MAIN("spill", {"bits", test_bits}, {"window", test_window}, {"job", test_job}, {"select", test_select})

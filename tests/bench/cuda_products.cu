@@ -184,6 +184,7 @@ struct holder {
 // ---- the three modes --------------------------------------------------------------------------------------------------
 static void check(cuda_backend_t *b, cuda_backend_t *library, const product_t &p, int64_t n, int64_t seg, int held) {
     product_case c(b, p, n, seg);
+    if (p.out == GEMM_ADD) OK(b->base.ops->linear(&b->base, c.l, n, c.x, c.wide, true)); // chooses, which waits for the whole GPU
     {
         holder h(held);
         c.folded();
@@ -258,6 +259,7 @@ int main(int argc, char **argv) {
         check_all(b, library);
         printf("%s: %d wrong\n", n_wrong ? "INVALID" : "VALID", n_wrong);
     } else if (!strcmp(mode, "products")) {
+        log_setup(0, 1, LOG_DEBUG); // what was chosen, and why
         time_products(b, library, "8b", products_8b, 16384);
         time_products(b, library, "smollm2", products_smollm2, 65536);
     } else if (!strcmp(mode, "held")) {

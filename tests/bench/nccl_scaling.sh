@@ -105,7 +105,7 @@ for part in $parts; do
         say "blocks for messages beside computing: full, $n ranks, shape $shape, $tokens tokens"
         for b in ${BLOCKS:-0 2 4 8}; do
             PRECIS_NCCL_CTAS=$b mpi "$n" "$precis" bench shard --backend "$backend" --shape "$shape" --layout full --window "$tokens" --batch "$batch" --sinks 128 \
-                --repeats "$repeats" --quiet 2>&1 | sed -n "s/^\(rate\|overlap\|stalled\|messages\)/PRECIS_NCCL_CTAS=$b: &/p"
+                --repeats "$repeats" --quiet 2>&1 | sed -n "s/^\(rate\|overlap\|beside\|messages\)/PRECIS_NCCL_CTAS=$b: &/p"
         done
         ;;
     segments)

@@ -72,7 +72,7 @@ status_t encoder_more(encoder_t *e, const piece_t *p, int64_t raw);
  * behind the sink and the piece's chain, each seeing those before it. Their K/V take the places of the gists' in the piece's gist pool. */
 status_t encoder_remember(encoder_t *e, const piece_t *p);
 /* From now on pieces bring pools in host memory (kv_alloc_host), and the device holds two layers of what a pass sees: for K/V that are
- * larger than it. The same bits. Not with in_cache, nor for documents that ranks share. */
+ * larger than it. The same bits. Not with in_cache; documents that ranks share have a way of their own (sharded.h). */
 status_t encoder_spill(encoder_t *e, bool on);
 size_t encoder_spilled(const encoder_t *e); /* bytes of the device that it holds for that */
 /* For what is asked of a segment between encodings (score.h): a pass over pools that lie where pieces' pools do, the sink among them, and

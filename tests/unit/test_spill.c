@@ -206,7 +206,7 @@ static void test_select(void) {
     };
     make_folder();
     for (int i = 0; i < (int)(sizeof selects / sizeof *selects); i++) {
-        char what[16];
+        char what[32];
         snprintf(what, sizeof what, "select%d", i);
         less_and_less(&selects[i], dir, what);
     }

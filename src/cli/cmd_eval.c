@@ -228,6 +228,7 @@ const command_t cmd_eval_ppl = {
              "backend share-gpu threads batch "
              "format quiet verbose progress config print-config",
          .min_args = 0,
-         .max_args = 0},
+         .max_args = 0,
+         .csv = true},
     .ranks = true,
     .run = run_eval_ppl};

@@ -237,6 +237,8 @@ static status_t layout_options(query_job_t *j) {
     const options_t *o = j->o;
     const char *name = opt_text(o, "layout");
     layout_method_t layout = LAYOUT_PCE;
+    if (opt_flagged(o, "system") && !opt_flag(o, "chat"))
+        return status_fail(ST_USAGE, "--system: has no meaning without --chat; add that, or leave it out");
     if (!name) return ST_OK; /* a command without them */
     if ((opt_flagged(o, "layout") || !strcmp(name, "unigist")) && !layout_find(name, &layout))
         return status_fail(ST_USAGE, "--layout %s is not known", name);

@@ -63,7 +63,8 @@ static void all_keys(const options_t *o, char *out, size_t cap) { snprintf(out, 
 static status_t unknown_flag(const options_t *o, const char *key, int n) {
     char word[128], near[64], keys[KEYS_MAX];
     snprintf(word, sizeof word, "%.*s", n, key);
-    if (option_find(word) && command_takers(word, keys, sizeof keys))
+    const char *plain = strncmp(word, "no-", 3) ? word : word + 3;
+    if (option_find(plain) && command_takers(plain, keys, sizeof keys))
         return status_fail(ST_USAGE, "--%s is no option of precis %s but of %s; precis %s --help lists its own", word, o->cmd->name, keys,
                            o->cmd->name);
     all_keys(o, keys, sizeof keys);
@@ -241,6 +242,8 @@ status_t options_parse(const command_spec_t *cmd, int argc, char **argv, options
     if (o->values[config].text && (st = config_read(o->values[config].text, set_from_file, o))) goto out;
     if ((st = read_environment(o)) || (st = read_flags(o, argc, argv, -1))) goto out;
     if (!opt_flag(o, "print-config")) st = check_required(o);
+    if (!st && !cmd->csv && opt_flagged(o, "format") && !strcmp(opt_text(o, "format"), "csv")) /* a file may be one for eval as well */
+        st = status_fail(ST_USAGE, "--format csv: precis %s prints no table; use text or json", cmd->name);
 out:
     if (st)
         options_free(o);

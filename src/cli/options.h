@@ -34,6 +34,7 @@ typedef struct {
     const char *keys; /* blank-separated keys it takes: "key", "key!" (required) or "key=default" in place of the table's default. quiet,
                        * verbose, config and print-config go without saying */
     int min_args, max_args; /* positional arguments; -1: any number */
+    bool csv;               /* what it prints is a table: --format csv, too */
 } command_spec_t;
 
 typedef struct options options_t;

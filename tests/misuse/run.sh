@@ -64,6 +64,9 @@ refuses 2 'INPUT files, or --corpus-tokens' plan --model model
 refuses 2 '--docs is no option of precis encode but of precis query, .*--help lists its own' "${encode[@]}" --store s --docs a text.txt
 refuses 2 'precis bench: a word is missing; add one of: ops encode query shard' bench
 refuses 2 'precis edit foo: no such command; it is one of: encode query' edit foo
+refuses 2 '--no-verify is no option of precis store but of precis encode, .*--help lists its own' store check store --no-verify
+refuses 2 '--format csv: precis query prints no table; use text or json' query --model model --store store --prompt x --format csv
+refuses 2 '--system: has no meaning without --chat; add that, or leave it out' query --model model --store store --prompt x --system y
 refuses 2 '--ratio 128: segments of 64 tokens .--segment. are too short for a gist; use --ratio 64 or less' "${encode[@]}" --store s --layout blockgist --ratio 128 text.txt
 refuses 2 '--pieces 100: the context of a window is 63 tokens' eval ppl --model model --input text.txt --window 128 --score 64 --pieces 1,100
 expect 1 'round of segments +68.00 TiB' 'does not fit' plan --model model --corpus-tokens 1T --segment 1

@@ -161,13 +161,14 @@ static void run_twice(encoder_t *e, const shard_t *plan, sharded_t *d, bool spoi
     CU_ASSERT_EQUAL(unlink(path), 0);
 }
 
-typedef enum { STRAIGHT, STOPPED, SPOILT } how_t; /* an odd rank keeps what it keeps in host memory */
+typedef enum { STRAIGHT, STOPPED, SPOILT } how_t;
 
-static void kept_case(const case_t *c, comm_t *self, how_t how) {
+/* host: even ranks keep what they keep in host memory, and odd ones on the device; else the other way round. */
+static void kept_case(const case_t *c, comm_t *self, how_t how, bool host) {
     static int64_t segment[N + 1];
     static kv_pool_t raw[N], gists[N], raw1[N], gists1[N];
     int64_t n = segments_of(c, segment), mine = 0;
-    bool chain_raw = !c->ratio, whole = layout_info(c->layout)->whole, spilled = comm->rank % 2;
+    bool chain_raw = !c->ratio, whole = layout_info(c->layout)->whole, spilled = host == !(comm->rank % 2);
     encoder_t *e = NULL, *alone = NULL;
     shard_t plan;
     CU_ASSERT_EQUAL(encoder_of(c, comm, &e), ST_OK);
@@ -217,7 +218,7 @@ static void test_kept(void) {
     comm_t *self = NULL;
     CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
     open_model(DT_BF16);
-    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self, STRAIGHT);
+    for (int i = 0; i < 2 * N_CASE; i++) kept_case(&cases[i / 2], self, STRAIGHT, i % 2);
     tiny_close(&tiny);
     self->ops->close(self);
 }
@@ -226,7 +227,7 @@ static void test_stopped(void) {
     comm_t *self = NULL;
     CU_ASSERT_EQUAL(comm_self_create(&self), ST_OK);
     open_model(DT_BF16);
-    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self, i % 4 == 3 ? SPOILT : STOPPED);
+    for (int i = 0; i < N_CASE; i++) kept_case(&cases[i], self, i % 4 == 3 ? SPOILT : STOPPED, i % 2);
     tiny_close(&tiny);
     self->ops->close(self);
 }

@@ -7,7 +7,7 @@
 #include "golden/deep.h"
 #include "unit.h"
 
-enum { N = 700, ALL = -1, MAX_SEGMENT = 16, WINDOW = 150 };
+enum { N = 700, ALL = -1, MAX_SEGMENT = 16, WINDOW = 150, WHOLE = 1 << 20 };
 
 static const deep_case_t cases[] = {
     {.layout = LAYOUT_FULL, .segment = N, .window = ALL},
@@ -25,6 +25,9 @@ static const deep_case_t cases[] = {
 };
 enum { N_CASE = sizeof cases / sizeof *cases };
 
+/* A GPU gives memory by 2 MiB: texts, and what there is for them, are longer there. */
+static size_t scale(void) { return device_is_gpu() ? 4 : 1; }
+
 /* A model without a sliding window, one with, and texts. */
 static char dir[SCRATCH_PATH], sliding[SCRATCH_PATH + 16];
 static void make_folder(void) {
@@ -34,7 +37,7 @@ static void make_folder(void) {
     CU_ASSERT_FATAL(mkdir(sliding, 0777) == 0);
     deep_make(dir, 0);
     deep_make(sliding, WINDOW);
-    deep_text(dir, "text.txt", 1200, 9);
+    deep_text(dir, "text.txt", 1200 * (int)scale(), 9);
     deep_text(dir, "short.txt", 10, 10);
 }
 static const char *file(const char *name) {
@@ -170,7 +173,7 @@ static void less_and_less(const deep_case_t *c, const char *model, const char *w
     bool spilled = false;
     status_t st = encode_with(c, model, what, (size_t)1 << 30, &plenty, &spilled);
     CU_ASSERT(!st && !spilled && (plenty.lo | plenty.hi));
-    for (size_t memory = 4 << 20; !st && memory > 1 << 19; memory -= memory / 5) {
+    for (size_t memory = scale() << 22; !st && memory > 1 << 19; memory -= memory / 5) {
         st = encode_with(c, model, what, memory, &less, &spilled);
         bool right = st ? spilled && strstr(status_message(), "two layers of the K/V") : hash_equal(plenty, less);
         if (!right) fprintf(stderr, "%s with %zu bytes: %s\n", what, memory, st ? status_message() : "other bits");
@@ -185,7 +188,7 @@ static void test_job(void) {
     for (int x = 0; x < (int)(sizeof which / sizeof *which); x++) {
         char what[16];
         deep_case_t c = cases[which[x]];
-        if (c.segment == N) c.segment = 4000; /* the text in one piece */
+        if (c.segment == N) c.segment = WHOLE; /* the text in one piece */
         snprintf(what, sizeof what, "%d", which[x]);
         less_and_less(&c, dir, what);
     }
@@ -195,11 +198,11 @@ static void test_job(void) {
 /* Rows are chosen from K/V in host memory as from those on the device, by every score. */
 static void test_select(void) {
     static const deep_case_t selects[] = {
-        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_KNORM, .n_blank = 2},
-        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_SNAPKV, .raw = true},
-        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_OBSERVED, .n_blank = 5},
-        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_EXPECTED},
-        {.layout = LAYOUT_BLOCKSELECT, .segment = 4000, .select = 4, .by = SCORE_RECONSTRUCT, .n_blank = 5},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = WHOLE, .select = 4, .by = SCORE_KNORM, .n_blank = 2},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = WHOLE, .select = 4, .by = SCORE_SNAPKV, .raw = true},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = WHOLE, .select = 4, .by = SCORE_OBSERVED, .n_blank = 5},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = WHOLE, .select = 4, .by = SCORE_EXPECTED},
+        {.layout = LAYOUT_BLOCKSELECT, .segment = WHOLE, .select = 4, .by = SCORE_RECONSTRUCT, .n_blank = 5},
     };
     make_folder();
     for (int i = 0; i < (int)(sizeof selects / sizeof *selects); i++) {

@@ -314,6 +314,7 @@ template <int D, int C, bool F32, bool STATS>
 __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
     using shape = shape_t<D, C>;
     constexpr int TILE = shape::TILE_BYTES;
+    constexpr bool ALONE = C == 1 && STATS; // statistics beside a product want more registers than there are
     const int m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + (threadIdx.x & 31) / 4, t0 = m0 * a.group_inv >> 16,
               t1 = (m0 + 8) * a.group_inv >> 16;
     const uint32_t q_rows = q0 + wg * 64 * 128;
@@ -406,8 +407,9 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
             note();
             while (w.next()) {
                 products(q_rows + qr.at * shape::Q_BYTES);
+                if (ALONE) products_end();
                 softmax(alpha0, alpha1);
-                products_end();
+                if (!ALONE) products_end();
 #pragma unroll
                 for (int j = 0; j < D / 8; j++) o[4 * j] *= alpha0, o[4 * j + 1] *= alpha0, o[4 * j + 2] *= alpha1, o[4 * j + 3] *= alpha1;
                 pack();

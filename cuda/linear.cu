@@ -17,6 +17,7 @@ struct gemm_plan {
     cuda_backend_t *b;
     linear_shape_t shape;
     bool based; // the base is chosen
+    int64_t tried; // rows of the latest trial of many
     bool own;   // it is gemm_sm90
     bool plain; // no algorithm serves every row count: our own simple kernel
     bool ready[N_CLASS], lt[N_CLASS], thin[N_CLASS]; // lt: by cuBLASLt's algo; thin: by gemm_thin; else by the base
@@ -288,6 +289,7 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_
     int n = 0;
     if (!p->based) ST_TRY(choose_base(b, p));
     p->ready[cls] = true;
+    if (cls == BASE_CLASS) p->tried = n_row, p->lt[cls] = false;
     if (p->plain || (cls == BASE_CLASS && !(p->own && add))) return ST_OK;
     int64_t rows = trial_rows(b, s, cls, n_row), wide = 128; // the base is run with other rows beside ours, to test its own freedom as well
     bool small = s.n_out * s.n_in <= SMALL_WEIGHT;
@@ -310,10 +312,14 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_
     ST_TRY(base_run(b, &dense, rows + wide, t.x, t.want, t.add));
     for (int c = cls; c < N_CLASS && n <= N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
         int more;
-        ST_TRY(candidates(b, s, c == cls ? rows : class_rows[c], got + n, &more));
-        n += more;
+        ST_TRY(candidates(b, s, class_rows[c], got + n, &more));
+        n += cls == BASE_CLASS && more > N_TRY_BASE ? N_TRY_BASE : more; // best guesses first, and of many rows each takes long
     }
-    if (cls == BASE_CLASS) n = n < N_TRY_BASE ? n : N_TRY_BASE; // best guesses first, and each takes long
+    if (cls == BASE_CLASS) {
+        int more;
+        ST_TRY(candidates(b, s, rows, got + n, &more));
+        n += more > N_TRY_BASE ? N_TRY_BASE : more;
+    }
     cublasStatus_t st = gemm_desc_make(&t.desc, b->base.act, s, rows);
     if (st) return lt_failed(st, "describing a product");
     cudaEventCreate(&t.t0);
@@ -376,12 +382,14 @@ void linear_free_plans(cuda_backend_t *b) {
     }
 }
 
-// The class of a row count, its choice made.
+// The class of a row count, its choice made; of many rows once more where they are many times those of the trial.
 static status_t class_of(cuda_backend_t *b, const linear_t *l, int64_t n_row, bool add, int *out) {
+    const gemm_plan *p = l->plan;
     int cls = 0;
     while (cls < BASE_CLASS && n_row > class_rows[cls]) cls++;
     *out = cls;
-    return l->plan->plain || l->plan->ready[cls] ? ST_OK : choose(b, l, cls, n_row, add);
+    bool outgrown = cls == BASE_CLASS && add && n_row / 4 >= p->tried;
+    return p->plain || (p->ready[cls] && !outgrown) ? ST_OK : choose(b, l, cls, n_row, add);
 }
 
 status_t linear_cuda(backend_t *bb, const linear_t *l, int64_t n_row, const void *x, float *y, bool add) {

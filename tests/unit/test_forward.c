@@ -102,7 +102,7 @@ typedef struct {
 } hook_t;
 
 /* The backend's own attention, by way of the caller's hook. */
-static status_t hook(void *ctx, int layer, const void *q, void *o) {
+static status_t hook(void *ctx, const batch_t *b, int layer, const void *q, void *o) {
     hook_t *h = ctx;
     const model_config_t *c = model_config(h->t->model);
     attn_args_t a = {.layer = layer,
@@ -110,7 +110,7 @@ static status_t hook(void *ctx, int layer, const void *q, void *o) {
                      .n_kv_head = (int)c->n_kv_head,
                      .d_head = (int)c->d_head,
                      .scale = (float)(1 / sqrt((double)c->d_head)),
-                     .n_row = N_ROW,
+                     .n_row = b->n_row,
                      .q = q,
                      .n_pool = 1,
                      .n_run = 1,

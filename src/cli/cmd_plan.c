@@ -173,9 +173,9 @@ static status_t run_plan(const options_t *o, context_t *c) {
     if (!st && plan.kv_layers > 0 && (double)plan.kv_layers > plan.kv_room)
         st = status_fail(
             ST_FAIL,
-            "does not fit: two layers of K/V take %.2f GiB of the GPU and %.2f are free for them; use gists, a smaller --batch, "
-            "more GPUs, or a GPU with more memory",
-            (double)plan.kv_layers / 0x1p30, plan.kv_room / 0x1p30);
+            "does not fit: two layers of K/V take %.2f GiB of the GPU, and beside weights and work space %.2f GiB are left for them; use "
+            "gists, a smaller --batch, more GPUs, or a GPU with more memory",
+            (double)plan.kv_layers / 0x1p30, fmax(plan.kv_room, 0) / 0x1p30);
 out:
     ids_free(&sink);
     return st;

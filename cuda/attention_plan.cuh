@@ -7,8 +7,7 @@
 // row is in.
 //
 // Results in f32 (queries, partial results) come from split sums: the keys of a span are cut at fixed places of the pool, every chunk gives
-// a partial result, and these are merged in order. Results in the type of activations (encoding) are
-// summed in one go.
+// a partial result, and these are merged in order. Results in the type of activations (encoding) are summed in one go.
 #ifndef CUDA_ATTENTION_PLAN_CUH
 #define CUDA_ATTENTION_PLAN_CUH
 

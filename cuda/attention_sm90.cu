@@ -3,10 +3,10 @@
 //
 //   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
 //   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of
-//   stages consumers             64 rows of the tile each.  S = Q K^T of block n and O += P V of block n-1 are in flight while another
-//   consumer does its
-//                         exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The first block of
-//                         the next item counts as block n, so that items follow each other without a gap
+//                         stages
+//   consumers             64 rows of the tile each. S = Q K^T of block n and O += P V of block n-1 are in flight while another consumer
+//                         does its exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The
+//                         first block of the next item counts as block n, so that items follow each other without a gap
 //
 // Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the
 // last, and only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the
@@ -134,7 +134,7 @@ __device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, con
         if (w >= n) return;
         r.step();
         pdl_wait(); // the counter: of the launch before until here
-        pdl_go();
+        pdl_go();   // in this order, see at_rest.cuh
         mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
         w = gridDim.x + atomicInc(a.counter, n - 1);
     }
@@ -217,7 +217,7 @@ __device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown
     }
 }
 
-// Rows of a thin kernel's item from this warp's first on; half a warp's rows and more may not be there.
+// How many rows a thin kernel's item has from this warp's first on: fewer than 16, or none (then <= 0), where the tile is not full.
 __device__ __forceinline__ int rows_of_warp(const sm90_args &a, const ditem_t &it) { return it.n * a.group - (int)(threadIdx.x / 32 % 4) * 16; }
 
 // Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
@@ -342,7 +342,8 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         tr.step();
     };
     auto softmax = [&](float &alpha0, float &alpha1) {
-        const int rows = C == 1 ? rows_of_warp(a, shown[tr.at].it) : 16; // those that are not there keep their logits: nobody reads what comes of them
+        // Rows that are not there keep their logits: nobody reads what comes of them.
+        const int rows = C == 1 ? rows_of_warp(a, shown[tr.at].it) : 16;
         alpha0 = alpha1 = 1;
         if (rows <= 0) return;
         if (w.edge()) mask_block<STATS, 16>(s, w);

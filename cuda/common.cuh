@@ -57,7 +57,7 @@ typedef struct {
     unsigned *counter; // [N_COUNTER]
     int gemm_turn;     // which of its counters the next product takes
     struct fresh_t fresh;
-    cudaStream_t copies; // copies out beside the operations
+    cudaStream_t copies; // copies out and in beside the operations
     cudaEvent_t *marks; // [cap_mark] made so far: n_mark
     int64_t n_mark, cap_mark;
     cudaEvent_t issued, copied[N_TICKET];

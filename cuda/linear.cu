@@ -3,9 +3,10 @@
 // The contract wants a row's bits to be the same however many rows stand beside it, while the fastest kernel differs between 1 row and
 // 4096. So each shape has a base: on Hopper our own kernel (gemm_sm90.cu), elsewhere an algorithm of cuBLASLt chosen for many rows, without
 // splits of the sum. For fewer rows cuBLASLt's other algorithms are tried on random data with the real weights, and only those whose
-// results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts. Small weights stand aside for
-// random ones: an adapter's factors are mostly zeros, over which all orders of summation agree, and others of the shape need not be. For
-// many rows cuBLASLt is tried against our own kernel where sums are added to a residual: there memory is the bound and either may win.
+// results equal the base's bit for bit may be used. The trial runs once per shape and class of row counts. Random weights stand in for
+// small ones: an adapter's factors are mostly zeros, over which all orders of summation agree, and others of the shape need not be. For
+// many rows cuBLASLt is tried against our own kernel where sums are added to a residual, for there memory is the bound and either may win;
+// that trial takes the rows of the call, and is made again when a call has four times as many.
 #include "at_rest.cuh"
 #include "gemm.cuh"
 
@@ -16,10 +17,10 @@ static const int64_t class_rows[N_CLASS] = {1, 16, 64, 512, 4096}, TRIAL_BYTES =
 struct gemm_plan {
     cuda_backend_t *b;
     linear_shape_t shape;
-    bool based; // the base is chosen
-    int64_t tried; // rows of the latest trial of many
-    bool own;   // it is gemm_sm90
-    bool plain; // no algorithm serves every row count: our own simple kernel
+    bool based;    // the base is chosen
+    int64_t tried; // rows of the call that the latest trial of many was made for
+    bool own;      // the base is gemm_sm90
+    bool plain;    // no algorithm serves every row count: our own simple kernel
     bool ready[N_CLASS], lt[N_CLASS], thin[N_CLASS]; // lt: by cuBLASLt's algo; thin: by gemm_thin; else by the base
     cublasLtMatmulAlgo_t algo[N_CLASS];
     gemm_plan *next;
@@ -219,7 +220,6 @@ static status_t base_run(cuda_backend_t *b, const linear_t *l, int64_t n_row, co
     return st ? lt_failed(st, "a matrix product") : ST_OK;
 }
 
-// Chooses for a class of row counts: the fastest candidate that gives the base's bits, or the base itself.
 static status_t choose_base(cuda_backend_t *b, gemm_plan *p) {
     cublasLtMatmulHeuristicResult_t got[N_TRY];
     int n, k = 0;
@@ -249,7 +249,7 @@ typedef struct {
 static const cublasLtMatmulAlgo_t thin_algo = {}; // stands for gemm_thin
 static cublasStatus_t trial_run(const trial_t *t, const cublasLtMatmulAlgo_t *algo) {
     bool done = false;
-    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL}; // of one row
+    gemm_args_t g = {GEMM_SET, t->l->shape, t->rows, t->x, t->l->packed, t->y, NULL}; // a single row: gemm_thin takes no other
     if (algo == &thin_algo) return gemm_thin(t->b, &g, &done) || !done ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
     if (!algo) return base_run(t->b, t->l, t->rows, t->x, t->y, t->add) ? CUBLAS_STATUS_INTERNAL_ERROR : CUBLAS_STATUS_SUCCESS;
     return gemm_run(t->b, &t->desc, algo, t->l->packed, t->x, t->y, t->add);
@@ -282,6 +282,7 @@ static int64_t trial_rows(const cuda_backend_t *b, linear_shape_t s, int cls, in
     return cls < BASE_CLASS ? class_rows[cls] : i64_min(n_row, TRIAL_BYTES / each);
 }
 
+// Chooses for a class of row counts: the fastest candidate that gives the base's bits, or the base itself.
 static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_row, bool add) {
     gemm_plan *p = l->plan;
     linear_shape_t s = l->shape;

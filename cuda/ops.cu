@@ -173,9 +173,8 @@ status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *po
     return ST_OK;
 }
 
-// ---- qkv: bias, norms, rotation, rows into their pools
-// ------------------------------------------------------------------------------------------ One thread block per row, one warp per head in
-// turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
+// ---- qkv: bias, norms, rotation, rows into their pools --------------------------------------------------------------
+// One thread block per row, one warp per head in turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
 enum { QKV_WARPS = 8, QKV_MAX_D = 256 };
 
 template <class T> __global__ void qkv_kernel(qkv_args_t a) {

@@ -34,12 +34,13 @@ status_t host_fit(job_t *j, int b) {
 
 status_t buffer_fit(job_t *j, int64_t rows, int64_t each) {
     if (rows <= j->buffer_rows && each <= j->host_rows) return ST_OK;
-    status_t st = batch_end(j);
-    if (!st && j->writer) st = store_writer_wait(j->writer); /* the writer may still read the old one */
-    int n = j->chained || j->spilled ? 1 : 2;                /* a chain is written before the next one begins */
+    int64_t had = j->host_rows;
+    status_t st = batch_end(j), waited = store_writer_wait(j->writer); /* it may still read the old ones, also after a failure */
+    int n = j->chained || j->spilled ? 1 : 2;                          /* a chain is written before the next one begins */
     size_t bytes = kv_bytes(j->config, j->be->act, rows);
+    if (!st) st = waited;
     buffers_free(j);
-    j->host_rows = j->spilled ? rows : each;
+    j->host_rows = j->spilled ? rows : i64_max(each, had); /* batches and documents take turns without new memory for each */
     if (!st && j->spilled) st = host_fit(j, 0);
     for (int i = 0; i < n && !st; i++) {
         if (j->spilled)

@@ -87,7 +87,6 @@ status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits) {
         log_info("GPU memory: of a document of %lld tokens that %d ranks share, %.2f GiB of K/V are kept here, room for %.2f of %.2f GiB: "
                  "they go to host memory layer by layer; two layers and the rows under way take %.2f GiB",
                  (long long)n_token, plan->spec.size, all / 0x1p30, (room - (double)work) / 0x1p30, total / 0x1p30, (double)work / 0x1p30);
-    j->report->n_spilled++;
     return room_set(j, true, false);
 }
 

@@ -453,7 +453,7 @@ status_t encoder_shard_memory(encoder_t *e, comm_t *comm, const shard_t *plan, s
     flow_t f = {.e = e, .be = e->be, .config = e->config, .comm = comm, .plan = plan};
     const shard_step_t *p;
     status_t st = pools_count(&f, bytes);
-    for (int back = 0; back < 2; back++)
+    for (int back = 0; back < 2 && !st; back++)
         for (int64_t i = 0; (p = shard_step(plan, comm->rank, back, i)); i++)
             *bytes += forward_ws_rows_bytes(e->config, e->be->act, p->raw_n + p->gist_n);
     flow_free(&f);

@@ -55,16 +55,17 @@ static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, 
 static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t n_slice) {
     const kept_t *keep = &j->spec->kept;
     kv_pool_t *seen = NULL;
-    int64_t rows = 0, at = 0, longest = 0, tokens = 0;
+    int64_t rows = 0, at = 0, longest = 0, each = 0, tokens = 0;
     bool picks = keep->select.ratio > 0; /* of a segment that is alone */
     for (int64_t s = 0; s < n_slice; s++) {
         rows += kept_rows(keep, r->items[first + s].n);
+        each = i64_max(each, kept_rows(keep, r->items[first + s].n));
         longest = i64_max(longest, r->items[first + s].n);
         tokens += r->items[first + s].n;
     }
     status_t st = batch_end(j);
     if (!st) st = room_choose(j, tokens, rows, scratch_rows(keep, longest));
-    leaving_t out = leaving_of(j, kept_rows(keep, longest));
+    leaving_t out = leaving_of(j, each);
     if (!st) st = buffer_fit(j, rows, out.most * out.each);
     if (!st) st = scratch_fit(j, longest);
     if (!st) st = mem_alloc(&seen, (size_t)n_slice, sizeof *seen, "slices of a document");
@@ -236,7 +237,10 @@ out:
 status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared) {
     shard_t plan = {0};
     status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, shared);
-    if (!st && *shared) st = document_run(j, r, first, &plan);
+    if (!st && *shared) {
+        j->report->n_spilled += j->spilled;
+        st = document_run(j, r, first, &plan);
+    }
     shard_free(&plan);
     return st;
 }

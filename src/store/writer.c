@@ -164,18 +164,16 @@ int64_t store_writer_bytes(const store_writer_t *w) {
 
 status_t store_writer_close(store_writer_t *w) {
     if (!w) return ST_OK;
-    status_t first = store_writer_wait(w);
     pthread_mutex_lock(&w->lock);
     w->stop = true;
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
-    status_t st = ST_OK;
+    pthread_join(w->thread, NULL);        /* when it has written what it was given */
     for (int i = 0; i < w->n_lane; i++) { /* also after a failure: what was committed becomes complete files */
         status_t ended = data_finish(&w->lanes[i]);
-        if (!st) st = ended;
+        if (ended && !w->failed) failure_keep(w, ended);
     }
-    if (first) st = status_fail(first, "%s", w->message);
+    status_t st = w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
     writer_free(w);
     return st;
 }

@@ -177,7 +177,7 @@ typedef struct {
 
 /* On the device, of f32. Collective. */
 static inline status_t deep_encode(const deep_job_t *d, encode_report_t *report) {
-    tiny_t tiny;
+    tiny_t tiny = {0};
     tokenizer_t *tokenizer = NULL;
     const layout_info_t *info = layout_info(d->c->layout);
     *report = (encode_report_t){0};

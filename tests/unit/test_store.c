@@ -321,6 +321,38 @@ static void test_threads(void) {
     fix_remove(dir), fix_remove(other);
 }
 
+/* Killed while its threads write: what is committed is whole, in every thread's file, and the next run completes the store. */
+static void test_killed(void) {
+    char dir[FIX_PATH], alone[FIX_PATH];
+    store_profile_t p = fix_profile();
+    store_t *s;
+    int status, between = 0;
+    p.n_layer = 16;
+    fix_dir(alone);
+    CU_ASSERT_EQUAL(fix_encode(alone, &p, 240, 1), ST_OK);
+    for (int k = 0; k < 24; k++) {
+        fix_dir(dir);
+        pid_t child = fork();
+        if (!child) _exit(fix_encode_threads(dir, &p, 240, 4));
+        usleep((useconds_t)(1000 * (k + 1)));
+        kill(child, SIGKILL);
+        waitpid(child, &status, 0);
+        int64_t had = 0;
+        if (store_open(dir, false, &s) == ST_OK) {
+            had = store_n_segment(s);
+            for (int64_t i = 0; i < had; i++) CU_ASSERT_EQUAL(store_verify(s, store_segment(s, i)), ST_OK);
+            store_close(s);
+        }
+        between += had > 0 && had < 240;
+        CU_ASSERT_EQUAL(fix_encode(dir, &p, 240, 1), ST_OK);
+        CU_ASSERT(fix_clean(dir, "killed"));
+        CU_ASSERT(hash_equal(fix_digest(alone), fix_digest(dir)));
+        fix_remove(dir);
+    }
+    printf("store: killed %d times between the first segment and the last\n", between);
+    fix_remove(alone);
+}
+
 static void *close_later(void *w) {
     usleep(100000);
     CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
@@ -409,10 +441,23 @@ static void test_torture(void) {
         CU_ASSERT_EQUAL(mem_now_bytes(), 0);
     }
     CU_ASSERT(n > 20 && n < 5000);
+    n = 1; /* the same of threads */
+    for (status_t st = ST_FAIL; st && n < 5000; n++) {
+        fix_remove(dir);
+        CU_ASSERT_EQUAL(mkdir(dir, 0755), 0);
+        mem_fail_at(n);
+        st = fix_encode_threads(dir, &p, 9, 4);
+        mem_fail_at(0);
+        CU_ASSERT(st == ST_OK || st == ST_FAIL);
+        CU_ASSERT(fix_clean(dir, "torture of threads"));
+        CU_ASSERT_EQUAL(mem_now_bytes(), 0);
+    }
+    CU_ASSERT(n > 20 && n < 5000);
     log_setup(0, 1, LOG_INFO);
     fix_remove(dir);
 }
 
 UNIT_MAIN("store", {"address", test_address}, {"round_trip", test_round_trip}, {"digest", test_digest}, {"again", test_again},
           {"rotation", test_rotation}, {"wrong_profile", test_wrong_profile}, {"documents", test_documents}, {"prune", test_prune},
-          {"threads", test_threads}, {"busy", test_busy}, {"side_by_side", test_side_by_side}, {"torture", test_torture})
+          {"threads", test_threads}, {"killed", test_killed}, {"busy", test_busy}, {"side_by_side", test_side_by_side},
+          {"torture", test_torture})

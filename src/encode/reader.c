@@ -22,7 +22,10 @@ status_t reader_take(reader_t *r, round_t *out) {
 }
 
 void reader_end(reader_t *r) {
-    if (r->running) pthread_join(r->thread, NULL);
+    if (r->running) {
+        corpus_give_up(r->corpus); /* nobody wants the round, and a pipe may stay silent for ever */
+        pthread_join(r->thread, NULL);
+    }
     r->running = false;
     round_free(&r->next);
 }

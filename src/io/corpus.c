@@ -25,6 +25,7 @@ struct corpus {
     char *field;  /* NULL: none is required */
     size_t limit;
     stream_t *stream; /* NULL between files */
+    atomic_bool given_up;
     char *source;
     bool lines, warned, text_given; /* of this file: .jsonl; told of bad UTF-8; its one text was handed out */
     int64_t line;
@@ -64,6 +65,8 @@ status_t corpus_open(const char *const *paths, int n_path, const char *field, co
 }
 
 void corpus_set_limit(corpus_t *c, size_t document_bytes) { c->limit = document_bytes; }
+
+void corpus_give_up(corpus_t *c) { atomic_store(&c->given_up, true); }
 
 static void drop_document(corpus_t *c) {
     cJSON_Delete(c->record);
@@ -157,7 +160,7 @@ static status_t next_file(corpus_t *c, bool *got) {
         status_t st = walk_next(c->walk, &path, &in_folder);
         if (st || !path) return st;
         if (!(c->source = mem_strdup(path))) return ST_FAIL;
-        if ((st = stream_open(path, &c->stream)) || (st = begin_file(c, in_folder, &skip))) return st;
+        if ((st = stream_open(path, &c->given_up, &c->stream)) || (st = begin_file(c, in_folder, &skip))) return st;
         *got = !skip;
         if (!skip) return ST_OK;
         close_file(c);

@@ -35,6 +35,8 @@ status_t corpus_open_memory(const void *data, size_t bytes, const char *name, co
 void corpus_set_limit(corpus_t *c, size_t document_bytes);
 /* ST_OK with *got false at the end. */
 status_t corpus_next(corpus_t *c, document_t *doc, bool *got);
+/* From another thread: a corpus_next that waits for a pipe's bytes waits no longer, but fails. */
+void corpus_give_up(corpus_t *c);
 void corpus_close(corpus_t *c);
 /* Copies text replacing invalid UTF-8 by U+FFFD (Python's maximal-subpart rule). *out is the caller's (mem_free), NUL-terminated. Returns
  * the number replaced through n_bad. */

@@ -33,6 +33,7 @@ struct stream {
     uint8_t *own;      /* the buffer, when there is a file */
     const uint8_t *in; /* own, or the caller's memory */
     size_t at, n;
+    const atomic_bool *given_up;
     bool may_wait; /* a pipe, a terminal: bytes come when they come */
     bool ended;    /* nothing more to read behind in[n] */
     bool in_frame; /* the decoder waits for more */
@@ -44,10 +45,12 @@ struct stream {
 /* Waits for bytes of a pipe or a terminal, but not behind a signal that asks the program to stop. */
 static status_t wait_bytes(const stream_t *s) {
     struct pollfd p = {.fd = s->fd, .events = POLLIN};
-    while (s->may_wait && poll(&p, 1, WAIT_MS) <= 0)
+    while (s->may_wait && poll(&p, 1, WAIT_MS) <= 0) {
+        if (atomic_load(s->given_up)) return status_fail(ST_STOPPED, "stopped while waiting for %s: the run failed elsewhere", s->name);
         if (stop_requested())
             return status_fail(ST_STOPPED, "stopped (%s) while waiting for %s; what is done is kept: run the same command again to go on",
                                stop_reason(), s->name);
+    }
     return ST_OK;
 }
 
@@ -139,12 +142,13 @@ status_t stream_open_memory(const void *data, size_t bytes, const char *name, st
     return st;
 }
 
-status_t stream_open(const char *path, stream_t **out) {
+status_t stream_open(const char *path, const atomic_bool *given_up, stream_t **out) {
     stream_t *s;
     *out = NULL;
     status_t st = create(path, &s);
     if (st) return st;
     struct stat kind;
+    s->given_up = given_up;
     s->fd = strcmp(path, "-") ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : STDIN_FILENO; /* a FIFO may have no writer yet */
     if (s->fd < 0) st = status_fail(ST_INPUT, "%s: cannot be opened: %s; check the path", path, strerror(errno));
     s->may_wait = !st && !fstat(s->fd, &kind) && !S_ISREG(kind.st_mode);

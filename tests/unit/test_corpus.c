@@ -1,7 +1,9 @@
 /* Corpora: what documents come out of which bytes, how each is named, and what is refused with which words. */
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
@@ -210,6 +212,35 @@ static const char *read_paths(const char *const *paths, int n) {
     return out;
 }
 
+static void *read_pipe(void *c) {
+    document_t d;
+    bool got;
+    static status_t st;
+    st = corpus_next(c, &d, &got);
+    return &st;
+}
+
+/* A pipe that nobody writes into is waited for until the reader is told to give up. */
+static void test_give_up(void) {
+    const char *silent[1];
+    pthread_t thread;
+    corpus_t *c;
+    void *end = NULL;
+    struct timespec limit;
+    scratch_dir(folder, SCRATCH_DISK);
+    silent[0] = in("silent");
+    CU_ASSERT_EQUAL_FATAL(mkfifo(silent[0], 0600), 0);
+    CU_ASSERT_EQUAL_FATAL(corpus_open(silent, 1, "text", &c), ST_OK);
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, read_pipe, c), 0);
+    usleep(50000);
+    corpus_give_up(c);
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 20;
+    CU_ASSERT_EQUAL_FATAL(pthread_timedjoin_np(thread, &end, &limit), 0);
+    CU_ASSERT_EQUAL(*(status_t *)end, ST_STOPPED);
+    corpus_close(c);
+}
+
 static void test_folders(void) {
     scratch_dir(folder, SCRATCH_DISK);
     CU_ASSERT_EQUAL(file_make_dirs(in("b/c")), ST_OK);
@@ -301,4 +332,4 @@ static void test_no_memory(void) {
 }
 
 UNIT_MAIN("corpus", {"text", test_text}, {"lines", test_lines}, {"refused_lines", test_refused_lines}, {"packed", test_packed},
-          {"limits", test_limits}, {"folders", test_folders}, {"utf8", test_utf8}, {"no_memory", test_no_memory})
+          {"limits", test_limits}, {"folders", test_folders}, {"give_up", test_give_up}, {"utf8", test_utf8}, {"no_memory", test_no_memory})

@@ -289,8 +289,9 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_
     cublasLtMatmulHeuristicResult_t got[N_ALL];
     int n = 0;
     if (!p->based) ST_TRY(choose_base(b, p));
+    if (cls == BASE_CLASS && b->n_sm < b->n_sm_all) return ST_OK; // beside messages the base runs, and a trial would mislead
     p->ready[cls] = true;
-    if (cls == BASE_CLASS) p->tried = n_row, p->lt[cls] = false;
+    if (cls == BASE_CLASS && add) p->tried = n_row, p->lt[cls] = false;
     if (p->plain || (cls == BASE_CLASS && !(p->own && add))) return ST_OK;
     int64_t rows = trial_rows(b, s, cls, n_row), wide = 128; // the base is run with other rows beside ours, to test its own freedom as well
     bool small = s.n_out * s.n_in <= SMALL_WEIGHT;

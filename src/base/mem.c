@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 enum { HEADER = 64 };
-static const size_t LARGE_BYTES = MEM_LARGE, PAGE_BYTES = 4096;
+static const size_t PAGE_BYTES = 4096;
 
 static atomic_size_t now_bytes, peak_bytes;
 static atomic_llong fail_at; /* 0 = never */
@@ -42,7 +42,7 @@ status_t mem_alloc(void *out_pp, size_t count, size_t size, const char *what) {
         return status_fail(
             ST_FAIL, "out of memory: %zu bytes for %s (%zu in use); use more ranks, a smaller --segment, or a machine with more memory",
             bytes, what, mem_now_bytes());
-    if (bytes >= LARGE_BYTES) large_hint(block, bytes);
+    if (bytes >= MEM_LARGE) large_hint(block, bytes);
     *(size_t *)block = bytes;
     count_in(bytes);
     *out = block + HEADER;

@@ -7,6 +7,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +141,15 @@ static status_t tokens_share(const options_t *o, context_t *c, ids_t *ids) {
 }
 
 /* What is read must not be written over, and a folder is told before the model runs, not behind it. */
+/* Does the file lie in the folder? */
+static bool lies_in(const char *path, const struct stat *folder) {
+    const char *slash = strrchr(path, '/');
+    char up[4096] = ".";
+    struct stat s;
+    if (slash && snprintf(up, sizeof up, "%.*s/", (int)(slash - path), path) >= (int)sizeof up) return false;
+    return !stat(up, &s) && s.st_dev == folder->st_dev && s.st_ino == folder->st_ino;
+}
+
 static status_t out_check(const options_t *o) {
     static const char *const inputs[] = {"tokens", "model", "adapter"};
     const char *path = opt_text(o, "out");
@@ -148,7 +158,8 @@ static status_t out_check(const options_t *o) {
     if (S_ISDIR(out.st_mode)) return status_fail(ST_USAGE, "--out %s: is a folder; name a file in it", path);
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) {
         const char *input = opt_text(o, inputs[i]);
-        if (input && !stat(input, &in) && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+        if (!input || stat(input, &in)) continue;
+        if ((in.st_dev == out.st_dev && in.st_ino == out.st_ino) || (S_ISDIR(in.st_mode) && lies_in(path, &in)))
             return status_fail(ST_USAGE, "--out %s: is what --%s reads, and would be lost; name another file", path, inputs[i]);
     }
     return ST_OK;

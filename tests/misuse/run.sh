@@ -71,6 +71,7 @@ refuses 2 '--ratio 128: segments of 64 tokens .--segment. are too short for a gi
 refuses 2 '--pieces 100: the context of a window is 63 tokens' eval ppl --model model --input text.txt --window 128 --score 64 --pieces 1,100
 expect 1 'round of segments +68.00 TiB' 'does not fit' plan --model model --corpus-tokens 1T --segment 1
 refuses 2 '--out ids: is what --tokens reads, and would be lost; name another' logits --model model --tokens ids --out ids
+refuses 2 '--out model/model.safetensors: is what --model reads, and would be lost; name another' logits --model model --tokens ids --out model/model.safetensors
 refuses 2 '--out empty: is a folder; name a file in it' logits --model model --tokens ids --out empty
 expect 1 'total per rank' 'does not fit: a rank needs .*use a smaller' plan --model model --corpus-tokens 1G --segment 1M --layout full --max-bytes 1M
 

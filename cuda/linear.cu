@@ -282,12 +282,25 @@ static int64_t trial_rows(const cuda_backend_t *b, linear_shape_t s, int cls, in
     return cls < BASE_CLASS ? class_rows[cls] : i64_min(n_row, TRIAL_BYTES / each);
 }
 
+// Candidates of a trial. Of few rows: those for more rows, too, which are often best for fewer. Of many: the best guesses for the class's
+// count and for that of the trial, since each takes long to try.
+static status_t trial_candidates(cuda_backend_t *b, linear_shape_t s, int cls, int64_t rows, cublasLtMatmulHeuristicResult_t *got, int *n) {
+    int last = cls == BASE_CLASS ? N_CLASS : BASE_CLASS;
+    *n = 0;
+    for (int c = cls; c <= last && *n <= N_ALL - N_TRY; c++) {
+        int more;
+        ST_TRY(candidates(b, s, c < N_CLASS ? class_rows[c] : rows, got + *n, &more));
+        *n += cls == BASE_CLASS && more > N_TRY_BASE ? N_TRY_BASE : more;
+    }
+    return ST_OK;
+}
+
 // Chooses for a class of row counts: the fastest candidate that gives the base's bits, or the base itself.
 static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_row, bool add) {
     gemm_plan *p = l->plan;
     linear_shape_t s = l->shape;
     cublasLtMatmulHeuristicResult_t got[N_ALL];
-    int n = 0;
+    int n;
     if (!p->based) ST_TRY(choose_base(b, p));
     if (cls == BASE_CLASS && b->n_sm < b->n_sm_all) return ST_OK; // beside messages the base runs, and a trial would mislead
     p->ready[cls] = true;
@@ -312,16 +325,7 @@ static status_t choose(cuda_backend_t *b, const linear_t *l, int cls, int64_t n_
     if (small) random_fill_kernel<<<512, 256, 0, b->stream>>>((size_t)(s.n_out * s.n_in), (void *)dense.packed, b->base.act == DT_F32);
     if (t.add) random_fill_kernel<<<512, 256, 0, b->stream>>>(t.y_bytes / 4, t.want, true);
     ST_TRY(base_run(b, &dense, rows + wide, t.x, t.want, t.add));
-    for (int c = cls; c < N_CLASS && n <= N_ALL - N_TRY; c++) { // what is good for a few rows more is often best for fewer too
-        int more;
-        ST_TRY(candidates(b, s, class_rows[c], got + n, &more));
-        n += cls == BASE_CLASS && more > N_TRY_BASE ? N_TRY_BASE : more; // best guesses first, and of many rows each takes long
-    }
-    if (cls == BASE_CLASS) {
-        int more;
-        ST_TRY(candidates(b, s, rows, got + n, &more));
-        n += more > N_TRY_BASE ? N_TRY_BASE : more;
-    }
+    ST_TRY(trial_candidates(b, s, cls, rows, got, &n));
     cublasStatus_t st = gemm_desc_make(&t.desc, b->base.act, s, rows);
     if (st) return lt_failed(st, "describing a product");
     cudaEventCreate(&t.t0);

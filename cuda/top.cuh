@@ -27,6 +27,7 @@ __device__ __forceinline__ void top_merge(float (&a)[ATTN_TOP], const float (&b)
     top_order(a[3], a[4]);
 }
 
+// Four more values, in any order.
 __device__ __forceinline__ void top_add(float (&top)[ATTN_TOP], float a, float b, float c, float d) {
     top_order(a, b);
     top_order(c, d);

@@ -140,7 +140,6 @@ static status_t tokens_share(const options_t *o, context_t *c, ids_t *ids) {
     return c->comm->ops->bcast(c->comm, 0, ids->ids, n * (int64_t)sizeof *ids->ids);
 }
 
-/* What is read must not be written over, and a folder is told before the model runs, not behind it. */
 /* Does the file lie in the folder? */
 static bool lies_in(const char *path, const struct stat *folder) {
     const char *slash = strrchr(path, '/');
@@ -150,6 +149,7 @@ static bool lies_in(const char *path, const struct stat *folder) {
     return !stat(up, &s) && s.st_dev == folder->st_dev && s.st_ino == folder->st_ino;
 }
 
+/* What is read must not be written over, and a folder is told before the model runs, not behind it. */
 static status_t out_check(const options_t *o) {
     static const char *const inputs[] = {"tokens", "model", "adapter"};
     const char *path = opt_text(o, "out");

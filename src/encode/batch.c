@@ -160,8 +160,7 @@ static status_t copies_start(job_t *j, group_t *b, int64_t rows) {
     return st ? st : j->be->ops->copy_out_start(j->be, v, j->buffer[b->turn].v, bytes, &b->ticket);
 }
 
-/* Where the writer finds a segment of batch b. */
-static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i, const int32_t *list) {
+store_item_t batch_segment(const job_t *j, const group_t *b, int64_t i, const int32_t *list) {
     const kv_pool_t *pool = &b->kept[i], *buffer = &j->buffer[b->turn];
     const char *k = pool->k, *v = pool->v;
     if (!j->be->host_memory) {
@@ -181,10 +180,13 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         piece_pools(j, &b->kept[i], it->n, &spare, &pieces[i]);
         at += rows;
     }
+    early_run_t run = {j, b};
+    if (early_may(j, b->n)) pieces[0].after = early_rows, pieces[0].after_ctx = &run;
     status_t st = watch_mark(j);
     if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st) st = watch_mark(j);
+    if (!st && b->early.open) return early_rest(j, b);
     if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
     return st || j->be->host_memory ? st : copies_start(j, b, at);
@@ -210,20 +212,25 @@ status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n)
     return j->be->host_memory ? batch_end(j) : ST_OK;
 }
 
-status_t batch_end(job_t *j) {
-    group_t b = j->held;
+static status_t group_append(job_t *j, const group_t *b) {
     store_item_t *items = NULL;
     int64_t listed = 0;
-    if (!b.n) return ST_OK;
-    j->held = (group_t){0};
-    status_t st = watch_copies(j, b.ticket);
-    if (!st) st = mem_alloc(&items, (size_t)b.n, sizeof *items, "a batch of segments");
-    for (int64_t i = 0; i < b.n && !st; i++) {
-        items[i] = segment_item(j, &b, i, j->spec->kept.select.ratio ? j->lists[b.turn] + listed : NULL);
+    status_t st = watch_copies(j, b->ticket);
+    if (!st) st = mem_alloc(&items, (size_t)b->n, sizeof *items, "a batch of segments");
+    for (int64_t i = 0; i < b->n && !st; i++) {
+        items[i] = batch_segment(j, b, i, j->spec->kept.select.ratio ? j->lists[b->turn] + listed : NULL);
         listed += items[i].n_kept;
     }
-    if (!st) st = store_append_group(j->writer, items, b.n);
+    if (!st) st = store_append_group(j->writer, items, b->n);
     mem_free(items);
+    return st;
+}
+
+status_t batch_end(job_t *j) {
+    group_t b = j->held;
+    if (!b.n) return ST_OK;
+    j->held = (group_t){0};
+    status_t st = b.early.open ? early_end(j, &b) : group_append(j, &b);
     mem_free(b.kept);
     return st ? st : notes_done(j, b.tokens, b.n);
 }

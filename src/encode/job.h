@@ -10,6 +10,17 @@
 #include "encode/picker.h"
 #include "encode/sharded.h"
 
+/* early.c: rows of a batch's only segment that leave before it ends. */
+typedef struct {
+    int64_t first, n;
+} stretch_t;
+typedef struct {
+    bool open;            /* the store has its place */
+    store_item_t item;    /* where its rows will lie on the host */
+    int64_t gists, raw;   /* kept rows that left, or are on their way */
+    stretch_t leaving[2]; /* on their way to the host */
+} early_t;
+
 /* Segments that went through the encoder in one go and are not with the writer yet: on a device their K/V are still on their way out. */
 typedef struct {
     const round_t *round;
@@ -18,6 +29,7 @@ typedef struct {
     int turn; /* its buffers */
     int64_t ticket;
     kv_pool_t *kept; /* [n] */
+    early_t early;
 } group_t;
 
 /* What --profile tells: marks before and behind what the device computes, and how long the host waited. */
@@ -101,6 +113,18 @@ status_t notes_settle(job_t *j);
  */
 status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 status_t batch_end(job_t *j);
+/* Where the writer finds segment i of a batch. */
+store_item_t batch_segment(const job_t *j, const group_t *b, int64_t i, const int32_t *list);
+/* early.c. May rows of a batch of so many segments leave early? If so early_rows is what its piece calls behind each pass (ctx:
+ * early_run_t); where it came to that, `rest` stands for the copies of the batch, `end` for its way to the writer. */
+typedef struct {
+    job_t *job;
+    group_t *batch;
+} early_run_t;
+bool early_may(const job_t *j, int64_t n_segment);
+status_t early_rows(void *ctx, int64_t raw, int64_t gists);
+status_t early_rest(job_t *j, group_t *b);
+status_t early_end(job_t *j, const group_t *b);
 /* What both ways of writing need: K/V buffers for `rows` rows, of which `each` go out at a time, host[b] for them (on a device, before the
  * first copy), the part of buffer b that holds n rows from row `at`, scratch rows, pools. */
 status_t buffer_fit(job_t *j, int64_t rows, int64_t each);

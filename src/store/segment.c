@@ -59,7 +59,8 @@ typedef struct {
 } ends_t;
 
 /* Bytes from .. upto-1 of the segment, a piece of it. */
-static status_t piece_put(const segment_out_t *o, bool rows_are_there, int64_t from, int64_t upto, char *buffer, hash_sum_t *sums, ends_t *ends) {
+static status_t piece_put(const segment_out_t *o, bool rows_are_there, int64_t from, int64_t upto, char *buffer, hash_sum_t *sums,
+                          ends_t *ends) {
     part_t part[N_PART];
     status_t st = ST_OK;
     parts_find(o, part);
@@ -97,7 +98,7 @@ status_t segment_write(const segment_out_t *o, bool rows_are_there, hash_t *chec
                 hash_chain_add(&chain, sums, (size_t)(i + 1 < n_piece ? PIECE_BLOCKS : blocks));
                 if (i + 1 == n_piece)
                     *checksum = total > HASH_SHORT ? hash_chain_end(&chain, &sums[blocks], ends.last, (size_t)total)
-                                                        : hash_bytes(ends.whole, (size_t)total);
+                                                   : hash_bytes(ends.whole, (size_t)total);
             }
         }
         status_first(&failed, st);

@@ -1,5 +1,5 @@
-/* A segment alone in its batch, in more passes than one: rows that no later pass changes leave, and are written, while those passes compute,
- * so that behind the last one only its own rows are left, and the hash.
+/* A segment alone in its batch, in more passes than one: rows that no later pass changes leave, and are written, while those passes
+ * compute, so that behind the last one only its own rows are left, and the hash.
  *
  *     device    pass 1 | pass 2          | pass 3          |
  *     copies           | rows of 1 out   | rows of 2 out   | rows of 3 out

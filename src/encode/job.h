@@ -145,8 +145,16 @@ status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
-/* The same for a document that all ranks share, of which this one keeps so many rows; where it does not fit, *fits is false. */
-status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits);
+/* The same for a document that all ranks share, of which this one keeps so many rows: decided here, and done when all ranks have agreed
+ * to. Where it does not fit, `fits` is false. */
+typedef struct {
+    bool fits, spilled, anew; /* anew: buffers that are there are given back */
+    int64_t n_token;
+    int size;
+    double work, kept, room, total; /* bytes */
+} room_t;
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, room_t *out);
+status_t room_take(job_t *j, const room_t *r);
 /* Would a segment of so many tokens fit the device beside the one that is being written? */
 bool room_for(const job_t *j, int64_t n);
 status_t room_device(job_t *j); /* back to the device */

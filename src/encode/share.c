@@ -169,8 +169,9 @@ static void under_way_remove(const job_t *j) {
     }
 }
 
-/* The plan of a document of n items, and whether every rank has room for its part of it; under --shard document they must. Collective. */
-static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, shard_t *plan, bool *fits) {
+/* The plan of a document of n items, this rank's room for its part of it, and whether every rank has some; under --shard document they
+ * must. Collective. */
+static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, shard_t *plan, room_t *room, bool *fits) {
     keep_t keep = j->spec->kept.keep;
     int64_t *segment = NULL, too_large = 0, each;
     status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
@@ -178,9 +179,9 @@ static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, sh
     if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
     if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, plan);
     if (!st) st = batch_end(j);
-    *fits = true;
-    if (!st) st = room_share(j, plan, document_rows(j, plan, &each), fits);
-    if (!*fits && j->spec->shard == SHARD_AUTO) {
+    room->fits = true;
+    if (!st) st = room_share(j, plan, document_rows(j, plan, &each), room);
+    if (!room->fits && j->spec->shard == SHARD_AUTO) {
         log_info("%s; one rank takes it", status_message());
         too_large = 1;
         st = ST_OK;
@@ -192,13 +193,14 @@ static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, sh
     return st;
 }
 
-static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan) {
+static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const room_t *room) {
     int64_t n = plan->spec.n_segment;
     kv_pool_t *pools = NULL; /* [3][n] */
     leaving_t leaving;
     char path[PATH_MAX];
     under_way_t saved = {.path = path, .key = document_key(j, r, first, n), .n_layer = (int)j->config->n_layer};
-    status_t st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
+    status_t st = room_take(j, room);
+    if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     if (!st) st = document_pools(j, plan, pools, pools + n, pools + 2 * n, &leaving);
     snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, j->comm->rank);
     for (int64_t s = 0; s < n && !st; s++) {
@@ -207,6 +209,7 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
         if (bytes && !st) st = under_way_add(&saved, pools[s].v, bytes, true);
     }
     if ((st = comm_agree(j->comm, st))) goto out;
+    j->report->n_spilled += j->spilled;
     sharded_t d = {.tokens = r->tokens.ids + r->items[first].begin,
                    .raw = pools + n,
                    .gists = pools + 2 * n,
@@ -236,11 +239,9 @@ out:
 
 status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared) {
     shard_t plan = {0};
-    status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, shared);
-    if (!st && *shared) {
-        j->report->n_spilled += j->spilled;
-        st = document_run(j, r, first, &plan);
-    }
+    room_t room = {0};
+    status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, &room, shared);
+    if (!st && *shared) st = document_run(j, r, first, &plan, &room);
     shard_free(&plan);
     return st;
 }

@@ -160,7 +160,8 @@ static status_t copies_start(job_t *j, group_t *b, int64_t rows) {
     return st ? st : j->be->ops->copy_out_start(j->be, v, j->buffer[b->turn].v, bytes, &b->ticket);
 }
 
-store_item_t batch_segment(const job_t *j, const group_t *b, int64_t i, const int32_t *list) {
+/* Where the writer finds a segment of batch b. */
+static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i, const int32_t *list) {
     const kv_pool_t *pool = &b->kept[i], *buffer = &j->buffer[b->turn];
     const char *k = pool->k, *v = pool->v;
     if (!j->be->host_memory) {
@@ -168,6 +169,11 @@ store_item_t batch_segment(const job_t *j, const group_t *b, int64_t i, const in
         v = j->host[b->turn] + kv_bytes(j->config, j->be->act, j->host_rows) + (v - (const char *)buffer->v);
     }
     return batch_item(j, b->round, &b->round->items[b->mine[i]], pool->type, k, v, list);
+}
+
+static status_t batch_settle(job_t *j, void *with) {
+    (void)with;
+    return batch_end(j);
 }
 
 static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
@@ -180,13 +186,17 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         piece_pools(j, &b->kept[i], it->n, &spare, &pieces[i]);
         at += rows;
     }
-    early_run_t run = {j, b};
-    if (early_may(j, b->n)) pieces[0].after = early_rows, pieces[0].after_ctx = &run;
+    if (b->n == 1 && early_may(j)) {
+        b->early = early_of(j, b->round, &b->round->items[b->mine[0]], &b->kept[0]);
+        b->early.settle = batch_settle;
+        pieces[0].after = early_rows;
+        pieces[0].after_ctx = &b->early;
+    }
     status_t st = watch_mark(j);
     if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st) st = watch_mark(j);
-    if (!st && b->early.open) return early_rest(j, b);
+    if (!st && b->early.open) return early_rest(&b->early);
     if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
     return st || j->be->host_memory ? st : copies_start(j, b, at);
@@ -218,7 +228,7 @@ static status_t group_append(job_t *j, const group_t *b) {
     status_t st = watch_copies(j, b->ticket);
     if (!st) st = mem_alloc(&items, (size_t)b->n, sizeof *items, "a batch of segments");
     for (int64_t i = 0; i < b->n && !st; i++) {
-        items[i] = batch_segment(j, b, i, j->spec->kept.select.ratio ? j->lists[b->turn] + listed : NULL);
+        items[i] = segment_item(j, b, i, j->spec->kept.select.ratio ? j->lists[b->turn] + listed : NULL);
         listed += items[i].n_kept;
     }
     if (!st) st = store_append_group(j->writer, items, b->n);
@@ -230,7 +240,7 @@ status_t batch_end(job_t *j) {
     group_t b = j->held;
     if (!b.n) return ST_OK;
     j->held = (group_t){0};
-    status_t st = b.early.open ? early_end(j, &b) : group_append(j, &b);
+    status_t st = b.early.open ? early_end(&b.early) : group_append(j, &b);
     mem_free(b.kept);
     return st ? st : notes_done(j, b.tokens, b.n);
 }

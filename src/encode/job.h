@@ -10,15 +10,24 @@
 #include "encode/picker.h"
 #include "encode/sharded.h"
 
-/* early.c: rows of a batch's only segment that leave before it ends. */
+typedef struct job job_t;
+
+/* early.c: a segment whose K/V leave before all of it is computed. */
+enum { EARLY_PARTS = 4 };
 typedef struct {
-    int64_t first, n;
-} stretch_t;
-typedef struct {
-    bool open;            /* the store has its place */
-    store_item_t item;    /* where its rows will lie on the host */
-    int64_t gists, raw;   /* kept rows that left, or are on their way */
-    stretch_t leaving[2]; /* on their way to the host */
+    job_t *job;
+    const round_t *round;
+    const round_item_t *of;
+    kv_pool_t pool;                             /* where they are on the device */
+    status_t (*settle)(job_t *job, void *with); /* gives what was before to the writer; NULL: nothing was */
+    void *settle_ctx;
+    bool open;                         /* the store has its place */
+    store_item_t item;                 /* where they will be on the host */
+    int64_t gists, raw;                /* kept rows that left */
+    int layers;                        /* or layers */
+    store_part_t leaving[EARLY_PARTS]; /* on their way to the host */
+    int64_t ticket[EARLY_PARTS];
+    int n_leaving;
 } early_t;
 
 /* Segments that went through the encoder in one go and are not with the writer yet: on a device their K/V are still on their way out. */
@@ -51,7 +60,7 @@ typedef struct {
 status_t names_mark(names_t *t, const round_t *r); /* warns, once, when two texts have one id */
 void names_free(names_t *t);
 
-typedef struct {
+struct job {
     model_t *model;
     backend_t *be;
     const model_config_t *config;
@@ -86,7 +95,7 @@ typedef struct {
     int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
     watch_t watch;
-} job_t;
+};
 
 /* known.c. Rank 0: items that the store holds, or that came earlier, need no encoding. */
 status_t known_mark(job_t *j, round_t *r);
@@ -113,18 +122,16 @@ status_t notes_settle(job_t *j);
  */
 status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 status_t batch_end(job_t *j);
-/* Where the writer finds segment i of a batch. */
-store_item_t batch_segment(const job_t *j, const group_t *b, int64_t i, const int32_t *list);
-/* early.c. May rows of a batch of so many segments leave early? If so early_rows is what its piece calls behind each pass (ctx:
- * early_run_t); where it came to that, `rest` stands for the copies of the batch, `end` for its way to the writer. */
-typedef struct {
-    job_t *job;
-    group_t *batch;
-} early_run_t;
-bool early_may(const job_t *j, int64_t n_segment);
+/* early.c. May it be? Then early_rows is called behind the passes of its piece, or early_layer behind layers of its document (ctx: what
+ * early_of gives). Where it came to that (`open`), `rest` stands for the copies of a segment encoded in passes, and `end` for its way to
+ * the writer; or it is left off. */
+bool early_may(const job_t *j);
+early_t early_of(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool);
 status_t early_rows(void *ctx, int64_t raw, int64_t gists);
-status_t early_rest(job_t *j, group_t *b);
-status_t early_end(job_t *j, const group_t *b);
+status_t early_layer(void *ctx, int layer);
+status_t early_rest(early_t *e);
+status_t early_end(early_t *e);
+status_t early_leave_off(early_t *e);
 /* What both ways of writing need: K/V buffers for `rows` rows, of which `each` go out at a time, host[b] for them (on a device, before the
  * first copy), the part of buffer b that holds n rows from row `at`, scratch rows, pools. */
 status_t buffer_fit(job_t *j, int64_t rows, int64_t each);

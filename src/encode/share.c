@@ -15,6 +15,7 @@ typedef struct {
     int64_t most; /* segments that the writer gets at a time */
     store_item_t items[LEAVING];
     int64_t n, tokens, ticket;
+    early_t early; /* one alone may be on its way since before its end */
 } leaving_t;
 
 static leaving_t leaving_of(const job_t *j, int64_t each) {
@@ -24,13 +25,24 @@ static leaving_t leaving_of(const job_t *j, int64_t each) {
 
 static status_t leave_end(job_t *j, leaving_t *l) {
     if (!l->n) return ST_OK;
-    status_t st = watch_copies(j, l->ticket);
-    if (!st) st = store_append_group(j->writer, l->items, l->n);
+    status_t st = l->early.open ? early_end(&l->early) : watch_copies(j, l->ticket);
+    if (!st && !l->early.of) st = store_append_group(j->writer, l->items, l->n);
+    l->early = (early_t){0};
     if (!st) st = notes_done(j, l->tokens, l->n);
     l->n = l->tokens = l->ticket = 0;
     j->turn = 1 - j->turn; /* the append saw to it that what had this host memory before is written */
     return st;
 }
+
+/* The same for one that has been leaving. */
+static status_t leave_rest(leaving_t *l, const early_t *e) {
+    l->early = *e;
+    l->n = 1;
+    l->tokens = e->of->n;
+    return early_rest(&l->early);
+}
+
+static status_t leave_settle(job_t *j, void *with) { return leave_end(j, with); }
 
 static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, const int32_t *list, leaving_t *l) {
     size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
@@ -77,6 +89,10 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen};
         piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
+        early_t early = early_of(j, r, it, &kept);
+        early.settle = leave_settle;
+        early.settle_ctx = &out;
+        if (out.most == 1 && it->todo && early_may(j)) piece.after = early_rows, piece.after_ctx = &early;
         st = watch_mark(j);
         if (!st) st = encoder_run(j->encoder, &piece, 1);
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
@@ -84,7 +100,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && out.n == out.most) st = leave_end(j, &out); /* those before, while the device works on this one */
         if (!st && picks) st = batch_pick(j, 0, &piece, &kept, 1);
-        if (!st) st = leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
+        if (!st) st = early.open ? leave_rest(&out, &early) : leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
         if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &out);
         if (!st) st = notes_take(j);
         at += n;
@@ -133,6 +149,20 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
     return st;
 }
 
+static status_t document_end(job_t *j, leaving_t *out) {
+    status_t st = leave_end(j, out), waited = watch_store(j);
+    return st ? st : waited;
+}
+
+/* Of the only segment that this rank writes of the document K/V leave layer by layer. */
+static bool document_early(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept, early_t *out) {
+    int64_t n = 0, mine = 0;
+    for (int64_t s = 0; s < plan->spec.n_segment; s++)
+        if (shard_writer(plan, s) == j->comm->rank) n++, mine = s;
+    *out = early_of(j, r, &r->items[first + mine], &kept[mine]);
+    return n == 1 && out->of->todo && kept[mine].n_row && early_may(j);
+}
+
 static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept, leaving_t *out) {
     status_t st = ST_OK;
     for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
@@ -141,9 +171,8 @@ static status_t document_write(job_t *j, const round_t *r, int64_t first, const 
         if (out->n == out->most) st = leave_end(j, out);
         if (!st) st = leave_begin(j, r, it, &kept[s], NULL, out);
     }
-    if (!st) st = leave_end(j, out);
-    status_t waited = watch_store(j);
-    return st ? st : waited;
+    status_t ended = st ? watch_store(j) : document_end(j, out);
+    return st ? st : ended;
 }
 
 static bool stop_wanted(void *ctx) {
@@ -217,6 +246,8 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
                    .stop = stop_wanted,
                    .stop_ctx = j,
                    .under_way = &saved};
+    early_t early;
+    if (document_early(j, r, first, plan, pools, &early)) d.after = early_layer, d.after_ctx = &early;
     st = watch_mark(j);
     if (!st) st = encoder_run_sharded(j->encoder, j->comm, plan, &d);
     if (!st) st = watch_mark(j);
@@ -228,7 +259,17 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
         log_info("stopped behind layer %d of %d of a document that all ranks share", done, n_layer);
         j->stopping = true;
     }
-    if (!st && !d.stopped) st = document_write(j, r, first, plan, pools, &leaving);
+    if (early.open && (st || d.stopped)) {
+        status_t left = early_leave_off(&early);
+        if (!st) st = left;
+    } else if (early.open) {
+        leaving.early = early;
+        leaving.n = 1;
+        leaving.tokens = early.of->n;
+        st = document_end(j, &leaving);
+    } else if (!st && !d.stopped) {
+        st = document_write(j, r, first, plan, pools, &leaving);
+    }
     st = comm_agree(j->comm, st);
     if (!st && !d.stopped) under_way_remove(j);
 out:

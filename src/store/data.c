@@ -89,7 +89,7 @@ static status_t file_create(data_out_t *d) {
 static segment_out_t out_of(const data_out_t *d, const store_item_t *item, const segment_size_t *size, const store_segment_t *s) {
     return (segment_out_t){.item = item,
                            .type = d->p->kv_type,
-                           .heads = d->p->n_layer * d->p->n_kv_head,
+                           .n_head = d->p->n_kv_head,
                            .d_head = d->p->d_head,
                            .size = *size,
                            .at = *s,
@@ -200,7 +200,7 @@ status_t data_open_segment(data_out_t *d, const store_item_t *item) {
     segment_size_t size;
     store_segment_t s;
     int64_t fit;
-    d->coming_rows = 0;
+    d->came = 0;
     d->item = *item;
     status_t st = group_place(d, item, 1, &size, &s, &fit);
     if (st) return st;
@@ -208,16 +208,17 @@ status_t data_open_segment(data_out_t *d, const store_item_t *item) {
     return disk_reserve(d->fd, d->path, s.tokens_offset, size.total);
 }
 
-status_t data_rows(data_out_t *d, int64_t first, int64_t n) {
-    d->coming_rows += n;
-    return segment_rows(&d->coming, first, n);
+status_t data_part(data_out_t *d, store_part_t part) {
+    d->came += part.n_layer * part.n_row;
+    return segment_part(&d->coming, part);
 }
 
 status_t data_close_segment(data_out_t *d, int64_t *bytes) {
     segment_out_t *out = &d->coming;
-    if (d->coming_rows != d->item.n_row)
-        return status_fail(ST_FAIL, "a segment of %" PRId64 " rows, of which %" PRId64 " came; please report this", d->item.n_row,
-                           d->coming_rows);
+    int64_t all = d->p->n_layer * d->item.n_row;
+    if (d->came != all)
+        return status_fail(ST_FAIL, "a segment of %" PRId64 " rows of all layers, of which %" PRId64 " came; please report this", all,
+                           d->came);
     status_t st = segment_write(out, true, &out->at.checksum);
     if (!st) st = group_commit(d, &out->at, 1);
     if (st)

@@ -19,10 +19,10 @@ typedef struct {
     char path[FOLDER_PATH], index_path[FOLDER_PATH];
     void *buffer;
     int n_thread; /* that write a segment */
-    /* a segment whose rows come little by little */
+    /* a segment whose K/V come little by little */
     store_item_t item;
     segment_out_t coming;
-    int64_t coming_rows;
+    int64_t came; /* rows of its layers */
 } data_out_t;
 
 /* Nothing is created before the first segment. */
@@ -33,10 +33,10 @@ status_t data_append(data_out_t *d, const store_item_t *item);
 /* The same for the first of n segments, as many as go into one file, with one pair of syncs; *n_done of them are committed. *bytes is added
  * to. */
 status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, int64_t *n_done, int64_t *bytes);
-/* The same for a segment whose K/V rows come one stretch after another: its place is taken, and every row written once, before it is
- * committed. Whatever else is begun or finished meanwhile takes its place. *item is copied, what it points to borrowed until the end. */
+/* The same for a segment whose K/V come in parts: its place is taken, and every row of every layer written once, before it is committed.
+ * Whatever else is begun or finished meanwhile takes its place. *item is copied, what it points to borrowed until the end. */
 status_t data_open_segment(data_out_t *d, const store_item_t *item);
-status_t data_rows(data_out_t *d, int64_t first, int64_t n);
+status_t data_part(data_out_t *d, store_part_t part);
 status_t data_close_segment(data_out_t *d, int64_t *bytes);
 /* Completes the open file, if any. */
 status_t data_finish(data_out_t *d);

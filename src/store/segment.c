@@ -59,7 +59,7 @@ typedef struct {
 } ends_t;
 
 /* Bytes from .. upto-1 of the segment, a piece of it. */
-static status_t piece_put(const segment_out_t *o, bool rows_are_there, int64_t from, int64_t upto, char *buffer, hash_sum_t *sums,
+static status_t piece_put(const segment_out_t *o, bool kv_is_there, int64_t from, int64_t upto, char *buffer, hash_sum_t *sums,
                           ends_t *ends) {
     part_t part[N_PART];
     status_t st = ST_OK;
@@ -72,12 +72,12 @@ static status_t piece_put(const segment_out_t *o, bool rows_are_there, int64_t f
         hash_sum(sums, (size_t)(a - from), bytes, (size_t)(last ? n - HASH_STRIPE : n));
         if (last) memcpy(ends->last, bytes + n - HASH_STRIPE, HASH_STRIPE);
         if (o->size.total <= HASH_SHORT) memcpy(ends->whole + a, bytes, (size_t)n);
-        if (!part[i].kv || !rows_are_there) st = disk_write_at(o->fd, o->path, o->at.tokens_offset + a, bytes, (size_t)n);
+        if (!part[i].kv || !kv_is_there) st = disk_write_at(o->fd, o->path, o->at.tokens_offset + a, bytes, (size_t)n);
     }
     return st;
 }
 
-status_t segment_write(const segment_out_t *o, bool rows_are_there, hash_t *checksum) {
+status_t segment_write(const segment_out_t *o, bool kv_is_there, hash_t *checksum) {
     int64_t total = o->size.total, n_piece = i64_ceil_div(total, PIECE_BYTES);
     int threads = (int)i64_min(o->n_thread, n_piece);
     status_first_t failed = {0};
@@ -92,7 +92,7 @@ status_t segment_write(const segment_out_t *o, bool rows_are_there, hash_t *chec
         for (int64_t i = 0; i < n_piece; i++) {
             hash_sum_t sums[PIECE_BLOCKS] = {0};
             int64_t from = i * PIECE_BYTES, n = i64_min(PIECE_BYTES, total - from), blocks = (n - 1) / HASH_BLOCK;
-            if (!st) st = piece_put(o, rows_are_there, from, from + n, buffer, sums, &ends);
+            if (!st) st = piece_put(o, kv_is_there, from, from + n, buffer, sums, &ends);
 #pragma omp ordered
             {
                 hash_chain_add(&chain, sums, (size_t)(i + 1 < n_piece ? PIECE_BLOCKS : blocks));
@@ -107,7 +107,7 @@ status_t segment_write(const segment_out_t *o, bool rows_are_there, hash_t *chec
     return status_first_tell(&failed);
 }
 
-/* ---- rows --------------------------------------------------------------------------------------------------------- */
+/* ---- parts -------------------------------------------------------------------------------------------------------- */
 
 /* Bytes from .. from+n-1 of K or V. */
 static status_t stretch_put(const segment_out_t *o, const void *data, int64_t offset, int64_t from, int64_t n, char *buffer) {
@@ -120,19 +120,19 @@ static status_t stretch_put(const segment_out_t *o, const void *data, int64_t of
     return st;
 }
 
-status_t segment_rows(const segment_out_t *o, int64_t first, int64_t n) {
-    int64_t row = o->d_head * (int64_t)dtype_bytes(o->type), head = o->item->n_row * row;
-    int threads = (int)i64_max(1, i64_min(o->n_thread, 2 * o->heads * n * row / PIECE_BYTES));
+status_t segment_part(const segment_out_t *o, store_part_t p) {
+    int64_t row = o->d_head * (int64_t)dtype_bytes(o->type), n = p.n_layer * o->n_head;
+    int threads = (int)i64_max(1, i64_min(o->n_thread, 2 * n * p.n_row * row / PIECE_BYTES));
     status_first_t failed = {0};
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         char *buffer = NULL;
         status_t st = mem_alloc(&buffer, 1, PIECE_BYTES, "the store's write buffer");
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < 2 * o->heads; i++) {
-            int64_t from = i % o->heads * head + first * row;
-            bool k = i < o->heads;
-            if (!st) st = stretch_put(o, k ? o->item->k : o->item->v, k ? o->at.k_offset : o->at.v_offset, from, n * row, buffer);
+        for (int64_t i = 0; i < 2 * n; i++) {
+            int64_t from = ((p.layer * o->n_head + i % n) * o->item->n_row + p.row) * row;
+            bool k = i < n;
+            if (!st) st = stretch_put(o, k ? o->item->k : o->item->v, k ? o->at.k_offset : o->at.v_offset, from, p.n_row * row, buffer);
         }
         status_first(&failed, st);
         mem_free(buffer);

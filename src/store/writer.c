@@ -15,7 +15,7 @@
 #include "store/profile.h"
 
 /* What the thread is given. */
-typedef enum { DO_GROUP, DO_OPEN, DO_ROWS, DO_CLOSE } deed_t;
+typedef enum { DO_GROUP, DO_OPEN, DO_PART, DO_CLOSE } deed_t;
 
 struct store_writer {
     char *dir;
@@ -30,7 +30,7 @@ struct store_writer {
     deed_t deed;
     store_item_t *items; /* [cap] the group at hand */
     int64_t n, cap;
-    int64_t first; /* of n rows at hand */
+    store_part_t part;
     int64_t bytes;
     status_t failed;
     char message[1024];
@@ -67,7 +67,7 @@ static status_t deed_do(store_writer_t *w, int64_t *bytes) {
     if (w->deed == DO_GROUP) return group_append(w, bytes);
     d->n_thread = w->n_lane;
     if (w->deed == DO_OPEN) return data_open_segment(d, w->items);
-    return w->deed == DO_ROWS ? data_rows(d, w->first, w->n) : data_close_segment(d, bytes);
+    return w->deed == DO_PART ? data_part(d, w->part) : data_close_segment(d, bytes);
 }
 
 static void *thread_run(void *arg) {
@@ -135,8 +135,8 @@ static status_t idle_wait(store_writer_t *w) {
     return w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
 }
 
-/* Waits for the deed before, then gives the thread n items, or rows. */
-static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *items, int64_t first, int64_t n) {
+/* Waits for the deed before, then gives the thread n items, or a part. */
+static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *items, int64_t n, store_part_t part) {
     pthread_mutex_lock(&w->lock);
     status_t st = idle_wait(w);
     if (!st && items && n > w->cap) {
@@ -146,7 +146,7 @@ static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *it
     if (!st && n) {
         if (items) memcpy(w->items, items, (size_t)n * sizeof *items);
         w->deed = deed;
-        w->first = first;
+        w->part = part;
         w->n = n;
         w->busy = true;
         pthread_cond_broadcast(&w->changed);
@@ -155,10 +155,11 @@ static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *it
     return st;
 }
 
-status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) { return deed_give(w, DO_GROUP, items, 0, n); }
-status_t store_open_segment(store_writer_t *w, const store_item_t *item) { return deed_give(w, DO_OPEN, item, 0, 1); }
-status_t store_rows(store_writer_t *w, int64_t first, int64_t n) { return deed_give(w, DO_ROWS, NULL, first, n); }
-status_t store_close_segment(store_writer_t *w) { return deed_give(w, DO_CLOSE, NULL, 0, 1); }
+static const store_part_t none = {0, 0, 0, 0};
+status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) { return deed_give(w, DO_GROUP, items, n, none); }
+status_t store_open_segment(store_writer_t *w, const store_item_t *item) { return deed_give(w, DO_OPEN, item, 1, none); }
+status_t store_part(store_writer_t *w, store_part_t part) { return deed_give(w, DO_PART, NULL, 1, part); }
+status_t store_close_segment(store_writer_t *w) { return deed_give(w, DO_CLOSE, NULL, 1, none); }
 status_t store_append(store_writer_t *w, const store_item_t *item) { return store_append_group(w, item, 1); }
 
 status_t store_writer_wait(store_writer_t *w) {

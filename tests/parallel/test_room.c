@@ -44,6 +44,7 @@ typedef struct {
     hash_t digest; /* on rank 0 */
     encode_report_t report;
     int64_t most, least; /* documents that a rank kept in host memory */
+    int64_t early;       /* segments that left layer by layer, or pass by pass */
 } outcome_t;
 
 /* So much memory on rank 0, and on the others. round_tokens 1: every text is a round. */
@@ -69,8 +70,10 @@ static outcome_t encode_unlike(comm_t *on, const deep_case_t *c, const char *con
     device_limit(taken + (comm->rank ? theirs : memory));
     o.st = deep_encode(&job, &o.report);
     int64_t ends[2] = {o.report.n_spilled, -o.report.n_spilled};
+    o.early = o.report.n_early;
     if (on->rank == 0 && !o.st) CU_ASSERT_EQUAL(store_digest(store, &o.digest, &n), ST_OK);
     CU_ASSERT_EQUAL(on->ops->max_i64(on, ends, 2), ST_OK);
+    CU_ASSERT_EQUAL(on->ops->sum_i64(on, &o.early, 1), ST_OK);
     o.most = ends[0];
     o.least = -ends[1];
     return o;
@@ -107,7 +110,8 @@ static void test_document(void) {
         int unlike = 0, all_spilled = 0;
         outcome_t got = encode_on(comm, &cases[i], one, SHARD_DOCUMENT, PLENTY);
         CU_ASSERT(got.report.n_sharded == 1 && !got.most);
-        while (!got.st && memory > LEAST) { /* a status is all ranks', so they leave together */
+        CU_ASSERT((got.early > 0) == (i == 1 || i == 4)); /* of one segment, or of one that is the rank's only one */
+        while (!got.st && memory > LEAST) {               /* a status is all ranks', so they leave together */
             same_as(want, &got, "a shared document", memory);
             unlike += got.most && !got.least;
             all_spilled += got.least > 0;

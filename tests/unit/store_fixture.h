@@ -236,7 +236,9 @@ static inline status_t fix_encode_rows(const char *dir, const store_profile_t *p
                 memcpy(s.k + at, whole.k + at, (size_t)(m * p->d_head) * sizeof *s.k);
                 memcpy(s.v + at, whole.v + at, (size_t)(m * p->d_head) * sizeof *s.v);
             }
-            if (m) st = store_rows(w, first, m);
+            int64_t half = x % 2 ? p->n_layer / 2 : 0; /* or the upper layers first */
+            if (m) st = store_part(w, (store_part_t){half, p->n_layer - half, first, m});
+            if (m && half && !st) st = store_part(w, (store_part_t){0, half, first, m});
         }
         if (!st) st = store_close_segment(w);
     }

@@ -50,6 +50,9 @@ static void test_bytes(void) {
         {{.layout = LAYOUT_BLOCKGIST, .segment = 300, .ratio = 8, .window = 16, .raw = true}, true},
         {{.layout = LAYOUT_PCE, .segment = 1000, .window = ALL, .n_blank = 2}, true},
         {{.layout = LAYOUT_PCE, .segment = 100, .window = ALL}, true},
+        {{.layout = LAYOUT_FULL, .segment = 1000, .window = ALL}, true},
+        {{.layout = LAYOUT_FULL, .segment = 150, .window = ALL, .n_blank = 3}, true}, /* slices of more passes than one */
+        {{.layout = LAYOUT_FULL, .segment = 50, .window = ALL}, false},
         {{.layout = LAYOUT_FINE_KV, .segment = 1000, .ratio = 4, .window = ALL, .compact = true}, false}, /* keys move at the end */
         {{.layout = LAYOUT_BLOCKSELECT, .segment = 1000, .select = 4, .by = SCORE_KNORM}, false},
     };

@@ -107,9 +107,10 @@ status_t early_layer(void *ctx, int layer) {
 }
 
 status_t early_end(early_t *e) {
-    status_t st = write_but(e, 0);
+    status_t st = write_but(e, (int)i64_min(e->n_leaving, STORE_LAST_PARTS));
+    if (!st && e->n_leaving) st = watch_copies(e->job, e->ticket[e->n_leaving - 1]);
     e->open = false;
-    return st ? st : store_close_segment(e->job->writer);
+    return st ? st : store_close_segment(e->job->writer, e->leaving, e->n_leaving);
 }
 
 status_t early_leave_off(early_t *e) {

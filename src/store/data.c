@@ -176,7 +176,7 @@ status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, i
     if (st) goto out;
     for (int64_t i = 0; i < fit && !st; i++) {
         segment_out_t out = out_of(d, &items[i], &sizes[i], &s[i]);
-        st = segment_write(&out, false, &s[i].checksum);
+        st = segment_write(&out, NULL, 0, &s[i].checksum);
     }
     if (!st) st = group_commit(d, s, fit);
     if (st) {
@@ -213,13 +213,14 @@ status_t data_part(data_out_t *d, store_part_t part) {
     return segment_part(&d->coming, part);
 }
 
-status_t data_close_segment(data_out_t *d, int64_t *bytes) {
+status_t data_close_segment(data_out_t *d, const store_part_t *last, int n, int64_t *bytes) {
     segment_out_t *out = &d->coming;
     int64_t all = d->p->n_layer * d->item.n_row;
+    for (int i = 0; i < n; i++) d->came += last[i].n_layer * last[i].n_row;
     if (d->came != all)
         return status_fail(ST_FAIL, "a segment of %" PRId64 " rows of all layers, of which %" PRId64 " came; please report this", all,
                            d->came);
-    status_t st = segment_write(out, true, &out->at.checksum);
+    status_t st = segment_write(out, last, n, &out->at.checksum);
     if (!st) st = group_commit(d, &out->at, 1);
     if (st)
         roll_back(d);

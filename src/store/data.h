@@ -37,7 +37,7 @@ status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, i
  * Whatever else is begun or finished meanwhile takes its place. *item is copied, what it points to borrowed until the end. */
 status_t data_open_segment(data_out_t *d, const store_item_t *item);
 status_t data_part(data_out_t *d, store_part_t part);
-status_t data_close_segment(data_out_t *d, int64_t *bytes);
+status_t data_close_segment(data_out_t *d, const store_part_t *last, int n, int64_t *bytes); /* with n last parts */
 /* Completes the open file, if any. */
 status_t data_finish(data_out_t *d);
 void data_end(data_out_t *d); /* frees; an open file stays as it is */

@@ -18,7 +18,7 @@ typedef struct {
 
 /* Some K/V, to their places. */
 status_t segment_part(const segment_out_t *o, store_part_t part);
-/* Hashes the whole and writes it, or what is not K/V when `kv_is_there`. */
-status_t segment_write(const segment_out_t *o, bool kv_is_there, hash_t *checksum);
+/* Hashes the whole and writes it; or, of K/V, only n parts beside the hash (parts NULL: all). */
+status_t segment_write(const segment_out_t *o, const store_part_t *parts, int n, hash_t *checksum);
 
 #endif

@@ -122,11 +122,12 @@ typedef struct {
     int64_t layer, n_layer, row, n_row;
 } store_part_t;
 /* A segment whose K/V come little by little, so that they are written while others are computed: the space it takes is reserved, a part of
- * them is there now, and, when all have come, each once, the segment is hashed and committed. Each waits for the one before and borrows as
- * store_append does; nothing else is appended between open and close. */
+ * them is there now, and, with the last ones, when all have come, each once, the segment is hashed and committed. Each waits for the one
+ * before and borrows as store_append does; nothing else is appended between open and close. */
 status_t store_open_segment(store_writer_t *w, const store_item_t *item);
 status_t store_part(store_writer_t *w, store_part_t part);
-status_t store_close_segment(store_writer_t *w);
+enum { STORE_LAST_PARTS = 2 };
+status_t store_close_segment(store_writer_t *w, const store_part_t *last, int n); /* n <= STORE_LAST_PARTS */
 /* Threads that hash and write the segments of a group side by side, each into files of its own: file systems let one write to a file at a
  * time. A segment alone is hashed by all of them. 1 at first. Before the first append. */
 status_t store_writer_threads(store_writer_t *w, int n);

@@ -30,7 +30,7 @@ struct store_writer {
     deed_t deed;
     store_item_t *items; /* [cap] the group at hand */
     int64_t n, cap;
-    store_part_t part;
+    store_part_t parts[STORE_LAST_PARTS]; /* n of them */
     int64_t bytes;
     status_t failed;
     char message[1024];
@@ -67,7 +67,7 @@ static status_t deed_do(store_writer_t *w, int64_t *bytes) {
     if (w->deed == DO_GROUP) return group_append(w, bytes);
     d->n_thread = w->n_lane;
     if (w->deed == DO_OPEN) return data_open_segment(d, w->items);
-    return w->deed == DO_PART ? data_part(d, w->part) : data_close_segment(d, bytes);
+    return w->deed == DO_PART ? data_part(d, w->parts[0]) : data_close_segment(d, w->parts, (int)w->n, bytes);
 }
 
 static void *thread_run(void *arg) {
@@ -135,18 +135,18 @@ static status_t idle_wait(store_writer_t *w) {
     return w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
 }
 
-/* Waits for the deed before, then gives the thread n items, or a part. */
-static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *items, int64_t n, store_part_t part) {
+/* Waits for the deed before, then gives the thread n items, or parts. */
+static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *items, const store_part_t *parts, int64_t n) {
     pthread_mutex_lock(&w->lock);
     status_t st = idle_wait(w);
     if (!st && items && n > w->cap) {
         st = mem_grow(&w->items, (size_t)n, sizeof *w->items, "a group of segments");
         if (!st) w->cap = n;
     }
-    if (!st && n) {
+    if (!st && (n || deed == DO_CLOSE)) {
         if (items) memcpy(w->items, items, (size_t)n * sizeof *items);
         w->deed = deed;
-        w->part = part;
+        for (int64_t i = 0; parts && i < n; i++) w->parts[i] = parts[i];
         w->n = n;
         w->busy = true;
         pthread_cond_broadcast(&w->changed);
@@ -155,11 +155,10 @@ static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *it
     return st;
 }
 
-static const store_part_t none = {0, 0, 0, 0};
-status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) { return deed_give(w, DO_GROUP, items, n, none); }
-status_t store_open_segment(store_writer_t *w, const store_item_t *item) { return deed_give(w, DO_OPEN, item, 1, none); }
-status_t store_part(store_writer_t *w, store_part_t part) { return deed_give(w, DO_PART, NULL, 1, part); }
-status_t store_close_segment(store_writer_t *w) { return deed_give(w, DO_CLOSE, NULL, 1, none); }
+status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) { return deed_give(w, DO_GROUP, items, NULL, n); }
+status_t store_open_segment(store_writer_t *w, const store_item_t *item) { return deed_give(w, DO_OPEN, item, NULL, 1); }
+status_t store_part(store_writer_t *w, store_part_t part) { return deed_give(w, DO_PART, NULL, &part, 1); }
+status_t store_close_segment(store_writer_t *w, const store_part_t *last, int n) { return deed_give(w, DO_CLOSE, NULL, last, n); }
 status_t store_append(store_writer_t *w, const store_item_t *item) { return store_append_group(w, item, 1); }
 
 status_t store_writer_wait(store_writer_t *w) {

@@ -237,10 +237,13 @@ static inline status_t fix_encode_rows(const char *dir, const store_profile_t *p
                 memcpy(s.v + at, whole.v + at, (size_t)(m * p->d_head) * sizeof *s.v);
             }
             int64_t half = x % 2 ? p->n_layer / 2 : 0; /* or the upper layers first */
-            if (m) st = store_part(w, (store_part_t){half, p->n_layer - half, first, m});
-            if (m && half && !st) st = store_part(w, (store_part_t){0, half, first, m});
+            store_part_t parts[2] = {{half, p->n_layer - half, first, m}, {0, half, first, m}};
+            if (x == 2)
+                st = store_close_segment(w, parts, m ? 1 : 0);
+            else if (m)
+                st = store_part(w, parts[0]);
+            if (x == 1 && half && m && !st) st = store_part(w, parts[1]);
         }
-        if (!st) st = store_close_segment(w);
     }
     char message[512];
     snprintf(message, sizeof message, "%s", status_message());

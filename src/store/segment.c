@@ -93,27 +93,30 @@ status_t segment_part(const segment_out_t *o, store_part_t p) {
 /* ---- all of it ---------------------------------------------------------------------------------------------------- */
 
 /* Sums of pieces on their way to the chain, which takes them in order. */
-enum { UNDER_WAY = 64 };
+enum { SLOTS_PER_THREAD = 8 };
 typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t moved;
-    int64_t n_piece, taken, chained; /* by threads; by the chain */
-    bool done[UNDER_WAY];
-    hash_sum_t (*sums)[PIECE_BLOCKS]; /* [UNDER_WAY] */
+    int64_t n_piece, taken, chained;  /* by threads; by the chain */
+    int64_t n_slot;                   /* of pieces under way: piece i's is i % n_slot */
+    hash_sum_t (*sums)[PIECE_BLOCKS]; /* [n_slot] */
+    bool *done;                       /* [n_slot] */
     hash_chain_t chain;
     char whole[HASH_SHORT], last[HASH_STRIPE]; /* all of a segment too short for sums; the last stripe */
 } relay_t;
 
-static status_t relay_begin(relay_t *y, int64_t n_piece) {
-    *y = (relay_t){.n_piece = n_piece};
+static status_t relay_begin(relay_t *y, int64_t n_piece, int n_thread) {
+    *y = (relay_t){.n_piece = n_piece, .n_slot = SLOTS_PER_THREAD * n_thread};
     pthread_mutex_init(&y->lock, NULL);
     pthread_cond_init(&y->moved, NULL);
     hash_chain_begin(&y->chain);
-    return mem_alloc(&y->sums, (size_t)i64_min(n_piece, UNDER_WAY), sizeof *y->sums, "sums of a checksum");
+    status_t st = mem_alloc(&y->sums, (size_t)y->n_slot, sizeof *y->sums, "sums of a checksum");
+    return st ? st : mem_zalloc(&y->done, (size_t)y->n_slot, sizeof *y->done, "sums of a checksum");
 }
 
 static void relay_free(relay_t *y) {
     mem_free(y->sums);
+    mem_free(y->done);
     pthread_cond_destroy(&y->moved);
     pthread_mutex_destroy(&y->lock);
 }
@@ -121,19 +124,19 @@ static void relay_free(relay_t *y) {
 /* The next piece, or -1; what is taken must be given back. */
 static int64_t piece_take(relay_t *y) {
     pthread_mutex_lock(&y->lock);
-    while (y->taken < y->n_piece && y->taken - y->chained == UNDER_WAY) pthread_cond_wait(&y->moved, &y->lock);
+    while (y->taken < y->n_piece && y->taken - y->chained == y->n_slot) pthread_cond_wait(&y->moved, &y->lock);
     int64_t i = y->taken < y->n_piece ? y->taken++ : -1;
     pthread_mutex_unlock(&y->lock);
-    if (i >= 0) memset(y->sums[i % UNDER_WAY], 0, sizeof *y->sums);
+    if (i >= 0) memset(y->sums[i % y->n_slot], 0, sizeof *y->sums);
     return i;
 }
 
 /* Sums of the last piece wait for the end. */
 static void piece_give(relay_t *y, int64_t i) {
     pthread_mutex_lock(&y->lock);
-    y->done[i % UNDER_WAY] = true;
-    while (y->chained + 1 < y->n_piece && y->done[y->chained % UNDER_WAY]) {
-        int64_t at = y->chained++ % UNDER_WAY;
+    y->done[i % y->n_slot] = true;
+    while (y->chained + 1 < y->n_piece && y->done[y->chained % y->n_slot]) {
+        int64_t at = y->chained++ % y->n_slot;
         y->done[at] = false;
         hash_chain_add(&y->chain, y->sums[at], PIECE_BLOCKS);
     }
@@ -143,7 +146,7 @@ static void piece_give(relay_t *y, int64_t i) {
 
 static hash_t relay_end(relay_t *y, int64_t total) {
     int64_t last = y->n_piece - 1, blocks = (total - last * PIECE_BYTES - 1) / HASH_BLOCK;
-    const hash_sum_t *sums = y->sums[last % UNDER_WAY];
+    const hash_sum_t *sums = y->sums[last % y->n_slot];
     if (total <= HASH_SHORT) return hash_bytes(y->whole, (size_t)total);
     hash_chain_add(&y->chain, sums, (size_t)blocks);
     return hash_chain_end(&y->chain, &sums[blocks], y->last, (size_t)total);
@@ -160,7 +163,7 @@ static status_t piece_put(const segment_out_t *o, bool kv, int64_t i, char *buff
         if (n <= 0) continue;
         const char *bytes = part_bytes(o, &part[p], a - part[p].at, n, buffer);
         bool last = a + n == o->size.total;
-        hash_sum(y->sums[i % UNDER_WAY], (size_t)(a - from), bytes, (size_t)(last ? n - HASH_STRIPE : n));
+        hash_sum(y->sums[i % y->n_slot], (size_t)(a - from), bytes, (size_t)(last ? n - HASH_STRIPE : n));
         if (last) memcpy(y->last, bytes + n - HASH_STRIPE, HASH_STRIPE);
         if (o->size.total <= HASH_SHORT) memcpy(y->whole + a, bytes, (size_t)n);
         if (kv || !part[p].kv) st = disk_write_at(o->fd, o->path, o->at.tokens_offset + a, bytes, (size_t)n);
@@ -173,7 +176,7 @@ status_t segment_write(const segment_out_t *o, const store_part_t *parts, int n_
     int threads = (int)i64_min(o->n_thread, n_piece);
     status_first_t failed = {0};
     relay_t relay;
-    status_t begun = relay_begin(&relay, n_piece);
+    status_t begun = relay_begin(&relay, n_piece, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1 && !begun)
     {
         char *buffer = NULL;

@@ -65,10 +65,10 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     const encode_profile_t *p = &r->profile;
     bool profile = opt_flag(o, "profile") && r->seconds > 0;
     if (profile)
-        log_info("rank 0 computed for %.2f of %.2f s and had nothing to do for %.1f %% of it; its host waited %.2f s for tokens, %.2f for "
-                 "copies, "
-                 "%.2f for the store",
-                 p->computing_s, r->seconds, 100 * (1 - p->computing_s / r->seconds), p->tokens_s, p->copies_s, p->store_s);
+        log_info("rank 0 computed for %.2f of %.2f s and had nothing to do for %.1f %% of it (%.2f s before the first pass, %.2f between, "
+                 "%.2f after); its host waited %.2f s for tokens, %.2f for copies, %.2f for the store",
+                 p->computing_s, r->seconds, 100 * (1 - p->computing_s / r->seconds), p->before_s, p->between_s, p->after_s, p->tokens_s,
+                 p->copies_s, p->store_s);
     if (!format || strncmp(format, "json", 4)) return;
     json_out_t j;
     json_begin(&j, stdout);
@@ -93,6 +93,9 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
     json_str(&j, "backend", c->backend->ops->name);
     if (profile) {
         json_num(&j, "computing_s", p->computing_s);
+        json_num(&j, "before_s", p->before_s);
+        json_num(&j, "between_s", p->between_s);
+        json_num(&j, "after_s", p->after_s);
         json_num(&j, "tokens_wait_s", p->tokens_s);
         json_num(&j, "copies_wait_s", p->copies_s);
         json_num(&j, "store_wait_s", p->store_s);

@@ -135,6 +135,15 @@ static status_t picker_fit(job_t *j, int b, int64_t longest, int64_t n_list) {
     return picker_create(j->model, j->encoder, &spec, &j->picker);
 }
 
+status_t batch_remember(job_t *j, piece_t *p) {
+    const kept_t *k = &j->spec->kept;
+    bool marked = k->recurrent; /* as passes are */
+    if (!k->recurrent && !k->compact && !k->gist.single) return ST_OK;
+    status_t st = marked ? ST_OK : watch_mark(j);
+    if (!st) st = kept_remember(k, j->encoder, j->model, p);
+    return st || marked ? st : watch_mark(j);
+}
+
 status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int64_t n) {
     int64_t longest = 0, n_list = 0, at = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -192,10 +201,8 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         pieces[0].after = early_rows;
         pieces[0].after_ctx = &b->early;
     }
-    status_t st = watch_mark(j);
-    if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
-    for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
-    if (!st) st = watch_mark(j);
+    status_t st = encoder_run(j->encoder, pieces, (int)b->n);
+    for (int64_t i = 0; i < b->n && !st; i++) st = batch_remember(j, &pieces[i]);
     if (!st && b->early.open) return early_rest(&b->early);
     if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);

@@ -83,7 +83,7 @@ static status_t rows_leave(early_t *e, int64_t gists, int64_t raw) {
 status_t early_rows(void *ctx, int64_t raw, int64_t gists) {
     early_t *e = ctx;
     keep_t keep = e->job->spec->kept.keep;
-    if (raw == e->of->n) return ST_OK; /* the rest leaves at the end */
+    if (raw == e->of->n) return e->open ? write_but(e, 0) : ST_OK; /* the rest leaves at the end; what left before is written beside it */
     status_t st = e->open ? ST_OK : place(e);
     return st ? st : rows_leave(e, keep == KEEP_RAW ? 0 : gists, keep == KEEP_RAW || keep == KEEP_BOTH ? raw : 0);
 }
@@ -105,6 +105,7 @@ status_t early_layer(void *ctx, int layer) {
 status_t early_end(early_t *e) {
     status_t st = write_but(e, (int)i64_min(e->n_leaving, STORE_LAST_PARTS));
     if (!st && e->n_leaving) st = watch_copies(e->job, e->ticket[e->n_leaving - 1]);
+    if (!st) st = watch_store(e->job);
     e->open = false;
     return st ? st : store_close_segment(e->job->writer, e->leaving, e->n_leaving);
 }

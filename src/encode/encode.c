@@ -160,7 +160,7 @@ static status_t job_open(job_t *j, const tokenizer_t *tokenizer) {
     return comm_agree(j->comm, st);
 }
 
-static status_t totals(job_t *j, double begin_s) {
+static status_t totals(job_t *j) {
     encode_report_t *rep = j->report;
     int64_t root = j->comm->rank == 0, sums[5] = {root * j->tokens_done, j->writer ? store_writer_bytes(j->writer) : 0,
                                                   root * j->segments_done, j->kv_sent, j->kv_sent_plan};
@@ -170,7 +170,7 @@ static status_t totals(job_t *j, double begin_s) {
     rep->tokens_encoded = sums[0];
     rep->bytes_written = sums[1];
     rep->n_encoded = sums[2];
-    rep->seconds = clock_s() - begin_s;
+    rep->seconds = clock_s() - j->watch.begin_s;
     rep->stopped = j->stopping;
     return st;
 }
@@ -200,7 +200,7 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
     reader_t reader = {.spec = &rs, .corpus = corpus};
     st = comm_agree(comm, st);
     if (!st) st = job_open(&j, tokenizer);
-    double begin_s = clock_s();
+    watch_begin(&j);
     progress_begin(&j.progress, "encode", "tokens", 0, spec->progress && comm->rank == 0);
     while (!st && !round.last && !j.stopping) {
         status_t mine = ST_OK;
@@ -220,8 +220,8 @@ status_t encode_corpus(model_t *m, const tokenizer_t *tokenizer, comm_t *comm, c
         if (!st) st = round_run(&j, &round);
     }
     progress_end(&j.progress);
-    status_t watched = st ? st : watch_report(&j), counted = watched ? watched : totals(&j, begin_s);
-    if (!st) st = counted;
+    if (!st) st = totals(&j);
+    if (!st) st = watch_report(&j);
     if (j.writer) {
         char held[STATUS_BYTES];
         status_hold(held);

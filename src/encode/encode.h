@@ -29,9 +29,10 @@ typedef struct {
     bool watch; /* the report's profile is wanted */
 } encode_spec_t;
 
-/* Of rank 0, in seconds: operations of its device; its host's waits for rounds of tokens, for copies out and for the store. */
+/* Of rank 0, in seconds: operations of its device, and what it had nothing to do before the first, between them and after the last; its
+ * host's waits for rounds of tokens, for copies out and for the store. */
 typedef struct {
-    double computing_s, tokens_s, copies_s, store_s;
+    double computing_s, before_s, between_s, after_s, tokens_s, copies_s, store_s;
 } encode_profile_t;
 
 typedef struct {

@@ -171,6 +171,11 @@ void encoder_free(encoder_t *e) {
     mem_free(e);
 }
 
+void encoder_watch(encoder_t *e, status_t (*mark)(void *ctx), void *ctx) {
+    e->mark = mark;
+    e->mark_ctx = ctx;
+}
+
 const kv_pool_t *encoder_sink(const encoder_t *e) { return &e->sink_pool; }
 forward_ws_t *encoder_workspace(encoder_t *e) { return e->ws; }
 

@@ -80,6 +80,8 @@ status_t encoder_remember(encoder_t *e, const piece_t *p);
  * larger than it. The same bits. Not with in_cache; documents that ranks share have a way of their own (sharded.h). */
 status_t encoder_spill(encoder_t *e, bool on);
 size_t encoder_spilled(const encoder_t *e); /* bytes of the device that it holds for that */
+/* From now on mark is called before and behind what a pass asks of the backend. */
+void encoder_watch(encoder_t *e, status_t (*mark)(void *ctx), void *ctx);
 /* For what is asked of a segment between encodings (score.h): a pass over pools that lie where pieces' pools do, the sink among them, and
  * pools there. */
 status_t encoder_forward(encoder_t *e, batch_t b);

@@ -54,7 +54,9 @@ struct encoder {
     /* K/V in host memory, two layers at a time on the device */
     bool spilling;
     spill_t spill;
-    kv_pool_t sink_host; /* the sink's rows, as passes then see them */
+    kv_pool_t sink_host;         /* the sink's rows, as passes then see them */
+    status_t (*mark)(void *ctx); /* NULL: nobody watches */
+    void *mark_ctx;
 };
 
 /* pass.c: rows join the pass, and it is run. */

@@ -42,11 +42,12 @@ typedef struct {
     early_t early;
 } group_t;
 
-/* What --profile tells: marks before and behind what the device computes, and how long the host waited. */
+/* What --profile tells: marks before and behind what the device computes, when the rounds and the first of it began, and how long the
+ * host waited. */
 typedef struct {
     int64_t *marks; /* [n], in pairs */
     int64_t n, cap;
-    double tokens_s, copies_s, store_s;
+    double begin_s, first_s, tokens_s, copies_s, store_s;
 } watch_t;
 
 /* names.c. Rank 0: ids of documents that this run has met, with the hashes of their texts. */
@@ -103,7 +104,9 @@ status_t known_mark(job_t *j, round_t *r);
 /* Every rank reads back its part of what is stored; segments whose bytes changed are dropped and so encoded again. Collective. */
 status_t known_verify(job_t *j, int64_t *n_bad);
 
-/* watch.c. A mark before and behind operations; the waits, timed; and what comes of them, into the report. */
+/* watch.c. The rounds begin, and passes get marks; a mark before and behind other operations; the waits, timed; and what comes of them,
+ * into the report, whose seconds are known. */
+void watch_begin(job_t *j);
 status_t watch_mark(job_t *j);
 status_t watch_store(job_t *j);
 status_t watch_copies(job_t *j, int64_t ticket);
@@ -145,6 +148,8 @@ void piece_pools(job_t *j, const kv_pool_t *kept, int64_t n, int64_t *spare, pie
 /* A segment as the store takes it; k and v: of all layers, where they lie on the host. */
 store_item_t batch_item(const job_t *j, const round_t *r, const round_item_t *it, dtype_t type, const void *k, const void *v,
                         const int32_t *list);
+/* What gists become when their piece is encoded (kept_remember). */
+status_t batch_remember(job_t *j, piece_t *p);
 /* blockselect: the choice of rows for segments of so many tokens, and the rows of encoded pieces that stay: in list b and, where the others
  * go, packed into kept. */
 picker_spec_t batch_picker(const job_t *j, int64_t longest);

@@ -19,6 +19,8 @@ status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *
     return st;
 }
 
+static status_t pass_mark(encoder_t *e) { return e->mark ? e->mark(e->mark_ctx) : ST_OK; }
+
 status_t pass_run(encoder_t *e) {
     batch_t b = {.n_row = e->layout.n_row,
                  .tokens = e->tokens,
@@ -39,8 +41,9 @@ status_t pass_run(encoder_t *e) {
                  .n_hidden = e->n_hidden,
                  .hidden_rows = e->hidden_rows,
                  .hidden = e->n_hidden ? e->memory + e->first_hidden * e->config->d_model : NULL};
-    status_t st = ST_OK;
-    if (b.n_row) st = e->spilling ? spill_forward(&e->spill, e->model, e->ws, b) : forward(e->model, e->ws, &b);
+    status_t st = b.n_row ? pass_mark(e) : ST_OK;
+    if (!st && b.n_row) st = e->spilling ? spill_forward(&e->spill, e->model, e->ws, b) : forward(e->model, e->ws, &b);
+    if (!st && b.n_row) st = pass_mark(e);
     if (!st) st = pass_emit(e, e->out_at, e->n_out, e->logits);
     pass_begin(e);
     return st;

@@ -93,10 +93,8 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         early.settle = leave_settle;
         early.settle_ctx = &out;
         if (out.most == 1 && it->todo && early_may(j)) piece.after = early_rows, piece.after_ctx = &early;
-        st = watch_mark(j);
-        if (!st) st = encoder_run(j->encoder, &piece, 1);
-        if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
-        if (!st) st = watch_mark(j);
+        st = encoder_run(j->encoder, &piece, 1);
+        if (!st) st = batch_remember(j, &piece);
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && out.n == out.most) st = leave_end(j, &out); /* those before, while the device works on this one */
         if (!st && picks) st = batch_pick(j, 0, &piece, &kept, 1);

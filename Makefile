@@ -155,7 +155,7 @@ test-run: programs asan-programs
 	  $(foreach s,$(filter-out tests/parallel/run.sh tests/bench/run.sh,$(wildcard tests/*/run.sh) $(if $(USE_MPI),tests/parallel/bits.sh tests/parallel/mixed.sh)),"$(s) $(BUILD)/precis")
 
 # On a machine with a GPU; PARTS= takes some of it (tests/cuda.sh).
-test-cuda: all $(BUILD)/tests/ops/test_cuda $(filter $(BUILD)/tests/golden/%,$(UNIT)) $(patsubst %,$(BUILD)/tests/unit/test_%,pick identities unigist ppl spill)
+test-cuda: all $(BUILD)/tests/ops/test_cuda $(filter $(BUILD)/tests/golden/%,$(UNIT)) $(patsubst %,$(BUILD)/tests/unit/test_%,pick identities unigist ppl spill early)
 	@tests/cuda.sh $(BUILD)
 lint:
 	@tests/lint.sh

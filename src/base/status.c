@@ -30,3 +30,14 @@ status_t status_prefix(status_t code, const char *fmt, ...) {
 const char *status_message(void) { return message; }
 
 void status_hold(char held[STATUS_BYTES]) { memcpy(held, message, STATUS_BYTES); }
+
+void status_first(status_first_t *f, status_t st) {
+    if (!st) return;
+#pragma omp critical(status_first)
+    if (!f->st) {
+        f->st = st;
+        status_hold(f->held);
+    }
+}
+
+status_t status_first_tell(const status_first_t *f) { return f->st ? status_fail(f->st, "%s", f->held) : ST_OK; }

@@ -28,4 +28,12 @@ const char *status_message(void);
 enum { STATUS_BYTES = 2048 };
 void status_hold(char held[STATUS_BYTES]);
 
+/* The first failure of threads that work on one thing, whose messages are their own. Zero at first. */
+typedef struct {
+    status_t st;
+    char held[STATUS_BYTES];
+} status_first_t;
+void status_first(status_first_t *f, status_t st);   /* by each thread, ST_OK or not */
+status_t status_first_tell(const status_first_t *f); /* behind them all */
+
 #endif

@@ -96,6 +96,7 @@ static void summary(const options_t *o, const context_t *c, const encode_report_
         json_num(&j, "tokens_wait_s", p->tokens_s);
         json_num(&j, "copies_wait_s", p->copies_s);
         json_num(&j, "store_wait_s", p->store_s);
+        json_int(&j, "segments_early", r->n_early);
     }
     json_end(&j);
 }

@@ -171,6 +171,11 @@ static store_item_t segment_item(const job_t *j, const group_t *b, int64_t i, co
     return batch_item(j, b->round, &b->round->items[b->mine[i]], pool->type, k, v, list);
 }
 
+static status_t batch_settle(job_t *j, void *with) {
+    (void)with;
+    return batch_end(j);
+}
+
 static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
     int64_t at = 0, spare = 0;
     for (int64_t i = 0; i < b->n; i++) {
@@ -181,10 +186,17 @@ static status_t batch_run(job_t *j, group_t *b, piece_t *pieces) {
         piece_pools(j, &b->kept[i], it->n, &spare, &pieces[i]);
         at += rows;
     }
+    if (b->n == 1 && early_may(j)) {
+        b->early = early_of(j, b->round, &b->round->items[b->mine[0]], &b->kept[0]);
+        b->early.settle = batch_settle;
+        pieces[0].after = early_rows;
+        pieces[0].after_ctx = &b->early;
+    }
     status_t st = watch_mark(j);
     if (!st) st = encoder_run(j->encoder, pieces, (int)b->n);
     for (int64_t i = 0; i < b->n && !st; i++) st = kept_remember(&j->spec->kept, j->encoder, j->model, &pieces[i]);
     if (!st) st = watch_mark(j);
+    if (!st && b->early.open) return early_rest(&b->early);
     if (!st && !j->be->host_memory) st = watch_store(j); /* of the batch before the last: its host memory and lists are free */
     if (!st && j->spec->kept.select.ratio) st = batch_pick(j, b->turn, pieces, b->kept, b->n);
     return st || j->be->host_memory ? st : copies_start(j, b, at);
@@ -210,20 +222,25 @@ status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n)
     return j->be->host_memory ? batch_end(j) : ST_OK;
 }
 
-status_t batch_end(job_t *j) {
-    group_t b = j->held;
+static status_t group_append(job_t *j, const group_t *b) {
     store_item_t *items = NULL;
     int64_t listed = 0;
-    if (!b.n) return ST_OK;
-    j->held = (group_t){0};
-    status_t st = watch_copies(j, b.ticket);
-    if (!st) st = mem_alloc(&items, (size_t)b.n, sizeof *items, "a batch of segments");
-    for (int64_t i = 0; i < b.n && !st; i++) {
-        items[i] = segment_item(j, &b, i, j->spec->kept.select.ratio ? j->lists[b.turn] + listed : NULL);
+    status_t st = watch_copies(j, b->ticket);
+    if (!st) st = mem_alloc(&items, (size_t)b->n, sizeof *items, "a batch of segments");
+    for (int64_t i = 0; i < b->n && !st; i++) {
+        items[i] = segment_item(j, b, i, j->spec->kept.select.ratio ? j->lists[b->turn] + listed : NULL);
         listed += items[i].n_kept;
     }
-    if (!st) st = store_append_group(j->writer, items, b.n);
+    if (!st) st = store_append_group(j->writer, items, b->n);
     mem_free(items);
+    return st;
+}
+
+status_t batch_end(job_t *j) {
+    group_t b = j->held;
+    if (!b.n) return ST_OK;
+    j->held = (group_t){0};
+    status_t st = b.early.open ? early_end(&b.early) : group_append(j, &b);
     mem_free(b.kept);
     return st ? st : notes_done(j, b.tokens, b.n);
 }

@@ -38,6 +38,7 @@ typedef struct {
     int64_t n_document, n_segment, n_reused, n_encoded, n_repaired;
     int64_t tokens_encoded, tokens_total, bytes_written; /* over all ranks; bytes of K/V as stored */
     int64_t n_sharded, kv_sent, kv_sent_plan; /* documents that all ranks shared; K/V bytes that went between ranks, and as planned */
+    int64_t n_early;                          /* segments of which this rank wrote rows while others were computed */
     int64_t n_spilled;                        /* documents, or parts of them, that this rank kept in host memory */
     double seconds;                           /* wall time of the rounds */
     encode_profile_t profile;

@@ -186,7 +186,9 @@ static status_t piece_run(encoder_t *e, const piece_t *p, int64_t number, int64_
         raw += raw_n;
         gist += gist_n;
         bool more = raw < p->n || gist < gist_count(g, p->n);
-        if (!st && (more || e->layout.n_row == e->spec.max_row || alone)) st = pass_run(e);
+        bool now = more || e->layout.n_row == e->spec.max_row || alone;
+        if (!st && now) st = pass_run(e);
+        if (!st && now && p->after) st = p->after(p->after_ctx, raw, gist);
     }
     if (!st && e->spilling) st = spill_settle(&e->spill);
     return st || !e->spec.evict || !p->pool.n_row ? st : pages_tail(e, p);

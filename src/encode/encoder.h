@@ -24,6 +24,9 @@ typedef enum { GIST_MEAN, GIST_UNIT, GIST_TOKEN, GIST_ADAPTER } gist_init_t;
 /* Takes the logits [n][n_vocab] of rows `at` .. at+n-1 of the whole sequence. Rows come in no particular order. */
 typedef status_t (*rows_fn)(void *ctx, int64_t at, int64_t n, const float *logits);
 
+/* A pass has been asked for: K/V of so many raw rows of the piece, and gists, will be there behind it. */
+typedef status_t (*piece_fn)(void *ctx, int64_t raw, int64_t gists);
+
 typedef struct {
     const int32_t *sink; /* [n_sink]; copied */
     int64_t n_sink, n_blank;
@@ -57,6 +60,8 @@ typedef struct {
     kv_pool_t gist_pool; /* the same for its gist_count(n) gists */
     int64_t at;          /* its first row's number, for the spec's `rows` */
     int64_t unwanted;    /* so many of its raw rows are not wanted by `rows` */
+    piece_fn after;      /* called behind a pass; NULL: nobody */
+    void *after_ctx;
 } piece_t;
 
 /* Collective over comm. */

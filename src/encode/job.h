@@ -10,6 +10,26 @@
 #include "encode/picker.h"
 #include "encode/sharded.h"
 
+typedef struct job job_t;
+
+/* early.c: a segment whose K/V leave before all of it is computed. */
+enum { EARLY_PARTS = 4 };
+typedef struct {
+    job_t *job;
+    const round_t *round;
+    const round_item_t *of;
+    kv_pool_t pool;                             /* where they are on the device */
+    status_t (*settle)(job_t *job, void *with); /* gives what was before to the writer; NULL: nothing was */
+    void *settle_ctx;
+    bool open;                         /* the store has its place */
+    store_item_t item;                 /* where they will be on the host */
+    int64_t gists, raw;                /* kept rows that left */
+    int layers;                        /* or layers */
+    store_part_t leaving[EARLY_PARTS]; /* on their way to the host */
+    int64_t ticket[EARLY_PARTS];
+    int n_leaving;
+} early_t;
+
 /* Segments that went through the encoder in one go and are not with the writer yet: on a device their K/V are still on their way out. */
 typedef struct {
     const round_t *round;
@@ -18,6 +38,7 @@ typedef struct {
     int turn; /* its buffers */
     int64_t ticket;
     kv_pool_t *kept; /* [n] */
+    early_t early;
 } group_t;
 
 /* What --profile tells: marks before and behind what the device computes, and how long the host waited. */
@@ -39,7 +60,7 @@ typedef struct {
 status_t names_mark(names_t *t, const round_t *r); /* warns, once, when two texts have one id */
 void names_free(names_t *t);
 
-typedef struct {
+struct job {
     model_t *model;
     backend_t *be;
     const model_config_t *config;
@@ -74,7 +95,7 @@ typedef struct {
     int64_t kv_sent, kv_sent_plan; /* by this rank, for documents that all ranks share */
     bool released;
     watch_t watch;
-} job_t;
+};
 
 /* known.c. Rank 0: items that the store holds, or that came earlier, need no encoding. */
 status_t known_mark(job_t *j, round_t *r);
@@ -101,6 +122,16 @@ status_t notes_settle(job_t *j);
  */
 status_t batch_begin(job_t *j, const round_t *r, const int64_t *mine, int64_t n);
 status_t batch_end(job_t *j);
+/* early.c. May it be? Then early_rows is called behind the passes of its piece, or early_layer behind layers of its document (ctx: what
+ * early_of gives). Where it came to that (`open`), `rest` stands for the copies of a segment encoded in passes, and `end` for its way to
+ * the writer; or it is left off. */
+bool early_may(const job_t *j);
+early_t early_of(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool);
+status_t early_rows(void *ctx, int64_t raw, int64_t gists);
+status_t early_layer(void *ctx, int layer);
+status_t early_rest(early_t *e);
+status_t early_end(early_t *e);
+status_t early_leave_off(early_t *e);
 /* What both ways of writing need: K/V buffers for `rows` rows, of which `each` go out at a time, host[b] for them (on a device, before the
  * first copy), the part of buffer b that holds n rows from row `at`, scratch rows, pools. */
 status_t buffer_fit(job_t *j, int64_t rows, int64_t each);
@@ -121,8 +152,16 @@ status_t batch_pick(job_t *j, int b, const piece_t *pieces, kv_pool_t *kept, int
 /* room.c. Where a document's K/V go whose rows are kept, or needed for a segment at a time: to the device, or to the host where they do not
  * fit (told; ST_FAIL with the numbers where two layers of them do not fit either). What buffer_fit and scratch_fit then make lies there. */
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch);
-/* The same for a document that all ranks share, of which this one keeps so many rows; where it does not fit, *fits is false. */
-status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits);
+/* The same for a document that all ranks share, of which this one keeps so many rows: decided here, and done when all ranks have agreed
+ * to. Where it does not fit, `fits` is false. */
+typedef struct {
+    bool fits, spilled, anew; /* anew: buffers that are there are given back */
+    int64_t n_token;
+    int size;
+    double work, kept, room, total; /* bytes */
+} room_t;
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, room_t *out);
+status_t room_take(job_t *j, const room_t *r);
 /* Would a segment of so many tokens fit the device beside the one that is being written? */
 bool room_for(const job_t *j, int64_t n);
 status_t room_device(job_t *j); /* back to the device */

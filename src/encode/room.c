@@ -67,27 +67,35 @@ static status_t room_set(job_t *j, bool spilled, bool anew) {
 
 status_t room_device(job_t *j) { return room_set(j, false, false); }
 
-status_t room_share(job_t *j, const shard_t *plan, int64_t kept, bool *fits) {
-    double room, total, all = kv_of(j, n_buffer(j) * kept);
-    int64_t n_token = plan->segment[plan->spec.n_segment];
+status_t room_share(job_t *j, const shard_t *plan, int64_t kept, room_t *out) {
+    double room, total;
     size_t work, left, most;
-    *fits = true;
+    *out = (room_t){.fits = true, .n_token = plan->segment[plan->spec.n_segment], .size = plan->spec.size};
     if (!room_bytes(j, &room, &total)) return ST_OK;
     status_t st = encoder_shard_memory(j->encoder, j->comm, plan, &work);
+    if (st) return st;
     j->be->ops->memory_left(j->be, &left, &most);
-    if (st || (double)work + all <= room) /* an earlier document's buffers may be in the way */
-        return st ? st : room_set(j, false, (double)work > ROOM_USABLE * (double)left);
-    if (!(*fits = (double)work <= room))
-        return status_fail(ST_FAIL,
-                           "GPU: a document of %lld tokens that %d ranks share takes %.2f GiB here (two layers of the K/V that this rank "
-                           "sees, and its rows under way), %.2f of %.2f GiB are free for it; use more GPUs, gists, --shard none, or GPUs "
-                           "with more memory",
-                           (long long)n_token, plan->spec.size, (double)work / 0x1p30, room / 0x1p30, total / 0x1p30);
-    if (!j->spilled)
+    out->work = (double)work;
+    out->kept = kv_of(j, n_buffer(j) * kept);
+    out->room = room;
+    out->total = total;
+    out->fits = out->work <= room;
+    out->spilled = out->work + out->kept > room;
+    out->anew = !out->spilled && out->work > ROOM_USABLE * (double)left; /* an earlier document's buffers may be in the way */
+    if (out->fits) return ST_OK;
+    return status_fail(ST_FAIL,
+                       "GPU: a document of %lld tokens that %d ranks share takes %.2f GiB here (two layers of the K/V that this rank sees, "
+                       "and its rows under way), %.2f of %.2f GiB are free for it; use more GPUs, gists, --shard none, or GPUs with more "
+                       "memory",
+                       (long long)out->n_token, out->size, out->work / 0x1p30, room / 0x1p30, total / 0x1p30);
+}
+
+status_t room_take(job_t *j, const room_t *r) {
+    if (r->spilled && !j->spilled)
         log_info("GPU memory: of a document of %lld tokens that %d ranks share, %.2f GiB of K/V are kept here, room for %.2f of %.2f GiB: "
                  "they go to host memory layer by layer; two layers and the rows under way take %.2f GiB",
-                 (long long)n_token, plan->spec.size, all / 0x1p30, (room - (double)work) / 0x1p30, total / 0x1p30, (double)work / 0x1p30);
-    return room_set(j, true, false);
+                 (long long)r->n_token, r->size, r->kept / 0x1p30, (r->room - r->work) / 0x1p30, r->total / 0x1p30, r->work / 0x1p30);
+    return room_set(j, r->spilled, r->anew);
 }
 
 status_t room_choose(job_t *j, int64_t n_token, int64_t kept, int64_t scratch) {

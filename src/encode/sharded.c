@@ -333,6 +333,7 @@ static status_t layer_run(flow_t *f, int layer) {
     for (int back = 0; back < 2 && !st; back++) {
         st = arrivals(f, layer, back);
         if (!st && back) st = keep(f, layer);
+        if (!st && back && f->doc->after) st = f->doc->after(f->doc->after_ctx, layer);
         for (int64_t i = 0; i < f->plan->most[back] && !st; i++) {
             step_t *s = i < f->n_step[back] && f->doc->part != SHARD_WIRE ? &f->steps[back][i] : NULL;
             if (s) st = forward_rest(s->ws, &s->batch, layer);

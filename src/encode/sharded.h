@@ -29,6 +29,9 @@ typedef struct {
     bool spilled;            /* that is in host memory (kv_alloc_host), since the device is too small. Each rank may do as it must */
     bool (*stop)(void *ctx); /* asked between layers on every rank; one yes stops all. NULL: to the end */
     void *stop_ctx;
+    status_t (*after)(void *ctx, int layer); /* K/V of a layer, and of all before, will be where they go behind what the device was asked;
+                                                NULL: nobody is told */
+    void *after_ctx;
     under_way_t
         *under_way;    /* where a stop saves what was done, and a run before this one may have; with the caller's parts. NULL: nowhere */
     int64_t sent;      /* out: bytes of K/V that this rank sent */

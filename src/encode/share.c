@@ -15,6 +15,7 @@ typedef struct {
     int64_t most; /* segments that the writer gets at a time */
     store_item_t items[LEAVING];
     int64_t n, tokens, ticket;
+    early_t early; /* one alone may be on its way since before its end */
 } leaving_t;
 
 static leaving_t leaving_of(const job_t *j, int64_t each) {
@@ -24,13 +25,24 @@ static leaving_t leaving_of(const job_t *j, int64_t each) {
 
 static status_t leave_end(job_t *j, leaving_t *l) {
     if (!l->n) return ST_OK;
-    status_t st = watch_copies(j, l->ticket);
-    if (!st) st = store_append_group(j->writer, l->items, l->n);
+    status_t st = l->early.open ? early_end(&l->early) : watch_copies(j, l->ticket);
+    if (!st && !l->early.of) st = store_append_group(j->writer, l->items, l->n);
+    l->early = (early_t){0};
     if (!st) st = notes_done(j, l->tokens, l->n);
     l->n = l->tokens = l->ticket = 0;
     j->turn = 1 - j->turn; /* the append saw to it that what had this host memory before is written */
     return st;
 }
+
+/* The same for one that has been leaving. */
+static status_t leave_rest(leaving_t *l, const early_t *e) {
+    l->early = *e;
+    l->n = 1;
+    l->tokens = e->of->n;
+    return early_rest(&l->early);
+}
+
+static status_t leave_settle(job_t *j, void *with) { return leave_end(j, with); }
 
 static status_t leave_begin(job_t *j, const round_t *r, const round_item_t *it, const kv_pool_t *pool, const int32_t *list, leaving_t *l) {
     size_t bytes = kv_bytes(j->config, pool->type, pool->n_row);
@@ -77,6 +89,10 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         piece_t piece = {.tokens = r->tokens.ids + it->begin, .n = it->n, .before = it->before, .chain = seen};
         piece.n_chain = (int)layout_continues(layout_info(j->spec->layout), s);
         piece_pools(j, &kept, it->n, &spare, &piece);
+        early_t early = early_of(j, r, it, &kept);
+        early.settle = leave_settle;
+        early.settle_ctx = &out;
+        if (out.most == 1 && it->todo && early_may(j)) piece.after = early_rows, piece.after_ctx = &early;
         st = watch_mark(j);
         if (!st) st = encoder_run(j->encoder, &piece, 1);
         if (!st) st = kept_remember(keep, j->encoder, j->model, &piece);
@@ -84,7 +100,7 @@ static status_t encode_chain(job_t *j, const round_t *r, int64_t first, int64_t 
         seen[s] = keep->gist.ratio ? piece.gist_pool : piece.pool;
         if (!st && out.n == out.most) st = leave_end(j, &out); /* those before, while the device works on this one */
         if (!st && picks) st = batch_pick(j, 0, &piece, &kept, 1);
-        if (!st) st = leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
+        if (!st) st = early.open ? leave_rest(&out, &early) : leave_begin(j, r, it, &kept, picks ? j->lists[0] : NULL, &out);
         if (!st && (j->be->host_memory || j->spilled)) st = leave_end(j, &out);
         if (!st) st = notes_take(j);
         at += n;
@@ -133,6 +149,20 @@ static status_t document_pools(job_t *j, const shard_t *plan, kv_pool_t *kept, k
     return st;
 }
 
+static status_t document_end(job_t *j, leaving_t *out) {
+    status_t st = leave_end(j, out), waited = watch_store(j);
+    return st ? st : waited;
+}
+
+/* Of the only segment that this rank writes of the document K/V leave layer by layer. */
+static bool document_early(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept, early_t *out) {
+    int64_t n = 0, mine = 0;
+    for (int64_t s = 0; s < plan->spec.n_segment; s++)
+        if (shard_writer(plan, s) == j->comm->rank) n++, mine = s;
+    *out = early_of(j, r, &r->items[first + mine], &kept[mine]);
+    return n == 1 && out->of->todo && kept[mine].n_row && early_may(j);
+}
+
 static status_t document_write(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const kv_pool_t *kept, leaving_t *out) {
     status_t st = ST_OK;
     for (int64_t s = 0; s < plan->spec.n_segment && !st; s++) {
@@ -141,9 +171,8 @@ static status_t document_write(job_t *j, const round_t *r, int64_t first, const 
         if (out->n == out->most) st = leave_end(j, out);
         if (!st) st = leave_begin(j, r, it, &kept[s], NULL, out);
     }
-    if (!st) st = leave_end(j, out);
-    status_t waited = watch_store(j);
-    return st ? st : waited;
+    status_t ended = st ? watch_store(j) : document_end(j, out);
+    return st ? st : ended;
 }
 
 static bool stop_wanted(void *ctx) {
@@ -169,8 +198,9 @@ static void under_way_remove(const job_t *j) {
     }
 }
 
-/* The plan of a document of n items, and whether every rank has room for its part of it; under --shard document they must. Collective. */
-static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, shard_t *plan, bool *fits) {
+/* The plan of a document of n items, this rank's room for its part of it, and whether every rank has some; under --shard document they
+ * must. Collective. */
+static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, shard_t *plan, room_t *room, bool *fits) {
     keep_t keep = j->spec->kept.keep;
     int64_t *segment = NULL, too_large = 0, each;
     status_t st = mem_alloc(&segment, (size_t)n + 1, sizeof *segment, "segments of a document");
@@ -178,9 +208,9 @@ static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, sh
     if (!st) segment[n] = items[n - 1].begin + items[n - 1].n - items[0].begin;
     if (!st) st = encoder_shard(j->encoder, segment, n, keep == KEEP_RAW || keep == KEEP_BOTH, j->comm->size, plan);
     if (!st) st = batch_end(j);
-    *fits = true;
-    if (!st) st = room_share(j, plan, document_rows(j, plan, &each), fits);
-    if (!*fits && j->spec->shard == SHARD_AUTO) {
+    room->fits = true;
+    if (!st) st = room_share(j, plan, document_rows(j, plan, &each), room);
+    if (!room->fits && j->spec->shard == SHARD_AUTO) {
         log_info("%s; one rank takes it", status_message());
         too_large = 1;
         st = ST_OK;
@@ -192,13 +222,14 @@ static status_t document_plan(job_t *j, const round_item_t *items, int64_t n, sh
     return st;
 }
 
-static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan) {
+static status_t document_run(job_t *j, const round_t *r, int64_t first, const shard_t *plan, const room_t *room) {
     int64_t n = plan->spec.n_segment;
     kv_pool_t *pools = NULL; /* [3][n] */
     leaving_t leaving;
     char path[PATH_MAX];
     under_way_t saved = {.path = path, .key = document_key(j, r, first, n), .n_layer = (int)j->config->n_layer};
-    status_t st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
+    status_t st = room_take(j, room);
+    if (!st) st = mem_alloc(&pools, 3 * (size_t)n, sizeof *pools, "segments of a document");
     if (!st) st = document_pools(j, plan, pools, pools + n, pools + 2 * n, &leaving);
     snprintf(path, sizeof path, "%s/rank%04d.under-way", j->spec->store_dir, j->comm->rank);
     for (int64_t s = 0; s < n && !st; s++) {
@@ -207,6 +238,7 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
         if (bytes && !st) st = under_way_add(&saved, pools[s].v, bytes, true);
     }
     if ((st = comm_agree(j->comm, st))) goto out;
+    j->report->n_spilled += j->spilled;
     sharded_t d = {.tokens = r->tokens.ids + r->items[first].begin,
                    .raw = pools + n,
                    .gists = pools + 2 * n,
@@ -214,6 +246,8 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
                    .stop = stop_wanted,
                    .stop_ctx = j,
                    .under_way = &saved};
+    early_t early;
+    if (document_early(j, r, first, plan, pools, &early)) d.after = early_layer, d.after_ctx = &early;
     st = watch_mark(j);
     if (!st) st = encoder_run_sharded(j->encoder, j->comm, plan, &d);
     if (!st) st = watch_mark(j);
@@ -225,7 +259,17 @@ static status_t document_run(job_t *j, const round_t *r, int64_t first, const sh
         log_info("stopped behind layer %d of %d of a document that all ranks share", done, n_layer);
         j->stopping = true;
     }
-    if (!st && !d.stopped) st = document_write(j, r, first, plan, pools, &leaving);
+    if (early.open && (st || d.stopped)) {
+        status_t left = early_leave_off(&early);
+        if (!st) st = left;
+    } else if (early.open) {
+        leaving.early = early;
+        leaving.n = 1;
+        leaving.tokens = early.of->n;
+        st = document_end(j, &leaving);
+    } else if (!st && !d.stopped) {
+        st = document_write(j, r, first, plan, pools, &leaving);
+    }
     st = comm_agree(j->comm, st);
     if (!st && !d.stopped) under_way_remove(j);
 out:
@@ -236,11 +280,9 @@ out:
 
 status_t share_document(job_t *j, const round_t *r, int64_t first, bool *shared) {
     shard_t plan = {0};
-    status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, shared);
-    if (!st && *shared) {
-        j->report->n_spilled += j->spilled;
-        st = document_run(j, r, first, &plan);
-    }
+    room_t room = {0};
+    status_t st = document_plan(j, r->items + first, slices_of(r, first), &plan, &room, shared);
+    if (!st && *shared) st = document_run(j, r, first, &plan, &room);
     shard_free(&plan);
     return st;
 }

@@ -102,20 +102,10 @@ static status_t pool_copy(context_kv_t *c, const model_config_t *config, dtype_t
 }
 
 status_t context_verify(store_t *store, const store_segment_t *const *segments, int64_t n) {
-    status_t st = ST_OK;
-    char held[STATUS_BYTES] = "";
+    status_first_t first = {0};
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < n; i++) {
-        status_t mine = store_verify(store, segments[i]);
-        if (mine) {
-#pragma omp critical
-            if (!st) { /* the message is this thread's: carry it out of the region */
-                st = mine;
-                status_hold(held);
-            }
-        }
-    }
-    return st ? status_fail(st, "%s", held) : ST_OK;
+    for (int64_t i = 0; i < n; i++) status_first(&first, store_verify(store, segments[i]));
+    return status_first_tell(&first);
 }
 
 /* blockselect: pools of selected rows, as they are stored or packed here out of the raw ones. */

@@ -18,15 +18,13 @@
 #include "base/mem.h"
 #include "store/profile.h"
 
-enum { PIECE_BYTES = 1 << 20 };
-
 /* ---- making a file ------------------------------------------------------------------------------------------------ */
 
 status_t data_begin(data_out_t *d, const char *dir, const store_profile_t *p, int writer) {
-    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1};
+    *d = (data_out_t){.dir = dir, .p = p, .file.writer = writer, .fd = -1, .index_fd = -1, .n_thread = 1};
     if (writer < 0 || writer > FOLDER_WRITER_MAX)
         return status_fail(ST_FAIL, "writer %d: a store takes ranks 0 to %d; use fewer ranks", writer, FOLDER_WRITER_MAX);
-    return mem_alloc(&d->buffer, 1, PIECE_BYTES, "the store's write buffer");
+    return mem_alloc(&d->buffer, 1, DATA_HEADER_BYTES, "the store's write buffer");
 }
 
 static status_t file_open_new(const char *path, int *fd) {
@@ -88,60 +86,16 @@ static status_t file_create(data_out_t *d) {
 
 /* ---- a segment ---------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    data_out_t *d;
-    hash_state_t *hash;
-    int64_t at;
-    char *converted; /* PIECE_BYTES, where numbers change their type */
-} put_t;
-
-static status_t put(put_t *o, const void *data, size_t bytes) {
-    status_t st = ST_OK;
-    for (size_t done = 0; !st && done < bytes;) { /* in pieces: hashed and written while it is in the cache */
-        size_t n = bytes - done < PIECE_BYTES ? bytes - done : PIECE_BYTES;
-        hash_add(o->hash, (const char *)data + done, n);
-        st = disk_write_at(o->d->fd, o->d->path, o->at, (const char *)data + done, n);
-        o->at += (int64_t)n;
-        done += n;
-    }
-    return st;
-}
-
-/* n numbers, padded with -1 to `padded`. */
-static status_t put_numbers(put_t *o, const int32_t *numbers, int64_t n, int64_t padded) {
-    int32_t pad[STORE_ALIGN / sizeof(int32_t)];
-    memset(pad, 0xff, sizeof pad);
-    status_t st = put(o, numbers, (size_t)n * sizeof *numbers);
-    return st ? st : put(o, pad, (size_t)(padded - n) * sizeof *pad);
-}
-
-/* K or V, converted on the way. */
-static status_t put_rows(put_t *o, const store_item_t *item, const void *rows, const segment_size_t *size) {
-    static const char zeros[STORE_ALIGN];
-    dtype_t to = o->d->p->kv_type;
-    size_t n = (size_t)size->kv / dtype_bytes(to), piece = PIECE_BYTES / dtype_bytes(to);
-    status_t st = ST_OK;
-    if (to == item->type) st = put(o, rows, (size_t)size->kv);
-    for (size_t i = 0; !st && to != item->type && i < n; i += piece) {
-        size_t now = n - i < piece ? n - i : piece;
-        dtype_convert(to, o->converted, item->type, (const char *)rows + i * dtype_bytes(item->type), now);
-        st = put(o, o->converted, now * dtype_bytes(to));
-    }
-    return st ? st : put(o, zeros, (size_t)size->pad);
-}
-
-/* A segment's bytes to their place; not synced yet. */
-static status_t segment_write(data_out_t *d, const store_item_t *item, const segment_size_t *size, store_segment_t *s) {
-    put_t o = {.d = d, .hash = hash_create(), .at = s->tokens_offset};
-    if (!o.hash) return status_fail(ST_FAIL, "out of memory for a checksum; use a machine with more memory");
-    status_t st = item->type == d->p->kv_type ? ST_OK : mem_alloc(&o.converted, 1, PIECE_BYTES, "the store's write buffer");
-    if (!st) st = put_numbers(&o, item->tokens, item->n_token, size->token_rows);
-    if (!st && item->n_kept) st = put_numbers(&o, item->kept, item->n_kept, size->kept_rows);
-    if (!st) st = put_rows(&o, item, item->k, size);
-    if (!st) st = put_rows(&o, item, item->v, size);
-    s->checksum = hash_finish(o.hash);
-    mem_free(o.converted);
-    return st;
+static segment_out_t out_of(const data_out_t *d, const store_item_t *item, const segment_size_t *size, const store_segment_t *s) {
+    return (segment_out_t){.item = item,
+                           .type = d->p->kv_type,
+                           .n_head = d->p->n_kv_head,
+                           .d_head = d->p->d_head,
+                           .size = *size,
+                           .at = *s,
+                           .fd = d->fd,
+                           .path = d->path,
+                           .n_thread = d->n_thread};
 }
 
 static status_t group_commit(data_out_t *d, const store_segment_t *s, int64_t n) {
@@ -204,6 +158,13 @@ static status_t group_place(data_out_t *d, const store_item_t *items, int64_t n,
     return st;
 }
 
+/* It is committed. */
+static void segment_add(data_out_t *d, const store_segment_t *s, const segment_size_t *size, int64_t *bytes) {
+    d->file.segments[d->file.n_segment++] = *s;
+    d->file.end += size->total;
+    *bytes += size->total;
+}
+
 status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, int64_t *n_done, int64_t *bytes) {
     segment_size_t *sizes = NULL;
     store_segment_t *s = NULL;
@@ -213,17 +174,16 @@ status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, i
     if (!st) st = mem_alloc(&s, (size_t)n, sizeof *s, "a group of segments");
     if (!st) st = group_place(d, items, n, sizes, s, &fit);
     if (st) goto out;
-    for (int64_t i = 0; i < fit && !st; i++) st = segment_write(d, &items[i], &sizes[i], &s[i]);
+    for (int64_t i = 0; i < fit && !st; i++) {
+        segment_out_t out = out_of(d, &items[i], &sizes[i], &s[i]);
+        st = segment_write(&out, NULL, 0, &s[i].checksum);
+    }
     if (!st) st = group_commit(d, s, fit);
     if (st) {
         roll_back(d);
         goto out;
     }
-    for (int64_t i = 0; i < fit; i++) {
-        d->file.segments[d->file.n_segment++] = s[i];
-        d->file.end += sizes[i].total;
-        *bytes += sizes[i].total;
-    }
+    for (int64_t i = 0; i < fit; i++) segment_add(d, &s[i], &sizes[i], bytes);
     *n_done = fit;
 out:
     mem_free(sizes);
@@ -234,6 +194,39 @@ out:
 status_t data_append(data_out_t *d, const store_item_t *item) {
     int64_t done, bytes = 0;
     return data_append_some(d, item, 1, &done, &bytes);
+}
+
+status_t data_open_segment(data_out_t *d, const store_item_t *item) {
+    segment_size_t size;
+    store_segment_t s;
+    int64_t fit;
+    d->came = 0;
+    d->item = *item;
+    status_t st = group_place(d, item, 1, &size, &s, &fit);
+    if (st) return st;
+    d->coming = out_of(d, &d->item, &size, &s);
+    return disk_reserve(d->fd, d->path, s.tokens_offset, size.total);
+}
+
+status_t data_part(data_out_t *d, store_part_t part) {
+    d->came += part.n_layer * part.n_row;
+    return segment_part(&d->coming, part);
+}
+
+status_t data_close_segment(data_out_t *d, const store_part_t *last, int n, int64_t *bytes) {
+    segment_out_t *out = &d->coming;
+    int64_t all = d->p->n_layer * d->item.n_row;
+    for (int i = 0; i < n; i++) d->came += last[i].n_layer * last[i].n_row;
+    if (d->came != all)
+        return status_fail(ST_FAIL, "a segment of %" PRId64 " rows of all layers, of which %" PRId64 " came; please report this", all,
+                           d->came);
+    status_t st = segment_write(out, last, n, &out->at.checksum);
+    if (!st) st = group_commit(d, &out->at, 1);
+    if (st)
+        roll_back(d);
+    else
+        segment_add(d, &out->at, &out->size, bytes);
+    return st;
 }
 
 /* ---- the end of a file -------------------------------------------------------------------------------------------- */

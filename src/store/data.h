@@ -8,7 +8,7 @@
 #define STORE_DATA_H
 
 #include "io/file.h"
-#include "store/index.h"
+#include "store/segment.h"
 
 typedef struct {
     const char *dir; /* borrowed, as is p */
@@ -18,6 +18,11 @@ typedef struct {
     int64_t index_end; /* bytes of committed lines */
     char path[FOLDER_PATH], index_path[FOLDER_PATH];
     void *buffer;
+    int n_thread; /* that write a segment */
+    /* a segment whose K/V come little by little */
+    store_item_t item;
+    segment_out_t coming;
+    int64_t came; /* rows of its layers */
 } data_out_t;
 
 /* Nothing is created before the first segment. */
@@ -28,6 +33,11 @@ status_t data_append(data_out_t *d, const store_item_t *item);
 /* The same for the first of n segments, as many as go into one file, with one pair of syncs; *n_done of them are committed. *bytes is added
  * to. */
 status_t data_append_some(data_out_t *d, const store_item_t *items, int64_t n, int64_t *n_done, int64_t *bytes);
+/* The same for a segment whose K/V come in parts: its place is taken, and every row of every layer written once, before it is committed.
+ * Whatever else is begun or finished meanwhile takes its place. *item is copied, what it points to borrowed until the end. */
+status_t data_open_segment(data_out_t *d, const store_item_t *item);
+status_t data_part(data_out_t *d, store_part_t part);
+status_t data_close_segment(data_out_t *d, const store_part_t *last, int n, int64_t *bytes); /* with n last parts */
 /* Completes the open file, if any. */
 status_t data_finish(data_out_t *d);
 void data_end(data_out_t *d); /* frees; an open file stays as it is */

@@ -225,6 +225,13 @@ status_t disk_cut(int fd, const char *path, int64_t bytes) {
     return r ? disk_fail("cannot set the length", path) : ST_OK;
 }
 
+status_t disk_reserve(int fd, const char *path, int64_t offset, int64_t bytes) {
+    int r;
+    do r = fallocate(fd, 0, (off_t)offset, (off_t)bytes);
+    while (r && errno == EINTR);
+    return r && errno != EOPNOTSUPP && errno != ENOSYS ? disk_fail("cannot take space", path) : ST_OK;
+}
+
 status_t disk_rename(const char *dir, const char *from, const char *to) {
     return rename(from, to) ? disk_fail("cannot rename", from) : disk_sync_dir(dir);
 }

@@ -55,6 +55,8 @@ status_t disk_sync_dir(const char *dir);
 status_t disk_cut(int fd, const char *path, int64_t bytes);
 status_t disk_rename(const char *dir, const char *from, const char *to); /* and syncs dir */
 status_t disk_remove(const char *path);                                  /* no error when it is absent */
+/* Takes space for bytes to come, so that writing them finds it ready; does nothing where the file system cannot. */
+status_t disk_reserve(int fd, const char *path, int64_t offset, int64_t bytes);
 status_t disk_write_at(int fd, const char *path, int64_t offset, const void *data, size_t bytes);
 
 #endif

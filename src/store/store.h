@@ -117,8 +117,19 @@ status_t store_writer_open(const char *dir, const store_profile_t *p, int writer
 status_t store_append(store_writer_t *w, const store_item_t *item);
 /* The same for several at once, which share their syncs: all bytes, a sync, all lines, a sync. A kill keeps some of them or none. */
 status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n);
+/* Some K/V of a segment. */
+typedef struct {
+    int64_t layer, n_layer, row, n_row;
+} store_part_t;
+/* A segment whose K/V come little by little, so that they are written while others are computed: the space it takes is reserved, a part of
+ * them is there now, and, with the last ones, when all have come, each once, the segment is hashed and committed. Each waits for the one
+ * before and borrows as store_append does; nothing else is appended between open and close. */
+status_t store_open_segment(store_writer_t *w, const store_item_t *item);
+status_t store_part(store_writer_t *w, store_part_t part);
+enum { STORE_LAST_PARTS = 2 };
+status_t store_close_segment(store_writer_t *w, const store_part_t *last, int n); /* n <= STORE_LAST_PARTS */
 /* Threads that hash and write the segments of a group side by side, each into files of its own: file systems let one write to a file at a
- * time. 1 at first. Before the first append. */
+ * time. A segment alone is hashed by all of them. 1 at first. Before the first append. */
 status_t store_writer_threads(store_writer_t *w, int n);
 status_t store_writer_wait(store_writer_t *w); /* everything appended is committed, or the failure */
 int64_t store_writer_bytes(const store_writer_t *w);

@@ -4,7 +4,7 @@
  *     thread:      [ a: convert, write, sync, lines ] [ b .. ]
  *
  * append(b) waits until a is done, then hands b over. A failure stays in the writer and is the answer to every later call.
- * With more threads a group is split among lanes, each of which writes files of its own.
+ * With more threads a group is split among lanes, each of which writes files of its own; the first has all threads for a segment alone.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -13,6 +13,9 @@
 #include "base/mem.h"
 #include "store/data.h"
 #include "store/profile.h"
+
+/* What the thread is given. */
+typedef enum { DO_GROUP, DO_OPEN, DO_PART, DO_CLOSE } deed_t;
 
 struct store_writer {
     char *dir;
@@ -24,8 +27,10 @@ struct store_writer {
     pthread_cond_t changed;
     /* under lock */
     bool busy, stop;
+    deed_t deed;
     store_item_t *items; /* [cap] the group at hand */
     int64_t n, cap;
+    store_part_t parts[STORE_LAST_PARTS]; /* n of them */
     int64_t bytes;
     status_t failed;
     char message[1024];
@@ -45,22 +50,24 @@ static status_t lane_append(data_out_t *d, const store_item_t *items, int64_t n,
 /* Every lane takes a stretch of the group. */
 static status_t group_append(store_writer_t *w, int64_t *bytes) {
     int n = (int)i64_min(w->n_lane, w->n);
-    status_t worst = ST_OK;
-    char why[sizeof w->message] = "";
+    status_first_t failed = {0};
     int64_t sum = 0;
+    w->lanes[0].n_thread = n == 1 ? w->n_lane : 1;
 #pragma omp parallel for schedule(static, 1) num_threads(n) reduction(+ : sum) if (n > 1)
     for (int i = 0; i < n; i++) {
         int64_t from = w->n * i / n, to = w->n * (i + 1) / n;
-        status_t st = lane_append(&w->lanes[i], w->items + from, to - from, &sum);
-        if (!st) continue;
-#pragma omp critical(store_group)
-        if (!worst) {
-            worst = st;
-            snprintf(why, sizeof why, "%s", status_message()); /* messages are a thread's own */
-        }
+        status_first(&failed, lane_append(&w->lanes[i], w->items + from, to - from, &sum));
     }
     *bytes = sum;
-    return worst ? status_fail(worst, "%s", why) : ST_OK;
+    return status_first_tell(&failed);
+}
+
+static status_t deed_do(store_writer_t *w, int64_t *bytes) {
+    data_out_t *d = &w->lanes[0];
+    if (w->deed == DO_GROUP) return group_append(w, bytes);
+    d->n_thread = w->n_lane;
+    if (w->deed == DO_OPEN) return data_open_segment(d, w->items);
+    return w->deed == DO_PART ? data_part(d, w->parts[0]) : data_close_segment(d, w->parts, (int)w->n, bytes);
 }
 
 static void *thread_run(void *arg) {
@@ -71,7 +78,7 @@ static void *thread_run(void *arg) {
         if (!w->busy) break;
         pthread_mutex_unlock(&w->lock); /* the group is ours until busy is false again */
         int64_t bytes = 0;
-        status_t st = group_append(w, &bytes);
+        status_t st = deed_do(w, &bytes);
         pthread_mutex_lock(&w->lock);
         if (st) failure_keep(w, st);
         w->bytes += bytes;
@@ -128,15 +135,18 @@ static status_t idle_wait(store_writer_t *w) {
     return w->failed ? status_fail(w->failed, "%s", w->message) : ST_OK;
 }
 
-status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) {
+/* Waits for the deed before, then gives the thread n items, or parts. */
+static status_t deed_give(store_writer_t *w, deed_t deed, const store_item_t *items, const store_part_t *parts, int64_t n) {
     pthread_mutex_lock(&w->lock);
     status_t st = idle_wait(w);
-    if (!st && n > w->cap) {
+    if (!st && items && n > w->cap) {
         st = mem_grow(&w->items, (size_t)n, sizeof *w->items, "a group of segments");
         if (!st) w->cap = n;
     }
-    if (!st && n) {
-        memcpy(w->items, items, (size_t)n * sizeof *items);
+    if (!st && (n || deed == DO_CLOSE)) {
+        if (items) memcpy(w->items, items, (size_t)n * sizeof *items);
+        w->deed = deed;
+        for (int64_t i = 0; parts && i < n; i++) w->parts[i] = parts[i];
         w->n = n;
         w->busy = true;
         pthread_cond_broadcast(&w->changed);
@@ -145,6 +155,10 @@ status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_
     return st;
 }
 
+status_t store_append_group(store_writer_t *w, const store_item_t *items, int64_t n) { return deed_give(w, DO_GROUP, items, NULL, n); }
+status_t store_open_segment(store_writer_t *w, const store_item_t *item) { return deed_give(w, DO_OPEN, item, NULL, 1); }
+status_t store_part(store_writer_t *w, store_part_t part) { return deed_give(w, DO_PART, NULL, &part, 1); }
+status_t store_close_segment(store_writer_t *w, const store_part_t *last, int n) { return deed_give(w, DO_CLOSE, NULL, last, n); }
 status_t store_append(store_writer_t *w, const store_item_t *item) { return store_append_group(w, item, 1); }
 
 status_t store_writer_wait(store_writer_t *w) {

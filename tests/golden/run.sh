@@ -8,7 +8,7 @@ layouts=$([ -n "${PRECIS_TEST_BACKEND:-}" ] || echo yes)
 export PRECIS_TEST_BACKEND=${PRECIS_TEST_BACKEND:-locked}
 failed=0
 suites=(golden/test_{golden,gists,methods,incomes,adapters,window} unit/test_{pick,identities,unigist,ppl})
-[ "$PRECIS_TEST_BACKEND" = locked ] || suites+=(unit/test_spill) # which takes that one by itself
+[ "$PRECIS_TEST_BACKEND" = locked ] || suites+=(unit/test_{spill,early}) # which take that one by themselves
 for suite in "${suites[@]}"; do
     out=$("$tests/$suite" 2>&1)
     rc=$?

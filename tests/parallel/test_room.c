@@ -7,7 +7,7 @@
 
 #include "parallel.h"
 
-enum { ALL = -1, LONG = 2500, PLENTY = 1 << 30, MOST = 11 << 19, LEAST = 1 << 20 };
+enum { ALL = -1, LONG = 2500, PLENTY = 1 << 30, MOST = 11 << 19, LEAST = 1 << 20, WEIGHTS = 3 << 19 };
 static const deep_case_t cases[] = {
     {.layout = LAYOUT_FULL, .segment = 96, .window = ALL, .n_blank = 3},
     {.layout = LAYOUT_FULL, .segment = 4000, .window = ALL}, /* one slice: one rank keeps it */
@@ -44,10 +44,11 @@ typedef struct {
     hash_t digest; /* on rank 0 */
     encode_report_t report;
     int64_t most, least; /* documents that a rank kept in host memory */
+    int64_t early;       /* segments that left layer by layer, or pass by pass */
 } outcome_t;
 
-/* So much memory on rank 0, a quarter more on the others. round_tokens 1: every text is a round. */
-static outcome_t encode_on(comm_t *on, const deep_case_t *c, const char *const *names, sharding_t shard, size_t memory) {
+/* So much memory on rank 0, and on the others. round_tokens 1: every text is a round. */
+static outcome_t encode_unlike(comm_t *on, const deep_case_t *c, const char *const *names, sharding_t shard, size_t memory, size_t theirs) {
     static int64_t number[2];
     char paths[4][SCRATCH_PATH + 64], store[SCRATCH_PATH + 64];
     const char *inputs[4];
@@ -66,14 +67,21 @@ static outcome_t encode_on(comm_t *on, const deep_case_t *c, const char *const *
         inputs[job.n_input] = paths[job.n_input];
     }
     snprintf(store, sizeof store, "%s/store-%s%lld", dir, on == self ? "alone" : "", (long long)k);
-    device_limit(taken + (comm->rank ? memory + memory / 4 : memory));
+    device_limit(taken + (comm->rank ? theirs : memory));
     o.st = deep_encode(&job, &o.report);
     int64_t ends[2] = {o.report.n_spilled, -o.report.n_spilled};
+    o.early = o.report.n_early;
     if (on->rank == 0 && !o.st) CU_ASSERT_EQUAL(store_digest(store, &o.digest, &n), ST_OK);
     CU_ASSERT_EQUAL(on->ops->max_i64(on, ends, 2), ST_OK);
+    CU_ASSERT_EQUAL(on->ops->sum_i64(on, &o.early, 1), ST_OK);
     o.most = ends[0];
     o.least = -ends[1];
     return o;
+}
+
+/* A quarter more on the others. */
+static outcome_t encode_on(comm_t *on, const deep_case_t *c, const char *const *names, sharding_t shard, size_t memory) {
+    return encode_unlike(on, c, names, shard, memory, memory + memory / 4);
 }
 
 /* With plenty, by rank 0 alone. */
@@ -102,7 +110,8 @@ static void test_document(void) {
         int unlike = 0, all_spilled = 0;
         outcome_t got = encode_on(comm, &cases[i], one, SHARD_DOCUMENT, PLENTY);
         CU_ASSERT(got.report.n_sharded == 1 && !got.most);
-        while (!got.st && memory > LEAST) { /* a status is all ranks', so they leave together */
+        CU_ASSERT((got.early > 0) == (i == 1 || i == 4)); /* of one segment, or of one that is the rank's only one */
+        while (!got.st && memory > LEAST) {               /* a status is all ranks', so they leave together */
             same_as(want, &got, "a shared document", memory);
             unlike += got.most && !got.least;
             all_spilled += got.least > 0;
@@ -140,9 +149,47 @@ static void test_turns(void) {
     CU_ASSERT(comm->size == 1 || comm->size > 4 || (got.report.n_sharded == 2 && got.most && got.most < 3));
 }
 
+/* Does the log, which has gone to `to` since log_catch, hold these words? It goes where it went before. */
+static int log_catch(FILE *to) {
+    int was = dup(2);
+    fflush(stderr);
+    CU_ASSERT(dup2(fileno(to), 2) == 2);
+    return was;
+}
+static bool log_caught(FILE *from, int was, const char *words) {
+    char line[1024];
+    bool found = false;
+    CU_ASSERT(dup2(was, 2) == 2);
+    close(was);
+    rewind(from);
+    while (fgets(line, sizeof line, from)) found |= strstr(line, words) != NULL;
+    return found;
+}
+
+/* Rank 0 would share a document and keep its part in host memory, but the others cannot: nothing is moved, and nobody says it was. */
+static void test_refused(void) {
+    static const char words[] = "of K/V are kept here";
+    int64_t told[2] = {0, 0};
+    make_folder();
+    hash_t want = plenty_of(&cases[0], one);
+    for (int refused = 0; refused < 2 && comm->size > 1; refused++)
+        for (size_t memory = MOST; memory > 5 << 19; memory -= memory / 8) {
+            FILE *log = tmpfile();
+            int was = log_catch(log);
+            outcome_t got = encode_unlike(comm, &cases[0], one, SHARD_AUTO, memory, refused ? WEIGHTS : PLENTY);
+            told[refused] += log_caught(log, was, words);
+            fclose(log);
+            if (!got.st) same_as(want, &got, "a refused document", memory);
+            if (!got.st) CU_ASSERT(!refused || !got.report.n_sharded);
+        }
+    CU_ASSERT_EQUAL(comm->ops->max_i64(comm, told, 2), ST_OK);
+    CU_ASSERT(!told[1] && (told[0] || comm->size == 1 || comm->size > 3));
+}
+
 static void test_tidy(void) {
     self->ops->close(self);
     CU_ASSERT_EQUAL(comm->ops->barrier(comm), ST_OK); /* rank 0 takes the folder away with it */
 }
 
-PARALLEL_MAIN("room", {"document", test_document}, {"many", test_many}, {"turns", test_turns}, {"tidy", test_tidy})
+PARALLEL_MAIN("room", {"document", test_document}, {"many", test_many}, {"turns", test_turns}, {"refused", test_refused},
+              {"tidy", test_tidy})

@@ -215,6 +215,42 @@ static inline status_t fix_encode_threads(const char *dir, const store_profile_t
     return st ? status_fail(st, "%s", message) : fix_documents(dir, p, n);
 }
 
+/* The same by threads, of segments whose rows come in three stretches, the middle one last; K/V become known with their stretch alone. */
+static inline status_t fix_encode_rows(const char *dir, const store_profile_t *p, int64_t n, int threads) {
+    static fix_segment_t s, whole;
+    store_writer_t *w = NULL;
+    status_t st = store_prepare(dir, p, NULL), end;
+    if (!st) st = store_writer_open(dir, p, 0, &w);
+    if (!st) st = store_writer_threads(w, threads);
+    for (int64_t i = 0; i < n && !st; i++) {
+        if ((st = store_writer_wait(w))) break;
+        fix_segment(p, i, &whole);
+        fix_segment(p, i, &s);
+        memset(s.k, 0, sizeof s.k), memset(s.v, 0, sizeof s.v);
+        int64_t rows = s.item.n_row, edge[4] = {0, rows / 3, rows - rows / 4, rows}, order[3] = {0, 2, 1};
+        st = store_open_segment(w, &s.item);
+        for (int x = 0; x < 3 && !st; x++) {
+            int64_t first = edge[order[x]], m = edge[order[x] + 1] - first;
+            for (int64_t h = 0; h < p->n_layer * p->n_kv_head; h++) {
+                int64_t at = (h * rows + first) * p->d_head;
+                memcpy(s.k + at, whole.k + at, (size_t)(m * p->d_head) * sizeof *s.k);
+                memcpy(s.v + at, whole.v + at, (size_t)(m * p->d_head) * sizeof *s.v);
+            }
+            int64_t half = x % 2 ? p->n_layer / 2 : 0; /* or the upper layers first */
+            store_part_t parts[2] = {{half, p->n_layer - half, first, m}, {0, half, first, m}};
+            if (x == 2)
+                st = store_close_segment(w, parts, m ? 1 : 0);
+            else if (m)
+                st = store_part(w, parts[0]);
+            if (x == 1 && half && m && !st) st = store_part(w, parts[1]);
+        }
+    }
+    char message[512];
+    snprintf(message, sizeof message, "%s", status_message());
+    if (w && (end = store_writer_close(w)) && !st) return end;
+    return st ? status_fail(st, "%s", message) : fix_documents(dir, p, n);
+}
+
 static inline hash_t fix_digest(const char *dir) {
     hash_t h = {0, 0};
     int64_t n;

@@ -321,6 +321,84 @@ static void test_threads(void) {
     fix_remove(dir), fix_remove(other);
 }
 
+/* Rows that come little by little, of segments converted or not: the same bytes. A segment that is opened and not closed is not there, and
+ * one with rows missing is refused. */
+static void test_rows(void) {
+    static fix_segment_t s;
+    char dir[FIX_PATH], other[FIX_PATH];
+    store_profile_t p = fix_profile();
+    store_writer_t *w;
+    int64_t n;
+    hash_t h;
+    for (int t = 0; t < 4; t++) {
+        p.kv_type = t % 2 ? DT_BF16 : DT_F32;
+        p.d_head = t / 2 ? 5 : 8;
+        p.n_layer = 16;
+        fix_dir(dir), fix_dir(other);
+        CU_ASSERT_EQUAL(fix_encode(dir, &p, 20, 1), ST_OK);
+        CU_ASSERT_EQUAL(fix_encode_rows(other, &p, 20, 1 + t), ST_OK);
+        CU_ASSERT(fix_clean(other, "rows"));
+        CU_ASSERT(hash_equal(fix_digest(dir), fix_digest(other)));
+        CU_ASSERT_EQUAL(store_writer_open(other, &p, 0, &w), ST_OK);
+        fix_segment(&p, 30, &s);
+        CU_ASSERT_EQUAL(store_open_segment(w, &s.item), ST_OK);
+        CU_ASSERT_EQUAL(store_part(w, (store_part_t){0, p.n_layer, 0, s.item.n_row - 1}), ST_OK);
+        if (t == 3) {
+            CU_ASSERT_EQUAL(store_close_segment(w, NULL, 0), ST_OK);
+            CU_ASSERT_EQUAL(store_writer_wait(w), ST_FAIL);
+            CU_ASSERT_PTR_NOT_NULL(strstr(status_message(), "rows of all layers, of which"));
+        } else if (t == 2) {
+            fix_segment(&p, 7, &s); /* another takes its place */
+            CU_ASSERT_EQUAL(store_append(w, &s.item), ST_OK);
+        }
+        CU_ASSERT_EQUAL(store_writer_close(w), t == 3 ? ST_FAIL : ST_OK);
+        CU_ASSERT(fix_clean(other, "rows that did not come"));
+        CU_ASSERT_EQUAL(store_digest(other, &h, &n), ST_OK);
+        CU_ASSERT(n == 20 && hash_equal(h, fix_digest(dir)));
+        fix_remove(dir), fix_remove(other);
+    }
+    CU_ASSERT_EQUAL(mem_now_bytes(), 0);
+}
+
+/* A segment of many pieces, by any number of threads: its checksum is that of its bytes, which are the same. */
+static void test_large(void) {
+    store_profile_t p = fix_profile();
+    enum { ROWS = 3001, VALUES = ROWS * 16 * 2 * 24 };
+    float *k = malloc(VALUES * sizeof *k), *v = malloc(VALUES * sizeof *v);
+    int32_t *tokens = malloc(ROWS * sizeof *tokens);
+    hash_t first[2] = {{0, 0}, {0, 0}};
+    p.n_layer = 16, p.n_kv_head = 2, p.d_head = 24, p.segment = ROWS;
+    for (int i = 0; i < VALUES; i++) k[i] = (float)i, v[i] = (float)(i % 1000);
+    for (int i = 0; i < ROWS; i++) tokens[i] = i % 1000;
+    store_item_t item = {
+        .address = store_address(&p, tokens, ROWS, NULL), .n_token = ROWS, .n_row = ROWS, .tokens = tokens, .type = DT_F32, .k = k, .v = v};
+    for (int t = 0; t < 12; t++) {
+        char dir[FIX_PATH];
+        store_writer_t *w;
+        int converted = t % 2;
+        p.kv_type = converted ? DT_BF16 : DT_F32;
+        item.address = store_address(&p, tokens, ROWS, NULL);
+        fix_dir(dir);
+        CU_ASSERT_EQUAL(store_prepare(dir, &p, NULL), ST_OK);
+        CU_ASSERT_EQUAL_FATAL(store_writer_open(dir, &p, 0, &w), ST_OK);
+        CU_ASSERT_EQUAL(store_writer_threads(w, 1 + t / 4), ST_OK);
+        if (t / 2 % 2) {
+            CU_ASSERT_EQUAL(store_open_segment(w, &item), ST_OK);
+            store_part_t last[2] = {{0, 16, 2000, 1}, {0, 16, 2001, ROWS - 2001}};
+            for (int at = 0; at < 2000; at += 1000) CU_ASSERT_EQUAL(store_part(w, (store_part_t){0, 16, at, 1000}), ST_OK);
+            CU_ASSERT_EQUAL(store_close_segment(w, last, 2), ST_OK);
+        } else {
+            CU_ASSERT_EQUAL(store_append(w, &item), ST_OK);
+        }
+        CU_ASSERT_EQUAL(store_writer_close(w), ST_OK);
+        CU_ASSERT(fix_clean(dir, "large"));
+        if (t < 2) first[converted] = fix_digest(dir);
+        CU_ASSERT(hash_equal(fix_digest(dir), first[converted]));
+        fix_remove(dir);
+    }
+    free(k), free(v), free(tokens);
+}
+
 /* Killed while its threads write: what is committed is whole, in every thread's file, and the next run completes the store. */
 static void test_killed(void) {
     char dir[FIX_PATH], alone[FIX_PATH];
@@ -333,7 +411,7 @@ static void test_killed(void) {
     for (int k = 0; k < 24; k++) {
         fix_dir(dir);
         pid_t child = fork();
-        if (!child) _exit(fix_encode_threads(dir, &p, 240, 4));
+        if (!child) _exit((k % 2 ? fix_encode_threads : fix_encode_rows)(dir, &p, 240, 4));
         usleep((useconds_t)(1000 * (k + 1)));
         kill(child, SIGKILL);
         waitpid(child, &status, 0);
@@ -449,10 +527,11 @@ static void test_torture(void) {
     log_setup(0, 1, LOG_ERROR);
     torture(fix_encode, 2, false);
     torture(fix_encode_threads, 4, true);
+    torture(fix_encode_rows, 4, true);
     log_setup(0, 1, LOG_INFO);
 }
 
 UNIT_MAIN("store", {"address", test_address}, {"round_trip", test_round_trip}, {"digest", test_digest}, {"again", test_again},
           {"rotation", test_rotation}, {"wrong_profile", test_wrong_profile}, {"documents", test_documents}, {"prune", test_prune},
-          {"threads", test_threads}, {"killed", test_killed}, {"busy", test_busy}, {"side_by_side", test_side_by_side},
-          {"torture", test_torture})
+          {"threads", test_threads}, {"rows", test_rows}, {"large", test_large}, {"killed", test_killed}, {"busy", test_busy},
+          {"side_by_side", test_side_by_side}, {"torture", test_torture})

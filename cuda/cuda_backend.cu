@@ -86,23 +86,31 @@ static void host_free_cuda(backend_t *, void *p) {
     cudaGetLastError(); // not of host_large
     cudaFreeHost(p);
 }
-static status_t copy_start(cuda_backend_t *b, void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, int64_t *ticket) {
+// n stretches of so many bytes, `stride` apart.
+static status_t copy_start(cuda_backend_t *b, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, cudaMemcpyKind kind,
+                           int64_t *ticket) {
     CUDA_TRY(cudaEventRecord(b->issued, b->stream));
     CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
-    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, kind, b->copies));
+    bool together = n > 1 && stride <= INT32_MAX; // the widest that a copy of rows takes
+    if (bytes && together) CUDA_TRY(cudaMemcpy2DAsync(dst, stride, src, stride, bytes, (size_t)n, kind, b->copies));
+    for (int64_t i = 0; i < n && bytes && !together; i++)
+        CUDA_TRY(cudaMemcpyAsync((char *)dst + i * stride, (const char *)src + i * stride, bytes, kind, b->copies));
     *ticket = ++b->ticket;
     CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
     return ST_OK;
 }
 static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    return copy_start(cuda_of(bb), dst, src, bytes, cudaMemcpyDeviceToHost, ticket);
+    return copy_start(cuda_of(bb), dst, src, bytes, 0, 1, cudaMemcpyDeviceToHost, ticket);
+}
+static status_t copy_out_rows_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket) {
+    return copy_start(cuda_of(bb), dst, src, bytes, stride, n, cudaMemcpyDeviceToHost, ticket);
 }
 static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event used again stands for a later copy: waiting longer is right
     if (ticket) CUDA_TRY(cudaEventSynchronize(cuda_of(bb)->copied[ticket % N_TICKET]));
     return ST_OK;
 }
 static status_t copy_in_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    return copy_start(cuda_of(bb), dst, src, bytes, cudaMemcpyHostToDevice, ticket);
+    return copy_start(cuda_of(bb), dst, src, bytes, 0, 1, cudaMemcpyHostToDevice, ticket);
 }
 static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
     if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
@@ -239,7 +247,8 @@ static void leave_cuda(backend_t *bb, int n) {
 
 static const backend_ops_t ops_cuda = {
     "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
-    copy_out_wait_cuda, copy_in_start_cuda, copy_in_wait_cuda, mark_cuda, mark_seconds_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
+    copy_out_wait_cuda, copy_out_rows_start_cuda, copy_in_start_cuda, copy_in_wait_cuda,
+    mark_cuda, mark_seconds_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
     linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,
     attention_cuda, merge_cuda, gather_rows_cuda, convert_cuda, fill_cuda, leave_cuda, ceilings_cuda, destroy_cuda,
 };

@@ -123,6 +123,9 @@ typedef struct {
      * copy_out_wait returns for its ticket (tickets rise; waiting for one waits for those before it). Until then src must stay as it is. */
     status_t (*copy_out_start)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes, int64_t *ticket);
     status_t (*copy_out_wait)(backend_t *, int64_t ticket);
+    /* The same of n stretches of so many bytes that begin `stride` bytes apart, there as here, by one ticket. */
+    status_t (*copy_out_rows_start)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes, size_t stride, int64_t n,
+                                    int64_t *ticket);
     /* The other way: it begins when the operations issued so far are done, those issued after copy_in_wait for its ticket (or a copy out's)
      * come after it, and the host waits for neither. src comes from host_alloc and must stay as it is until a copy out that started later
      * is there, or sync. All started copies, in and out, happen in the order in which they were started. */

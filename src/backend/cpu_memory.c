@@ -49,6 +49,12 @@ status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes,
     return cpu_copy(be, dst, src, bytes);
 }
 
+status_t cpu_copy_rows_start(backend_t *be, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket) {
+    *ticket = 0;
+    for (int64_t i = 0; i < n; i++) cpu_copy(be, (char *)dst + (size_t)i * stride, (const char *)src + (size_t)i * stride, bytes);
+    return ST_OK;
+}
+
 status_t cpu_copy_wait(backend_t *be, int64_t ticket) {
     (void)be;
     (void)ticket;

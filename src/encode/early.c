@@ -30,30 +30,26 @@ static status_t place(early_t *e) {
     if (!st) st = watch_store(j);
     if (!st) st = host_fit(j, j->turn); /* the first time while the device computes: pinning takes long */
     if (st) return st;
-    char *k = j->host[j->turn], *v = k + kv_bytes(j->config, e->pool.type, j->host_rows);
-    e->item = batch_item(j, e->round, e->of, e->pool.type, k, v, NULL);
+    e->k = j->host[j->turn];
+    e->v = e->k + kv_bytes(j->config, e->pool.type, j->host_rows);
+    e->item = batch_item(j, e->round, e->of, e->pool.type, e->k, e->v, NULL);
     e->open = true;
     j->report->n_early++;
     return store_open_segment(j->writer, &e->item);
 }
 
-/* K/V on their way to the host: heads of a layer lie one behind the other, so whole layers go in one. */
+/* K/V on their way to the host. */
 static status_t leave(early_t *e, store_part_t p) {
-    const job_t *j = e->job;
-    bool whole = p.n_row == e->pool.n_row;
-    int64_t n_head = j->config->n_kv_head, each = whole ? n_head : 1;
-    size_t bytes = (size_t)(each * p.n_row * e->pool.row_stride) * dtype_bytes(e->pool.type);
-    char *k = (char *)(uintptr_t)e->item.k, *v = (char *)(uintptr_t)e->item.v;
-    int64_t *ticket = &e->ticket[e->n_leaving];
-    status_t st = ST_OK;
+    backend_t *be = e->job->be;
+    const kv_pool_t *pool = &e->pool;
+    size_t at = kv_row_at(pool, p.layer, 0, p.row), head = (size_t)pool->head_stride * dtype_bytes(pool->type);
+    size_t bytes = (size_t)(p.n_row * pool->row_stride) * dtype_bytes(pool->type);
+    int64_t n = p.n_layer * e->job->config->n_kv_head; /* one behind the other, of all layers */
     if (!p.n_row) return ST_OK;
-    for (int64_t x = p.layer * n_head; x < (p.layer + p.n_layer) * n_head && !st; x += each) {
-        size_t at = kv_row_at(&e->pool, x / n_head, x % n_head, p.row);
-        st = j->be->ops->copy_out_start(j->be, k + at, (char *)e->pool.k + at, bytes, ticket);
-        if (!st) st = j->be->ops->copy_out_start(j->be, v + at, (char *)e->pool.v + at, bytes, ticket);
-    }
+    int64_t *ticket = &e->ticket[e->n_leaving];
     e->leaving[e->n_leaving++] = p;
-    return st;
+    status_t st = be->ops->copy_out_rows_start(be, e->k + at, (char *)pool->k + at, bytes, head, n, ticket);
+    return st ? st : be->ops->copy_out_rows_start(be, e->v + at, (char *)pool->v + at, bytes, head, n, ticket);
 }
 
 /* All that left but the last n parts to the writer. */

@@ -21,8 +21,9 @@ typedef struct {
     kv_pool_t pool;                             /* where they are on the device */
     status_t (*settle)(job_t *job, void *with); /* gives what was before to the writer; NULL: nothing was */
     void *settle_ctx;
-    bool open;                         /* the store has its place */
-    store_item_t item;                 /* where they will be on the host */
+    bool open; /* the store has its place */
+    store_item_t item;
+    char *k, *v;                       /* where they will be on the host */
     int64_t gists, raw;                /* kept rows that left */
     int layers;                        /* or layers */
     store_part_t leaving[EARLY_PARTS]; /* on their way to the host */

@@ -111,6 +111,13 @@ static inline status_t locked_copy_out_start(backend_t *be, void *dst, const voi
     if (bytes && (locked_owns(l, dst) || !locked_owns(l, src))) abort();
     return locked_copy_start(l, dst, src, bytes, ticket);
 }
+static inline status_t locked_copy_out_rows_start(backend_t *be, void *dst, const void *src, size_t bytes, size_t stride, int64_t n,
+                                                  int64_t *ticket) {
+    status_t st = ST_OK;
+    for (int64_t i = 0; i < n && !st; i++)
+        st = locked_copy_out_start(be, (char *)dst + (size_t)i * stride, (const char *)src + (size_t)i * stride, bytes, ticket);
+    return st;
+}
 static inline status_t locked_copy_in_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
     locked_t *l = (locked_t *)be;
     if (bytes && (!locked_owns(l, dst) || locked_owns(l, src))) abort();
@@ -201,6 +208,7 @@ static inline status_t locked_create(dtype_t act, int n_threads, backend_t **out
                                       .host_free = locked_host_free,
                                       .copy_out_start = locked_copy_out_start,
                                       .copy_out_wait = locked_copy_out_wait,
+                                      .copy_out_rows_start = locked_copy_out_rows_start,
                                       .copy_in_start = locked_copy_in_start,
                                       .copy_in_wait = locked_copy_out_wait,
                                       .mark = locked_mark,

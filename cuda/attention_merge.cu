@@ -16,25 +16,28 @@ status_t attn_part_alloc(cuda_backend_t *b, const attn_args_t *x, const attn_pla
     return ST_OK;
 }
 
-// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps.
+// One warp per (row, head) of a merge; grid.x over merges, grid.y over groups of warps: small ones, which find room beside an attention
+// kernel of few rows and wait there.
+enum { MERGE_WARPS = 4 };
 template <int D>
-__global__ void __launch_bounds__(256) merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, merged_t out) {
+__global__ void __launch_bounds__(32 * MERGE_WARPS) merge_parts_kernel(const dmerge_t *merges, int n_head, attn_part_t part, merged_t out) {
     pdl_go();
+    const dmerge_t g = merges[blockIdx.x]; // part of the work list
     pdl_wait();
-    const dmerge_t g = merges[blockIdx.x];
     int at = (int)(blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5));
     if (g.inside || at >= g.n * n_head) return;
-    merge_pair<D>(part, g.part * n_head + at, (int64_t)g.n * n_head, g.n_part, g.out * n_head + at, out);
+    float v[MERGE_AHEAD * D / 32];
+    merge_pair<D>(part, g.part * n_head + at, (int64_t)g.n * n_head, g.n_part, g.out * n_head + at, out, v);
 }
 
 status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part) {
     const dslab_t &s = p->slab[slab];
     if (!s.n_apart) return ST_OK;
-    dim3 grid((unsigned)s.n_merge, (unsigned)((TILE_M_MAX * x->n_head + 7) / 8)); // a tile never holds more than TILE_M_MAX rows
+    dim3 grid((unsigned)s.n_merge, (unsigned)i64_ceil_div(TILE_M_MAX * x->n_head, MERGE_WARPS)); // a tile never holds more than TILE_M_MAX rows
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
-    grid.y = (unsigned)i64_min(grid.y, (rows * x->n_head + 7) / 8);
+    grid.y = (unsigned)i64_min(grid.y, i64_ceil_div(rows * x->n_head, MERGE_WARPS));
     merged_t out = {(float *)x->o, x->lse, x->m, x->top};
-    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 256, 0, "merge of split sums",
+    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 32 * MERGE_WARPS, 0, "merge of split sums",
                       p->merges + s.merge, x->n_head, part, out);
 }

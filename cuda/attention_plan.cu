@@ -132,7 +132,8 @@ static void slab_end(maker_t &m) {
 }
 
 static void add_item(maker_t &m, const run_t &r, int64_t t, int64_t n, int span, int n_span, int64_t out, int cost, int64_t place) {
-    ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, -1, out};
+    ditem_t it = {(int)(r.row + t), (int)n, (int)(r.index + t), span, n_span, -1, out, {}, {}, {}};
+    if (n_span) it.first = m.spans[(size_t)span];
     m.items.push_back(it);
     m.cost.push_back(cost);
     m.place.push_back(place);
@@ -176,12 +177,14 @@ static void tile_split(maker_t &m, const run_t &r, int first, int64_t t, int64_t
         m.items.insert(m.items.end(), moved.begin(), moved.end());
         s = &m.slabs.back();
     }
-    for (size_t i = 0; i < n_part; i++) {
-        m.items[item0 + i].merge = (int)m.merges.size();
-        m.items[item0 + i].out = s->part_rows + (int64_t)i * n;
-    }
     bool inside = n * (m.x->n_head / m.x->n_kv_head) * (int64_t)n_part <= m.inside;
     dmerge_t g = {out, s->part_rows, (int)n, (int)n_part, inside};
+    for (size_t i = 0; i < n_part; i++) {
+        ditem_t &it = m.items[item0 + i];
+        it.merge = (int)m.merges.size();
+        it.out = s->part_rows + (int64_t)i * n;
+        it.parts = g;
+    }
     m.merges.push_back(g);
     s->n_apart += !inside;
     s->part_rows += (int64_t)n_part * n;
@@ -311,11 +314,12 @@ static bool pool_map(CUtensorMap *map, const kv_pool_t &p, const void *base, con
     // A stride that is never used (one head, one layer) may be anything: give the engine one that it takes.
     uint64_t row = (uint64_t)p.row_stride * 2, head = p.head_stride ? (uint64_t)p.head_stride * 2 : row,
              layer = p.layer_stride ? (uint64_t)p.layer_stride * 2 : row;
-    uint64_t dims[4] = {(uint64_t)x->d_head, (uint64_t)p.n_row, (uint64_t)x->n_kv_head, MANY_LAYERS}, strides[3] = {row, head, layer};
-    uint32_t box[4] = {64, KEY_BLOCK, 1, 1};
+    const uint64_t halves = (uint64_t)x->d_head / 64; // a tile is 64 elements of every row, then the others: as the products want it
+    uint64_t dims[5] = {64, (uint64_t)p.n_row, halves, (uint64_t)x->n_kv_head, MANY_LAYERS}, strides[4] = {row, 128, head, layer};
+    uint32_t box[5] = {64, KEY_BLOCK, (uint32_t)halves, 1, 1};
     if (p.type != DT_BF16 || p.row_stride <= 0 || p.head_stride < 0 || p.layer_stride < 0) return false;
     if ((row | head | layer) % 16 || (uintptr_t)base % 16) return false;
-    return tensor_map_make(map, DT_BF16, base, 4, dims, strides, box);
+    return tensor_map_make(map, DT_BF16, base, 5, dims, strides, box);
 }
 
 status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok) {

@@ -1,9 +1,9 @@
 // The attention operator on Hopper: warpgroup matrix products, bulk tensor copies, a producer warp and two or three consumer warpgroups,
 // persistent blocks.
 //
-//   scheduler (1 thread)  takes the next item off the list, one ahead of the producer: its latency is never waited for
-//   producer (1 thread)   loads an item's queries, then the key blocks of its spans, K and V in the order of their use, into one ring of
-//                         stages
+//   scheduler (1 warp)    takes the next item off the list, one ahead of the producer: its latency is never waited for
+//   producer (1 thread)   loads the key blocks of an item's spans, K and V in the order of their use, into one ring of stages
+//   queries (1 thread)    loads an item's queries
 //   consumers             64 rows of the tile each. S = Q K^T of block n and O += P V of block n-1 are in flight while another consumer
 //                         does its exponentials; they take turns at the tensor cores (named barriers), so that these never idle. The
 //                         first block of the next item counts as block n, so that items follow each other without a gap
@@ -11,49 +11,13 @@
 // Who sees whom comes from the spans alone: an item's rows see [lo, hi) of a span, its key blocks run from lo of the first row to hi of the
 // last, and only blocks that reach outside [lo of the last row, hi of the first) of a warp's 16 rows are masked, element by element, in the
 // registers. Rows of V that no row of the tile sees are cleared in shared memory before use: they may hold anything, and 0 * NaN is NaN.
-#include <cuda.h>
-
 #include "at_rest.cuh"
 #include "attention_merge.cuh"
+#include "attention_sm90.cuh"
 #include "attention_tile.cuh"
-#include "hopper.cuh"
 
-enum { SHOWN = 4, SHOWN_SPANS = 4 };
 enum { BAR_TURN = 1, BAR_CLEAR = 4 }; // named barriers, one per consumer each
 enum { MERGE_INSIDE = 128 };          // partial rows that one block merges sooner than a launch of its own would
-
-struct sm90_args {
-    CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
-    const ditem_t *items;
-    const dspan_t *spans;
-    const CUtensorMap *maps;
-    int n_item, n_work, n_map, heads, n_head, n_kv, group, group_inv, q_bytes,
-        layer; // group_inv: m / group = m * group_inv >> 16 for rows of a tile
-    float scale, scale_log2;
-    void *o;
-    float *lse, *m, *top;
-    attn_part_t part;
-    const dmerge_t *merges;
-    unsigned *counter, *counts; // of the work list; of finished parts
-    uint64_t at_rest;           // bit p: pool p may be read before the kernels before have ended
-};
-
-// C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice. One when a call
-// has few rows ("thin"): it is bound by memory and by latencies, and a second consumer would multiply rows that are not there. Its
-// registers are bounded so that the next kernel's blocks find room beside it and wait there.
-template <int D, int C> struct shape_t {
-    static constexpr int HALVES = D / 64, STAGES = D == 128 ? 5 : 8, ROWS = 64 * C, THREADS = 128 * (C + 1);
-    static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K and V
-    static constexpr int Q_HALF = ROWS * 128, Q_BYTES = HALVES * Q_HALF;
-    static constexpr int SMEM = 2 * Q_BYTES + STAGES * TILE_BYTES + 1024; // and room to align
-    static constexpr int REGS_PRODUCER = C == 1 ? 96 : C == 2 ? 24 : 32, REGS_CONSUMER = C == 3 ? 160 : 240;
-    static constexpr int REGS_THREADS = C == 3 ? 512 : 384; // 65536 registers over so many at the start
-};
-struct shown_t { // what the scheduler tells the others about an item
-    ditem_t it;
-    int head; // -1: no more work
-    dspan_t span[SHOWN_SPANS];
-};
 
 // ---- matrix products ------------------------------------------------------------------------------------------------
 template <int D, int C> __device__ __forceinline__ void product_qk(float (&s)[64], uint32_t q, uint32_t k) {
@@ -103,120 +67,7 @@ template <int D, int C> __device__ __forceinline__ void clear_rows(uint32_t v, i
     bar_sync(BAR_CLEAR + wg, 128);
 }
 
-// ---- roles ----------------------------------------------------------------------------------------------------------
-struct bars_t {
-    uint32_t q_full, q_empty, full, empty; // arrays of 8-byte barriers: two query tiles, the ring
-    uint32_t told, go;                     // an item is described in shown[]; the producer began an item
-};
-template <int STAGES> struct ring_t { // position in a ring of stages
-    int at = 0, phase = 0;
-    __device__ __forceinline__ void step() {
-        if (++at == STAGES) at = 0, phase ^= 1;
-    }
-};
-
-// Every block begins with the item of its own number and takes the following ones from a counter; the last taker sets that back to 0.
-__device__ __forceinline__ void schedule(const sm90_args &a, shown_t *shown, const bars_t &bar) {
-    ring_t<SHOWN> r;
-    for (unsigned w = blockIdx.x, n = (unsigned)a.n_work, turn = 0;; turn ^= 1) {
-        shown_t &sh = shown[r.at];
-        if (w < n) {
-            // `heads` K/V heads at a time, so that what the items share stays in the L2 cache.
-            unsigned side = (unsigned)(a.n_item * a.heads), in = w % side;
-            const ditem_t it = a.items[in / (unsigned)a.heads];
-            sh.it = it;
-            sh.head = (int)(w / side * (unsigned)a.heads + in % (unsigned)a.heads);
-            for (int s = 0; s < SHOWN_SPANS && s < it.n_span; s++) sh.span[s] = a.spans[it.span + s];
-        } else {
-            sh.head = -1;
-        }
-        mbar_arrive(bar.told + 8 * r.at);
-        if (w >= n) return;
-        r.step();
-        pdl_wait(); // the counter: of the launch before until here
-        pdl_go();   // in this order, see at_rest.cuh
-        mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
-        w = gridDim.x + atomicInc(a.counter, n - 1);
-    }
-}
-
-template <int D, int C>
-__device__ __forceinline__ void load_tile(uint32_t kv, const bars_t &bar, ring_t<shape_t<D, C>::STAGES> &r, const CUtensorMap *map, int row,
-                                          int head, int layer) {
-    mbar_wait(bar.empty + 8 * r.at, r.phase ^ 1);
-    uint32_t full = bar.full + 8 * r.at, dst = kv + r.at * shape_t<D, C>::TILE_BYTES;
-    mbar_expect(full, shape_t<D, C>::TILE_BYTES);
-#pragma unroll
-    for (int h = 0; h < shape_t<D, C>::HALVES; h++) tma_load_4d(dst + h * shape_t<D, C>::HALF_BYTES, map, full, h * 64, row, head, layer);
-    r.step();
-}
-
-// Is everything that an item reads but its queries at rest?
-__device__ __forceinline__ bool item_at_rest(const sm90_args &a, const shown_t &sh) {
-    bool all = sh.it.n_span <= SHOWN_SPANS;
-    for (int s = 0; s < SHOWN_SPANS && s < sh.it.n_span; s++) all = all && sh.span[s].pool < 64 && (a.at_rest >> sh.span[s].pool & 1);
-    return all;
-}
-
-template <int D, int C>
-__device__ __forceinline__ void produce(const sm90_args &a, const shown_t *shown, uint32_t q, uint32_t kv, const bars_t &bar) {
-    ring_t<2> qr;
-    ring_t<SHOWN> tr;
-    ring_t<shape_t<D, C>::STAGES> r;
-    int v_row = 0, v_head = 0;
-    const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next, be it the next item's: that is the order of use
-    for (bool begun = false;; begun = true) {
-        mbar_wait(bar.q_empty + 8 * qr.at, qr.phase ^ 1);
-        mbar_wait(bar.told + 8 * tr.at, tr.phase);
-        const shown_t &sh = shown[tr.at];
-        int head = sh.head, n_span = sh.it.n_span;
-        bool empty = true;
-        if (head < 0) {
-            if (vmap) load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
-            mbar_arrive(bar.q_full + 8 * qr.at);
-            return;
-        }
-        mbar_arrive(bar.go);
-        const uint32_t q_to = q + qr.at * shape_t<D, C>::Q_BYTES, q_full = bar.q_full + 8 * qr.at;
-        auto ask_queries = [&] {
-            if (C == 1) pdl_wait();
-            mbar_expect(q_full, a.q_bytes);
-#pragma unroll
-            for (int h = 0; h < shape_t<D, C>::HALVES; h++)
-                tma_load_3d(q_to + h * shape_t<D, C>::Q_HALF, &a.q_map, q_full, h * 64, head * a.group, sh.it.row);
-        };
-        // A thin kernel's first item: K and V at rest fill the ring while the kernels before end, of which the last one makes the queries.
-        int early = C == 1 && !begun && item_at_rest(a, sh) ? shape_t<D, C>::STAGES + 1 : 0;
-        auto load = [&](const CUtensorMap *map, int row, int pool_head) {
-            if (early && --early == 0) ask_queries();
-            load_tile<D, C>(kv, bar, r, map, row, pool_head, a.layer);
-        };
-        if (!early) ask_queries();
-        qr.step();
-        tr.step();
-        for (int s = 0; s < n_span; s++) {
-            const dspan_t *sp = s < SHOWN_SPANS ? &sh.span[s] : &a.spans[sh.it.span + s];
-            int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
-            if (lo >= hi || (sp->only && sp->only != head + 1)) continue;
-            const int pool_head = sp->only ? 0 : head; // such a pool has no other
-            const CUtensorMap *kmap = a.maps + 2 * pool;
-            for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
-                load(kmap, kb, pool_head);
-                if (vmap) load(vmap, v_row, v_head);
-                vmap = kmap + 1;
-                v_row = kb;
-                v_head = pool_head;
-                empty = false;
-            }
-        }
-        if (early) ask_queries();
-        if ((C == 1 || empty) && vmap) { // thin consumers overlap items with nothing, others do not overlap them with one without keys
-            load_tile<D, C>(kv, bar, r, vmap, v_row, v_head, a.layer);
-            vmap = NULL;
-        }
-    }
-}
-
+// ---- consumers ------------------------------------------------------------------------------------------------------
 // How many rows a thin kernel's item has from this warp's first on: fewer than 16, or none (then <= 0), where the tile is not full.
 __device__ __forceinline__ int rows_of_warp(const sm90_args &a, const ditem_t &it) { return it.n * a.group - (int)(threadIdx.x / 32 % 4) * 16; }
 
@@ -285,11 +136,9 @@ __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &i
 }
 
 // The consumer's part of an item is written; whoever finishes the last part of a merge that is to be done here does it.
-template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a, const ditem_t &it, int head) {
-    __shared__ int last;
-    if (it.merge < 0) return;
-    const dmerge_t g = a.merges[it.merge];
-    if (!g.inside) return;
+template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a, const ditem_t &it, int head, volatile int &last, float (&v)[64]) {
+    const dmerge_t &g = it.parts;
+    if (it.merge < 0 || !g.inside) return;
     bar_sync(BAR_CLEAR, 128);
     if (threadIdx.x == 128) { // what the others wrote before the barrier goes with this one's release
         unsigned *count = a.counts + it.merge * a.n_kv + head, before;
@@ -302,7 +151,7 @@ template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a,
     merged_t out = {(float *)a.o, a.lse, a.m, a.top};
     for (int i = (int)threadIdx.x / 32 - 4; i < g.n * a.group; i += 4) {
         int t = i * a.group_inv >> 16, h = head * a.group + (i - t * a.group);
-        merge_pair<D>(a.part, (g.part + t) * a.n_head + h, (int64_t)g.n * a.n_head, g.n_part, (g.out + t) * a.n_head + h, out);
+        merge_pair<D>(a.part, (g.part + t) * a.n_head + h, (int64_t)g.n * a.n_head, g.n_part, (g.out + t) * a.n_head + h, out, v);
     }
 }
 
@@ -311,8 +160,10 @@ __device__ __forceinline__ void release(uint32_t empty, int at) {
 }
 
 template <int D, int C, bool F32, bool STATS>
-__device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown, uint32_t q0, uint32_t kv, const bars_t &bar, int wg) {
+__device__ __forceinline__ void consume(const sm90_args &a, smem_t<D, C> &sm, const bars_t &bar, int wg) {
     using shape = shape_t<D, C>;
+    const auto *shown = sm.items;
+    const uint32_t q0 = smem_addr(sm.q), kv = smem_addr(sm.kv);
     constexpr int TILE = shape::TILE_BYTES;
     constexpr bool ALONE = C == 1 && STATS; // statistics beside a product want more registers than there are
     const int m0 = wg * 64 + (threadIdx.x / 32 % 4) * 16 + (threadIdx.x & 31) / 4, t0 = m0 * a.group_inv >> 16,
@@ -328,9 +179,9 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
     // Waits for the item at (q, t) and goes to its first key block; false: it has none, or there are no more items.
     auto open = [&](const ring_t<2> &q, const ring_t<SHOWN> &t) {
         mbar_wait(bar.q_full + 8 * q.at, q.phase);
-        const shown_t &sh = shown[t.at];
-        w.near_by = sh.span;
-        w.n_near = SHOWN_SPANS;
+        const auto &sh = shown[t.at];
+        w.near_by = sh.spans();
+        w.n_near = shape::SPANS;
         w.far = a.spans + sh.it.span;
         w.begin(sh.it, sh.head, t0, t1);
         return sh.head >= 0 && w.next();
@@ -357,16 +208,17 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
     if (C == 1) pdl_wait();                              // before anything is written
     if (C > 1 && wg == C - 1) bar_arrive(BAR_TURN, 256); // consumer 0 begins
     auto write = [&] {
-        const shown_t &sh = shown[tr.at];
+        const auto &sh = shown[tr.at];
         write_out<D, C, F32, STATS>(a, sh.it, sh.head, wg, q0 + qr.at * shape::Q_BYTES, o, row);
-        if constexpr (C == 1 && F32) finish_part<D>(a, sh.it, sh.head);
     };
-    for (;;) {
+    auto finish = [&] {
+        if constexpr (C == 1 && F32) finish_part<D>(a, shown[tr.at].it, shown[tr.at].head, sm.last, s);
+        close();
+    };
+    for (;; finish()) {
         if (!open(qr, tr)) {
             if (shown[tr.at].head < 0) return;
             write_empty<D, F32, STATS>(a, shown[tr.at].it, shown[tr.at].head, (int)threadIdx.x - 128, 128 * C);
-            if constexpr (C == 1 && F32) finish_part<D>(a, shown[tr.at].it, shown[tr.at].head);
-            close();
             continue;
         }
         float alpha0, alpha1;
@@ -437,7 +289,6 @@ __device__ __forceinline__ void consume(const sm90_args &a, const shown_t *shown
         product_pv<D, C>(o, p, kv + r.at * TILE, first, v_halves);
         products_end();
         write();
-        close();
     }
 }
 
@@ -446,11 +297,10 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
     using shape = shape_t<D, C>;
     constexpr int STAGES = shape::STAGES;
-    extern __shared__ char smem[];
-    __shared__ __align__(8) uint64_t bars[5 + SHOWN + 2 * STAGES];
-    __shared__ shown_t shown[SHOWN];
-    uint32_t q = (smem_addr(smem) + 1023) & ~1023u, kv = q + 2 * shape::Q_BYTES, b0 = smem_addr(bars);
-    bars_t bar = {b0, b0 + 16, b0 + 32, b0 + 32 + 8 * STAGES, b0 + 32 + 16 * STAGES, b0 + 32 + 16 * STAGES + 8 * SHOWN};
+    extern __shared__ __align__(1024) char smem[];
+    smem_t<D, C> &sm = *(smem_t<D, C> *)smem;
+    if (smem_addr(smem) & 1023) __trap(); // nothing else is in shared memory, so it is
+    bars_t bar = {smem_addr(sm.q_full), smem_addr(sm.q_empty), smem_addr(sm.full), smem_addr(sm.empty), smem_addr(sm.told), smem_addr(&sm.go)};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbar_init(bar.q_full + 8 * i, 1);
@@ -464,6 +314,14 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
         mbar_init(bar.go, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
+    // Work list and maps come by copies, which no kernel overlaps, so they need not wait. The maps may have been written since this
+    // multiprocessor last used them; once is enough, it is slow.
+    if (threadIdx.x / 32 == 1) show(a, blockIdx.x, sm.items[0]);
+    if (threadIdx.x < 32)
+        for (int i = (int)threadIdx.x; i < a.n_map; i += 32) {
+            tma_map_acquire(a.maps + i);
+            if (C == 1) tma_map_fetch(a.maps + i);
+        }
     if (C > 1) {
         pdl_wait(); // thin: every role waits where it must
         pdl_go();   // in this order, see at_rest.cuh
@@ -472,15 +330,12 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::REGS_PRODUCER));
-        if (threadIdx.x < 32) { // the maps may have been written since this multiprocessor last used them; once is enough, it is slow
-            for (int i = (int)threadIdx.x; i < a.n_map; i += 32) tma_map_acquire(a.maps + i);
-            __syncwarp();
-        }
-        if (threadIdx.x == 0) produce<D, C>(a, shown, q, kv, bar);
-        if (threadIdx.x == 32) schedule(a, shown, bar);
+        if (threadIdx.x == 0) produce<D, C>(a, sm.items, smem_addr(sm.kv), bar);
+        if (threadIdx.x / 32 == 1) schedule(a, sm.items, bar);
+        if (threadIdx.x == 64) load_queries<D, C>(a, sm.items, smem_addr(sm.q), bar);
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(shape::REGS_CONSUMER));
-        consume<D, C, F32, STATS>(a, shown, q, kv, bar, wg - 1);
+        consume<D, C, F32, STATS>(a, sm, bar, wg - 1);
     }
 #else
     (void)a;
@@ -504,13 +359,13 @@ bool attention_sm90_built(cuda_backend_t *b) {
 
 template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
     using shape = shape_t<D, C>;
+    constexpr int SMEM = (int)sizeof(smem_t<D, C>);
+    auto kernel = attention_sm90_kernel<D, C, F32, STATS>;
     static bool ready; // per kernel; one device per process
-    if (!ready)
-        CUDA_TRY(cudaFuncSetAttribute(attention_sm90_kernel<D, C, F32, STATS>, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::SMEM));
+    if (!ready) CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
-    return pdl_launch(b, attention_sm90_kernel<D, C, F32, STATS>, dim3((unsigned)grid), shape::THREADS, shape::SMEM, "attention (wgmma)",
-                      a);
+    return pdl_launch(b, kernel, dim3((unsigned)grid), shape::THREADS, SMEM, "attention (wgmma)", a);
 }
 // Consumers for a call: statistics need registers, so two then.
 #ifndef SM90_CONSUMERS_64
@@ -576,7 +431,6 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     a.top = x->top;
     a.counter = b->counter + COUNT_ATTENTION;
     a.counts = plan->counts;
-    a.merges = plan->merges;
     a.at_rest = consumers == 1 ? pools_at_rest(b, x) : 0;
     a.spans = plan->spans;
     ST_TRY(attn_part_alloc(b, x, plan, &a.part));

@@ -174,61 +174,83 @@ status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *po
 }
 
 // ---- qkv: bias, norms, rotation, rows into their pools --------------------------------------------------------------
-// One thread block per row, one warp per head in turn. The head waits in shared memory so that pairs (j, j + d_rot/2) can meet.
+// A thread block per row, one warp per head in turn; of few rows several blocks, so that every head has a warp of its own. The head waits in
+// shared memory so that pairs (j, j + d_rot/2) can meet. Whatever a head reads is asked for at once: one latency, not one for each value.
 enum { QKV_WARPS = 8, QKV_MAX_D = 256 };
 
-template <class T> __global__ void qkv_kernel(qkv_args_t a) {
-    __shared__ float head[QKV_WARPS][QKV_MAX_D];
+// Where the row's K and V go: runs and pools come by copies, which no kernel overlaps.
+struct qkv_place_t {
+    kv_pool_t pool;
+    int64_t at; // element of K/V head 0
+    bool kept;
+};
+static __device__ __forceinline__ qkv_place_t qkv_place(const qkv_args_t &a, int64_t row) {
     __shared__ int run_at;
-    int64_t row = blockIdx.x;
-    int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2;
     if (threadIdx.x == 0) run_at = -1;
-    pdl_go();
-    pdl_wait();
     __syncthreads();
     for (int r = threadIdx.x; r < a.n_run; r += blockDim.x)
         if (row >= a.runs[r].row && row < a.runs[r].row + a.runs[r].n) run_at = r;
     __syncthreads();
-    int pool = run_at < 0 ? -1 : a.runs[run_at].pool, n_all = a.n_head + 2 * a.n_kv_head;
+    qkv_place_t p;
+    p.kept = run_at >= 0 && a.runs[run_at].pool >= 0;
+    if (!p.kept) return p;
+    const run_t &run = a.runs[run_at];
+    p.pool = a.pools[run.pool];
+    p.at = a.layer * p.pool.layer_stride + (run.index + row - run.row) * p.pool.row_stride;
+    return p;
+}
+
+// A lane has elements lane + 32 e of a head, e < E.
+template <class T, int E> __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(qkv_args_t a) {
+    __shared__ float head[QKV_WARPS][32 * E];
+    pdl_go();
+    int64_t row = blockIdx.x;
+    int lane = threadIdx.x & 31, d = a.d_head, half = a.d_rot / 2, n_all = a.n_head + 2 * a.n_kv_head;
+    const qkv_place_t place = qkv_place(a, row);
     float *x = head[threadIdx.x >> 5];
     const float *cs = a.cos_sin + row * a.d_rot;
-    for (int h = threadIdx.x >> 5; h < n_all; h += QKV_WARPS) {
-        bool is_q = h < a.n_head, is_k = !is_q && h < a.n_head + a.n_kv_head;
-        if (!is_q && pool < 0) continue;
-        const float *from = a.qkv + (row * n_all + h) * d;
-        float s = 0;
-        for (int j = lane; j < d; j += 32) {
-            float v = a.bias ? __fadd_rn(from[j], a.bias[h * d + j]) : from[j];
-            x[j] = v;
-            s += v * v;
+    pdl_wait();
+    for (int h = (int)(blockIdx.y * QKV_WARPS + (threadIdx.x >> 5)); h < n_all; h += (int)gridDim.y * QKV_WARPS) {
+        bool is_q = h < a.n_head, is_k = !is_q && h < a.n_head + a.n_kv_head, turns = is_q || is_k;
+        if (!is_q && !place.kept) continue;
+        const float *from = a.qkv + (row * n_all + h) * d, *w = is_q ? a.q_norm : is_k ? a.k_norm : NULL;
+        float v[E], c[E], sn[E], s = 0;
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            int j = lane + 32 * e, pair = j < half ? j : j - half;
+            v[e] = j < d ? from[j] : 0.f;
+            c[e] = turns && j < 2 * half ? cs[pair] : 0.f;
+            sn[e] = turns && j < 2 * half ? cs[half + pair] : 0.f;
         }
-        const float *w = is_q ? a.q_norm : is_k ? a.k_norm : NULL;
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            int j = lane + 32 * e;
+            if (j < d && a.bias) v[e] = __fadd_rn(v[e], a.bias[h * d + j]);
+            s += v[e] * v[e];
+        }
         float r = w ? rsqrtf(warp_sum(s) / (float)d + a.norm_eps) : 1.f;
-        if (w)
-            for (int j = lane; j < d; j += 32) x[j] = w[j] * (x[j] * r);
-        __syncwarp();
-        T *q = NULL;
-        void *to = NULL;
-        bool to_f32_pool = false;
-        if (is_q)
-            q = (T *)a.q + (row * a.n_head + h) * d;
-        else {
-            const kv_pool_t &p = a.pools[pool];
-            int kv = h - a.n_head - (is_k ? 0 : a.n_kv_head);
-            int64_t at = a.layer * p.layer_stride + kv * p.head_stride + (a.runs[run_at].index + row - a.runs[run_at].row) * p.row_stride;
-            to_f32_pool = p.type == DT_F32;
-            to = (char *)(is_k ? p.k : p.v) + at * (to_f32_pool ? 4 : 2);
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            int j = lane + 32 * e;
+            if (j < d && w) v[e] = w[j] * (v[e] * r);
+            if (j < d) x[j] = v[e];
         }
-        for (int j = lane; j < d; j += 32) {
-            float v = x[j];
-            if ((is_q || is_k) && j < 2 * half)
-                v = j < half ? turn_low(v, x[j + half], cs[j], cs[half + j]) : turn_high(x[j - half], v, cs[j - half], cs[j]);
-            if (q)
-                q[j] = from_f32<T>(v);
-            else if (to_f32_pool)
-                ((float *)to)[j] = v;
+        __syncwarp();
+        const kv_pool_t &p = place.pool;
+        int64_t at = place.at + (h - a.n_head - (is_k ? 0 : a.n_kv_head)) * p.head_stride;
+        void *to = is_k ? p.k : p.v;
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            int j = lane + 32 * e;
+            float y = v[e];
+            if (j >= d) break;
+            if (turns && j < 2 * half) y = j < half ? turn_low(y, x[j + half], c[e], sn[e]) : turn_high(x[j - half], y, c[e], sn[e]);
+            if (is_q)
+                ((T *)a.q)[(row * a.n_head + h) * d + j] = from_f32<T>(y);
+            else if (p.type == DT_F32)
+                ((float *)to)[at + j] = y;
             else
-                ((bf16 *)to)[j] = __float2bfloat16_rn(v);
+                ((bf16 *)to)[at + j] = __float2bfloat16_rn(y);
         }
         __syncwarp();
     }
@@ -241,7 +263,11 @@ status_t qkv_cuda(backend_t *bb, const qkv_args_t *x) {
         return status_fail(ST_FAIL, "qkv: heads of %d elements, the GPU backend takes up to %d; use --backend cpu", x->d_head, QKV_MAX_D);
     qkv_args_t a = *x;
     ST_TRY(cuda_upload_pass(b, x->pools, x->n_pool, x->runs, x->n_run, &a.pools, &a.runs));
-    ST_TRY(pdl_launch(b, b->base.act == DT_F32 ? qkv_kernel<float> : qkv_kernel<bf16>, dim3((unsigned)a.n_row), 32 * QKV_WARPS, 0, "qkv", a));
+    const int64_t turns = (x->n_head + 2 * x->n_kv_head + QKV_WARPS - 1) / QKV_WARPS, fill = i64_max(1, 2 * b->n_sm / x->n_row);
+    dim3 grid((unsigned)a.n_row, (unsigned)i64_min(turns, fill));
+    auto kernel = x->d_head <= 128 ? (b->base.act == DT_F32 ? qkv_kernel<float, 4> : qkv_kernel<bf16, 4>)
+                                   : (b->base.act == DT_F32 ? qkv_kernel<float, QKV_MAX_D / 32> : qkv_kernel<bf16, QKV_MAX_D / 32>);
+    ST_TRY(pdl_launch(b, kernel, grid, 32 * QKV_WARPS, 0, "qkv", a));
     note_fresh(b, x);
     return ST_OK;
 }

@@ -11,7 +11,7 @@ static const int64_t LIMIT_32 = (int64_t)1 << 30;
 static const size_t PART_BYTES = (size_t)512 << 20; // scratch for partial results of one slab
 
 struct cached_t {
-    std::vector<char> key;
+    std::vector<char> key, host; // host: tensor maps
     void *dev = NULL;
     size_t dev_bytes = 0;
     uint64_t used = 0;
@@ -322,7 +322,7 @@ static bool pool_map(CUtensorMap *map, const kv_pool_t &p, const void *base, con
     return tensor_map_make(map, DT_BF16, base, 5, dims, strides, box);
 }
 
-status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok) {
+status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, const void **host, bool *ok) {
     try {
         if (!b->attn) b->attn = new attn_cache;
         std::vector<char> key;
@@ -340,9 +340,11 @@ status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bo
                       pool_map(&maps[(size_t)p * 2 + 1], x->pools[p], x->pools[p].v, x);
             }
             if (!*ok) return ST_OK;
-            ST_TRY(cache_fill(b, c, key, maps.data(), maps.size() * sizeof(CUtensorMap)));
+            c->host.assign((const char *)maps.data(), (const char *)(maps.data() + maps.size()));
+            ST_TRY(cache_fill(b, c, key, c->host.data(), c->host.size()));
         }
         *out = c->dev;
+        *host = c->host.data();
         return ST_OK;
     } catch (const std::bad_alloc &) {
         return status_fail(ST_FAIL, "no memory for the tensor maps of %d pools; use smaller batches", x->n_pool);

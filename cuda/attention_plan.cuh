@@ -54,8 +54,9 @@ typedef struct {
 // *ok = false: the call does not fit the fast kernels (sizes beyond 32 bits). Merges of up to `inside` partial rows of a K/V head (rows x
 // query heads x parts) are left to the kernel that makes the parts.
 status_t attn_plan(cuda_backend_t *b, const attn_args_t *x, int tile_rows, int64_t inside, const attn_plan_t **out, bool *ok);
-// Tensor maps of the pools (K of pool p at 2p, V at 2p + 1) on the device; *ok = false when a pool does not suit the copy engine.
-status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, bool *ok);
+// Tensor maps of the pools (K of pool p at 2p, V at 2p + 1) on the device, and the same on the host until the next call; *ok = false when a
+// pool does not suit the copy engine.
+status_t attn_maps(cuda_backend_t *b, const attn_args_t *x, const void **out, const void **host, bool *ok);
 // Boxes whose rows are 128 bytes (or 64), swizzled over as many. rank - 1 strides, in bytes.
 bool tensor_map_make(void *map, dtype_t type, const void *base, int rank, const uint64_t *dims, const uint64_t *strides,
                      const uint32_t *box);

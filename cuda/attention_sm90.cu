@@ -136,7 +136,8 @@ __device__ __forceinline__ void write_empty(const sm90_args &a, const ditem_t &i
 }
 
 // The consumer's part of an item is written; whoever finishes the last part of a merge that is to be done here does it.
-template <int D> __device__ __forceinline__ void finish_part(const sm90_args &a, const ditem_t &it, int head, volatile int &last, float (&v)[64]) {
+template <int D>
+__device__ __forceinline__ void finish_part(const sm90_args &a, const ditem_t &it, int head, volatile int &last, float (&v)[64]) {
     const dmerge_t &g = it.parts;
     if (it.merge < 0 || !g.inside) return;
     bar_sync(BAR_CLEAR, 128);
@@ -293,7 +294,8 @@ __device__ __forceinline__ void consume(const sm90_args &a, smem_t<D, C> &sm, co
 }
 
 template <int D, int C, bool F32, bool STATS>
-__global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a) {
+__global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a,
+                          const __grid_constant__ near_maps_t<C> near) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
     using shape = shape_t<D, C>;
     constexpr int STAGES = shape::STAGES;
@@ -314,13 +316,15 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
         mbar_init(bar.go, 1);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    // Work list and maps come by copies, which no kernel overlaps, so they need not wait. The maps may have been written since this
+    // Work list and maps come by copies, which no kernel overlaps, so they need not wait. Maps in memory may have been written since this
     // multiprocessor last used them; once is enough, it is slow.
+    const bool is_near = C == 1 && a.n_map <= 2 * NEAR_POOLS;
+    const CUtensorMap *maps = is_near ? near.of : a.maps;
     if (threadIdx.x / 32 == 1) show(a, blockIdx.x, sm.items[0]);
     if (threadIdx.x < 32)
         for (int i = (int)threadIdx.x; i < a.n_map; i += 32) {
-            tma_map_acquire(a.maps + i);
-            if (C == 1) tma_map_fetch(a.maps + i);
+            if (!is_near) tma_map_acquire(maps + i);
+            if (C == 1) tma_map_fetch(maps + i);
         }
     if (C > 1) {
         pdl_wait(); // thin: every role waits where it must
@@ -330,7 +334,7 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
     int wg = (int)threadIdx.x / 128;
     if (wg == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(shape::REGS_PRODUCER));
-        if (threadIdx.x == 0) produce<D, C>(a, sm.items, smem_addr(sm.kv), bar);
+        if (threadIdx.x == 0) produce<D, C>(a, maps, sm.items, smem_addr(sm.kv), bar);
         if (threadIdx.x / 32 == 1) schedule(a, sm.items, bar);
         if (threadIdx.x == 64) load_queries<D, C>(a, sm.items, smem_addr(sm.q), bar);
     } else {
@@ -357,7 +361,7 @@ bool attention_sm90_built(cuda_backend_t *b) {
     return cudaStreamSynchronize(b->stream) == cudaSuccess && cudaGetLastError() == cudaSuccess && flag == 1;
 }
 
-template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a) {
+template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backend_t *b, const sm90_args &a, const void *host_maps) {
     using shape = shape_t<D, C>;
     constexpr int SMEM = (int)sizeof(smem_t<D, C>);
     auto kernel = attention_sm90_kernel<D, C, F32, STATS>;
@@ -365,7 +369,9 @@ template <int D, int C, bool F32, bool STATS> static status_t launch(cuda_backen
     if (!ready) CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SMEM));
     ready = true;
     int grid = a.n_work < b->n_sm ? a.n_work : b->n_sm;
-    return pdl_launch(b, kernel, dim3((unsigned)grid), shape::THREADS, SMEM, "attention (wgmma)", a);
+    near_maps_t<C> near;
+    if (C == 1 && a.n_map <= 2 * NEAR_POOLS) memcpy(near.of, host_maps, (size_t)a.n_map * sizeof near.of[0]);
+    return pdl_launch(b, kernel, dim3((unsigned)grid), shape::THREADS, SMEM, "attention (wgmma)", a, near);
 }
 // Consumers for a call: statistics need registers, so two then.
 #ifndef SM90_CONSUMERS_64
@@ -377,16 +383,16 @@ static int consumers_of(const attn_args_t *x) {
     if (x->o_type == DT_F32 && most <= 64 / group) return 1;
     return x->d_head == 64 && !x->m && !x->top ? SM90_CONSUMERS_64 : 2;
 }
-static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_args &a, bool thin) {
+static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_args &a, const void *host_maps, bool thin) {
     bool f32 = x->o_type == DT_F32, stats = x->m || x->top;
-    if (thin && x->d_head == 64) return stats ? launch<64, 1, true, true>(b, a) : launch<64, 1, true, false>(b, a);
-    if (thin) return stats ? launch<128, 1, true, true>(b, a) : launch<128, 1, true, false>(b, a);
+    if (thin && x->d_head == 64) return stats ? launch<64, 1, true, true>(b, a, host_maps) : launch<64, 1, true, false>(b, a, host_maps);
+    if (thin) return stats ? launch<128, 1, true, true>(b, a, host_maps) : launch<128, 1, true, false>(b, a, host_maps);
     if (x->d_head == 64) {
-        if (stats) return f32 ? launch<64, 2, true, true>(b, a) : launch<64, 2, false, true>(b, a);
-        return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a) : launch<64, SM90_CONSUMERS_64, false, false>(b, a);
+        if (stats) return f32 ? launch<64, 2, true, true>(b, a, host_maps) : launch<64, 2, false, true>(b, a, host_maps);
+        return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a, host_maps) : launch<64, SM90_CONSUMERS_64, false, false>(b, a, host_maps);
     }
-    if (stats) return f32 ? launch<128, 2, true, true>(b, a) : launch<128, 2, false, true>(b, a);
-    return f32 ? launch<128, 2, true, false>(b, a) : launch<128, 2, false, false>(b, a);
+    if (stats) return f32 ? launch<128, 2, true, true>(b, a, host_maps) : launch<128, 2, false, true>(b, a, host_maps);
+    return f32 ? launch<128, 2, true, false>(b, a, host_maps) : launch<128, 2, false, false>(b, a, host_maps);
 }
 
 // The most K/V heads (a divisor of their number) whose rows fill no more than part of the L2 cache.
@@ -402,6 +408,7 @@ static int heads_at_once(const cuda_backend_t *b, const attn_args_t *x) {
 
 status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     const attn_plan_t *plan;
+    const void *host_maps;
     int group = x->n_head / x->n_kv_head, consumers = consumers_of(x), rows = 64 * consumers / group;
     bool ok;
     sm90_args a;
@@ -409,7 +416,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
     if ((x->d_head != 64 && x->d_head != 128) || group > 64 || (uintptr_t)x->q % 16 || (uintptr_t)x->o % 16) return ST_OK;
     ST_TRY(attn_plan(b, x, rows, consumers == 1 ? MERGE_INSIDE : 0, &plan, &ok));
     if (!ok) return ST_OK;
-    ST_TRY(attn_maps(b, x, (const void **)&a.maps, &ok));
+    ST_TRY(attn_maps(b, x, (const void **)&a.maps, &host_maps, &ok));
     if (!ok) return ST_OK;
     uint64_t dims[3] = {(uint64_t)x->d_head, (uint64_t)x->n_head, (uint64_t)x->n_row};
     uint64_t strides[2] = {(uint64_t)x->d_head * 2, (uint64_t)x->d_head * 2 * (uint64_t)x->n_head};
@@ -439,7 +446,7 @@ status_t attention_sm90(cuda_backend_t *b, const attn_args_t *x, bool *done) {
         a.items = plan->items + plan->slab[s].item;
         a.n_item = plan->slab[s].n_item;
         a.n_work = a.n_item * x->n_kv_head;
-        ST_TRY(launch_any(b, x, a, consumers == 1));
+        ST_TRY(launch_any(b, x, a, host_maps, consumers == 1));
         all_at_rest(b);
         a.at_rest = 0; // of the first slab only: the next follows this very kernel
         ST_TRY(attn_merge_parts(b, x, plan, s, a.part));

@@ -9,7 +9,7 @@
 #include "common.cuh"
 #include "hopper.cuh"
 
-enum { SHOWN = 4 };
+enum { SHOWN = 4, NEAR_POOLS = 12 };
 
 struct sm90_args {
     CUtensorMap q_map; // 3D: element, head, row; box 64 x group x rows of a tile
@@ -24,6 +24,11 @@ struct sm90_args {
     attn_part_t part;
     unsigned *counter, *counts; // of the work list; of finished parts
     uint64_t at_rest;           // bit p: pool p may be read before the kernels before have ended
+};
+
+// Maps of a thin kernel's pools, where they are few: a launch brings them itself, and none can be an older one in the engine's cache.
+template <int C> struct near_maps_t {
+    CUtensorMap of[C == 1 ? 2 * NEAR_POOLS : 1];
 };
 
 // C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice. One when a call
@@ -66,11 +71,12 @@ template <int STAGES> struct ring_t { // position in a ring of stages
 // Work w of the list, told by a warp.
 template <int SPANS> __device__ __forceinline__ void show(const sm90_args &a, unsigned w, shown_t<SPANS> &sh) {
     unsigned lane = threadIdx.x & 31, n = (unsigned)a.n_work;
-    // `heads` K/V heads at a time, so that what the items share stays in the L2 cache.
-    unsigned side = (unsigned)(a.n_item * a.heads), in = w % side;
-    if (lane == 0) sh.head = w < n ? (int)(w / side * (unsigned)a.heads + in % (unsigned)a.heads) : -1;
+    // `heads` K/V heads at a time (of split sums all), so that what the items share stays in the L2 cache.
+    const unsigned heads = (unsigned)a.heads, side = (unsigned)a.n_item * heads, turn = SPANS == 1 ? 0 : w / side;
+    const unsigned in = w - turn * side, item = in / heads;
+    if (lane == 0) sh.head = w < n ? (int)(turn * heads + in - item * heads) : -1;
     if (w >= n) return;
-    const ditem_t *it = a.items + in / (unsigned)a.heads;
+    const ditem_t *it = a.items + item;
     if (lane < sizeof *it / 16) ((uint4 *)&sh.it)[lane] = ((const uint4 *)it)[lane];
     __syncwarp();
     const unsigned *from = (const unsigned *)(a.spans + sh.it.span + 1), n_word = (unsigned)(min(sh.it.n_span, SPANS) - 1) * sizeof(dspan_t) / 4;
@@ -141,7 +147,8 @@ __device__ __forceinline__ void load_queries(const sm90_args &a, const typename 
 }
 
 template <int D, int C>
-__device__ __forceinline__ void produce(const sm90_args &a, const typename smem_t<D, C>::shown *shown, uint32_t kv, const bars_t &bar) {
+__device__ __forceinline__ void produce(const sm90_args &a, const CUtensorMap *maps, const typename smem_t<D, C>::shown *shown, uint32_t kv,
+                                        const bars_t &bar) {
     constexpr int STAGES = shape_t<D, C>::STAGES, SPANS = shape_t<D, C>::SPANS;
     ring_t<SHOWN> tr;
     ring_t<STAGES> r;
@@ -174,7 +181,7 @@ __device__ __forceinline__ void produce(const sm90_args &a, const typename smem_
             int lo = dspan_lo(*sp, sh.it.index), hi = dspan_hi(*sp, sh.it.index + sh.it.n - 1), pool = sp->pool;
             if (lo >= hi || (sp->only && sp->only != head + 1)) continue;
             const int pool_head = sp->only ? 0 : head; // such a pool has no other
-            const CUtensorMap *kmap = a.maps + 2 * pool;
+            const CUtensorMap *kmap = maps + 2 * pool;
             for (int kb = lo & ~(KEY_BLOCK - 1); kb < hi; kb += KEY_BLOCK) {
                 load(kmap, kb, pool_head);
                 load_v();

@@ -156,11 +156,7 @@ void encoder_free(encoder_t *e) {
     mem_free(e->positions);
     mem_free(e->pools);
     mem_free(e->places);
-    mem_free(e->mean);
-    mem_free(e->unit);
-    mem_free(e->input);
-    mem_free(e->given);
-    mem_free(e->gists);
+    inputs_free(e);
     mem_free(e->shared);
     mem_free(e->shared_rows);
     mem_free(e->memory);

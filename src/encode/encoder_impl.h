@@ -31,8 +31,10 @@ struct encoder {
     int cap_shared;
     /* inputs of rows without tokens */
     float *mean, *unit; /* [d_model] the mean of all embeddings; [][d_model] embeddings to work with */
-    float *input;       /* [max_row][d_model] inputs of the pass's gist rows */
-    given_t *given;     /* [max_row] stretches of them */
+    float *input;       /* [][d_model] inputs of the pass's rows, n_input so far, that have their own */
+    int64_t n_input;
+    bool input_pinned;
+    given_t *given; /* [max_row] stretches of them */
     int n_given;
     gist_rows_t *gists; /* [max_row] stretches of gist rows of the pass */
     int n_gist;
@@ -69,6 +71,7 @@ status_t pass_emit(encoder_t *e, const int64_t *at, int64_t n_out, const float *
 
 /* inputs.c */
 status_t inputs_setup(encoder_t *e);
+void inputs_free(encoder_t *e);
 status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n); /* sink rows at .. of those without text */
 /* Inputs of gists from .. from+n-1 of a piece, whose rows in the pass begin at `row`. */
 status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n);

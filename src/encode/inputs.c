@@ -8,19 +8,52 @@
 
 enum { STRETCHES = 16 }; /* of a pass's gists, by threads; each has an embedding of its own to work with */
 
+static bool gist_spaced(const gist_spec_t *g) { return g->ratio && !g->at_end && !g->single; }
+
+/* Rows of a pass at most whose inputs are their own: behind r raw rows there is one of spaced gists. */
+static int64_t own_rows(const encoder_t *e) {
+    const gist_spec_t *g = &e->spec.gist;
+    bool alike = e->spec.gist_init == GIST_MEAN || e->spec.gist_init == GIST_TOKEN;
+    int64_t gists = !g->ratio || alike ? 0 : gist_spaced(g) ? e->spec.max_row / (g->ratio + 1) + 2 : e->spec.max_row;
+    return i64_max(gists, adapter_n_sink(model_adapter(e->model)) ? i64_min(e->spec.n_blank, e->spec.max_row) : 0);
+}
+
+/* Spaced gists are few in a pass, so that a device gets their inputs from memory that it need not stage. */
+static status_t input_alloc(encoder_t *e) {
+    size_t row = (size_t)e->config->d_model * sizeof *e->input;
+    e->input_pinned = gist_spaced(&e->spec.gist);
+    if (e->input_pinned) return e->be->ops->host_alloc(e->be, (size_t)own_rows(e) * row, "gist inputs", &e->input);
+    return mem_alloc(&e->input, (size_t)own_rows(e), row, "gist inputs");
+}
+
+void inputs_free(encoder_t *e) {
+    mem_free(e->mean);
+    mem_free(e->unit);
+    mem_free(e->given);
+    mem_free(e->gists);
+    if (e->input_pinned)
+        e->be->ops->host_free(e->be, e->input);
+    else
+        mem_free(e->input);
+}
+
 status_t inputs_setup(encoder_t *e) {
     size_t rows = (size_t)e->spec.max_row, d = (size_t)e->config->d_model;
     status_t st = mem_alloc(&e->mean, d, sizeof *e->mean, "the mean embedding");
     if (!st) st = mem_alloc(&e->unit, STRETCHES * d, sizeof *e->unit, "embeddings");
-    if (!st) st = mem_alloc(&e->input, rows * d, sizeof *e->input, "gist inputs");
+    if (!st) st = input_alloc(e);
     if (!st) st = mem_alloc(&e->given, rows, sizeof *e->given, "gist inputs");
     if (!st) st = mem_alloc(&e->gists, rows, sizeof *e->gists, "gist rows");
     bool mean = e->spec.gist_init == GIST_MEAN || (e->spec.gist_init != GIST_TOKEN && e->spec.n_blank);
     return st || !mean ? st : model_mean_embedding(e->model, e->mean);
 }
 
-static void give(encoder_t *e, int64_t row, int64_t n) {
-    e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->input + row * e->config->d_model};
+/* The inputs of n rows, to be written. */
+static float *give(encoder_t *e, int64_t row, int64_t n) {
+    float *input = e->input + e->n_input * e->config->d_model;
+    e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = input};
+    e->n_input += n;
+    return input;
 }
 
 static void give_mean(encoder_t *e, int64_t row, int64_t n) {
@@ -34,11 +67,11 @@ status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n) {
     if (own && at + n > adapter_n_sink(ad))
         return status_fail(ST_INPUT, "%s: has %lld sink rows, but %lld are wanted; use --sinks %lld", adapter_path(ad),
                            (long long)adapter_n_sink(ad), (long long)e->spec.n_blank, (long long)adapter_n_sink(ad));
+    float *input = n && own ? give(e, row, n) : NULL;
     for (int64_t i = 0; i < n; i++) {
         e->tokens[row + i] = token ? e->spec.gist_token : 0;
-        if (own) memcpy(e->input + (row + i) * d, adapter_sink(ad, at + i), (size_t)d * sizeof(float));
+        if (own) memcpy(input + i * d, adapter_sink(ad, at + i), (size_t)d * sizeof(float));
     }
-    if (n && own) give(e, row, n);
     if (n && !own && !token) give_mean(e, row, n);
     return ST_OK;
 }
@@ -74,13 +107,13 @@ status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, 
         give_mean(e, row, n);
         return ST_OK;
     }
+    float *input = give(e, row, n);
 #pragma omp parallel for schedule(static) if (n > STRETCHES) /* of the first pass a device waits for them */
     for (int64_t s = 0; s < STRETCHES; s++) {
         status_t st = ST_OK;
         for (int64_t g = n * s / STRETCHES; g < n * (s + 1) / STRETCHES && !st; g++)
-            st = gist_input(e, p, from + g, e->unit + s * d, e->input + (row + g) * d);
+            st = gist_input(e, p, from + g, e->unit + s * d, input + g * d);
         status_first(&failed, st);
     }
-    give(e, row, n);
     return status_first_tell(&failed);
 }

@@ -6,6 +6,7 @@ void pass_begin(encoder_t *e) {
     layout_clear(&e->layout);
     e->n_pool = FIRST_POOL;
     e->n_given = e->n_gist = 0;
+    e->n_input = 0;
     e->n_out = e->n_hidden = 0;
     e->pools[SINK_POOL] = *encoder_sink_seen(e);
 }

@@ -58,6 +58,20 @@ static status_t sync_cuda(backend_t *bb) {
     return ST_OK;
 }
 
+// Wider strides than a copy of rows takes go stretch by stretch.
+static status_t rows_copy(void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n, cudaMemcpyKind kind,
+                          cudaStream_t stream) {
+    bool together = n > 1 && dst_stride <= INT32_MAX && src_stride <= INT32_MAX;
+    if (!bytes || !n) return ST_OK;
+    if (together) CUDA_TRY(cudaMemcpy2DAsync(dst, dst_stride, src, src_stride, bytes, (size_t)n, kind, stream));
+    for (int64_t i = 0; i < n && !together; i++)
+        CUDA_TRY(cudaMemcpyAsync((char *)dst + i * dst_stride, (const char *)src + i * src_stride, bytes, kind, stream));
+    return ST_OK;
+}
+static status_t copy_rows_cuda(backend_t *bb, void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n) {
+    return rows_copy(dst, dst_stride, src, src_stride, bytes, n, cudaMemcpyDefault, cuda_of(bb)->stream);
+}
+
 // ---- copies beside the operations -----------------------------------------------------------------------------------
 // Large memory is made of large pages by all threads and pinned then, ten times as fast as cudaMallocHost makes it.
 static status_t host_large(size_t bytes, const char *what, void **out) {
@@ -91,16 +105,13 @@ static status_t copy_start(cuda_backend_t *b, void *dst, const void *src, size_t
                            int64_t *ticket) {
     CUDA_TRY(cudaEventRecord(b->issued, b->stream));
     CUDA_TRY(cudaStreamWaitEvent(b->copies, b->issued, 0));
-    bool together = n > 1 && stride <= INT32_MAX; // the widest that a copy of rows takes
-    if (bytes && together) CUDA_TRY(cudaMemcpy2DAsync(dst, stride, src, stride, bytes, (size_t)n, kind, b->copies));
-    for (int64_t i = 0; i < n && bytes && !together; i++)
-        CUDA_TRY(cudaMemcpyAsync((char *)dst + i * stride, (const char *)src + i * stride, bytes, kind, b->copies));
+    ST_TRY(rows_copy(dst, stride, src, stride, bytes, n, kind, b->copies));
     *ticket = ++b->ticket;
     CUDA_TRY(cudaEventRecord(b->copied[*ticket % N_TICKET], b->copies));
     return ST_OK;
 }
 static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    return copy_start(cuda_of(bb), dst, src, bytes, 0, 1, cudaMemcpyDeviceToHost, ticket);
+    return copy_start(cuda_of(bb), dst, src, bytes, bytes, 1, cudaMemcpyDeviceToHost, ticket);
 }
 static status_t copy_out_rows_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket) {
     return copy_start(cuda_of(bb), dst, src, bytes, stride, n, cudaMemcpyDeviceToHost, ticket);
@@ -110,7 +121,7 @@ static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event 
     return ST_OK;
 }
 static status_t copy_in_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
-    return copy_start(cuda_of(bb), dst, src, bytes, 0, 1, cudaMemcpyHostToDevice, ticket);
+    return copy_start(cuda_of(bb), dst, src, bytes, bytes, 1, cudaMemcpyHostToDevice, ticket);
 }
 static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
     if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
@@ -246,7 +257,7 @@ static void leave_cuda(backend_t *bb, int n) {
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
+    "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, copy_rows_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
     copy_out_wait_cuda, copy_out_rows_start_cuda, copy_in_start_cuda, copy_in_wait_cuda,
     mark_cuda, mark_seconds_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
     linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,

@@ -116,6 +116,9 @@ typedef struct {
     status_t (*copy_in)(backend_t *, void *dst /*[B]*/, const void *src, size_t bytes);
     status_t (*copy_out)(backend_t *, void *dst, const void *src /*[B]*/, size_t bytes); /* waits */
     status_t (*sync)(backend_t *);
+    /* n stretches of so many bytes inside backend memory, or host_alloc's, in the order of operations; they begin so many bytes apart. */
+    status_t (*copy_rows)(backend_t *, void *dst /*[B]*/, size_t dst_stride, const void *src /*[B]*/, size_t src_stride, size_t bytes,
+                          int64_t n);
     /* Host memory that a device copies from and to without staging (pinned); ordinary memory on a CPU. host_free takes NULL. */
     status_t (*host_alloc)(backend_t *, size_t bytes, const char *what, void *out_pp);
     void (*host_free)(backend_t *, void *p);

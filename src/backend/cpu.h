@@ -19,6 +19,7 @@ status_t cpu_alloc(backend_t *be, size_t bytes, const char *what, void *out_pp);
 void cpu_free(backend_t *be, void *p);
 status_t cpu_copy(backend_t *be, void *dst, const void *src, size_t bytes);
 status_t cpu_sync(backend_t *be);
+status_t cpu_copy_rows(backend_t *be, void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n);
 status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket);
 status_t cpu_copy_rows_start(backend_t *be, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket);
 status_t cpu_copy_wait(backend_t *be, int64_t ticket);
@@ -37,11 +38,11 @@ status_t cpu_ceilings(backend_t *be, double *flops, double *bytes);
 
 /* What stands in the tables of both. */
 #define CPU_SHARED_OPS                                                                                                                     \
-    .alloc = cpu_alloc, .free = cpu_free, .copy_in = cpu_copy, .copy_out = cpu_copy, .sync = cpu_sync, .host_alloc = cpu_alloc,            \
-    .host_free = cpu_free, .copy_out_start = cpu_copy_start, .copy_out_wait = cpu_copy_wait, .copy_out_rows_start = cpu_copy_rows_start,   \
-    .copy_in_start = cpu_copy_start, .copy_in_wait = cpu_copy_wait, .mark = cpu_mark, .mark_seconds = cpu_mark_seconds,                    \
-    .memory_left = cpu_memory_left, .linear_glu = cpu_linear_glu, .linear_qkv = cpu_linear_qkv, .rope = cpu_rope, .fill = cpu_fill,        \
-    .leave = cpu_leave, .ceilings = cpu_ceilings
+    .alloc = cpu_alloc, .free = cpu_free, .copy_in = cpu_copy, .copy_out = cpu_copy, .sync = cpu_sync, .copy_rows = cpu_copy_rows,         \
+    .host_alloc = cpu_alloc, .host_free = cpu_free, .copy_out_start = cpu_copy_start, .copy_out_wait = cpu_copy_wait,                      \
+    .copy_out_rows_start = cpu_copy_rows_start, .copy_in_start = cpu_copy_start, .copy_in_wait = cpu_copy_wait, .mark = cpu_mark,          \
+    .mark_seconds = cpu_mark_seconds, .memory_left = cpu_memory_left, .linear_glu = cpu_linear_glu, .linear_qkv = cpu_linear_qkv,          \
+    .rope = cpu_rope, .fill = cpu_fill, .leave = cpu_leave, .ceilings = cpu_ceilings
 
 /* The fast backend. */
 typedef struct {

@@ -44,6 +44,11 @@ status_t cpu_sync(backend_t *be) {
     return ST_OK;
 }
 
+status_t cpu_copy_rows(backend_t *be, void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n) {
+    for (int64_t i = 0; i < n; i++) cpu_copy(be, (char *)dst + (size_t)i * dst_stride, (const char *)src + (size_t)i * src_stride, bytes);
+    return ST_OK;
+}
+
 status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes, int64_t *ticket) {
     *ticket = 0;
     return cpu_copy(be, dst, src, bytes);
@@ -51,8 +56,7 @@ status_t cpu_copy_start(backend_t *be, void *dst, const void *src, size_t bytes,
 
 status_t cpu_copy_rows_start(backend_t *be, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket) {
     *ticket = 0;
-    for (int64_t i = 0; i < n; i++) cpu_copy(be, (char *)dst + (size_t)i * stride, (const char *)src + (size_t)i * stride, bytes);
-    return ST_OK;
+    return cpu_copy_rows(be, dst, stride, src, stride, bytes, n);
 }
 
 status_t cpu_copy_wait(backend_t *be, int64_t ticket) {

@@ -30,7 +30,7 @@ struct encoder {
     int64_t *shared_rows;
     int cap_shared;
     /* inputs of rows without tokens */
-    float *mean, *unit; /* [d_model] the mean of all embeddings; one embedding */
+    float *mean, *unit; /* [d_model] the mean of all embeddings; [][d_model] embeddings to work with */
     float *input;       /* [max_row][d_model] inputs of the pass's gist rows */
     given_t *given;     /* [max_row] stretches of them */
     int n_given;

@@ -6,10 +6,12 @@
 #include "model/adapter.h"
 #include "model/embedding.h"
 
+enum { STRETCHES = 16 }; /* of a pass's gists, by threads; each has an embedding of its own to work with */
+
 status_t inputs_setup(encoder_t *e) {
     size_t rows = (size_t)e->spec.max_row, d = (size_t)e->config->d_model;
     status_t st = mem_alloc(&e->mean, d, sizeof *e->mean, "the mean embedding");
-    if (!st) st = mem_alloc(&e->unit, d, sizeof *e->unit, "an embedding");
+    if (!st) st = mem_alloc(&e->unit, STRETCHES * d, sizeof *e->unit, "embeddings");
     if (!st) st = mem_alloc(&e->input, rows * d, sizeof *e->input, "gist inputs");
     if (!st) st = mem_alloc(&e->given, rows, sizeof *e->given, "gist inputs");
     if (!st) st = mem_alloc(&e->gists, rows, sizeof *e->gists, "gist rows");
@@ -21,6 +23,10 @@ static void give(encoder_t *e, int64_t row, int64_t n) {
     e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->input + row * e->config->d_model};
 }
 
+static void give_mean(encoder_t *e, int64_t row, int64_t n) {
+    e->given[e->n_given++] = (given_t){.row = row, .n = n, .input = e->mean, .alike = true};
+}
+
 status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n) {
     const adapter_t *ad = model_adapter(e->model);
     int64_t d = e->config->d_model;
@@ -30,41 +36,51 @@ status_t inputs_blank(encoder_t *e, int64_t row, int64_t at, int64_t n) {
                            (long long)adapter_n_sink(ad), (long long)e->spec.n_blank, (long long)adapter_n_sink(ad));
     for (int64_t i = 0; i < n; i++) {
         e->tokens[row + i] = token ? e->spec.gist_token : 0;
-        if (!token) memcpy(e->input + (row + i) * d, own ? adapter_sink(ad, at + i) : e->mean, (size_t)d * sizeof(float));
+        if (own) memcpy(e->input + (row + i) * d, adapter_sink(ad, at + i), (size_t)d * sizeof(float));
     }
-    if (n && !token) give(e, row, n);
+    if (n && own) give(e, row, n);
+    if (n && !own && !token) give_mean(e, row, n);
     return ST_OK;
 }
 
-static status_t unit_mean(encoder_t *e, const int32_t *tokens, int64_t r, float *to) {
+static status_t unit_mean(const encoder_t *e, const int32_t *tokens, int64_t r, float *embedding, float *to) {
     int64_t d = e->config->d_model;
     memset(to, 0, (size_t)d * sizeof *to);
     for (int64_t i = 0; i < r; i++) {
-        status_t st = model_embedding(e->model, tokens[i], e->unit);
+        status_t st = model_embedding(e->model, tokens[i], embedding);
         if (st) return st;
-        for (int64_t c = 0; c < d; c++) to[c] += e->unit[c] / (float)r;
+        for (int64_t c = 0; c < d; c++) to[c] += embedding[c] / (float)r;
     }
     return ST_OK;
 }
 
-status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n) {
+/* The input of gist g of the piece where each has its own; embedding: [d_model] work space. */
+static status_t gist_input(const encoder_t *e, const piece_t *p, int64_t g, float *embedding, float *to) {
     int64_t d = e->config->d_model, r = e->spec.gist.single ? p->n : e->spec.gist.ratio;
+    const adapter_t *ad = e->spec.gist_init == GIST_ADAPTER ? model_adapter(e->model) : NULL;
+    const float *vector = ad ? adapter_gist(ad, g % adapter_n_gist(ad)) : NULL;
+    memset(to, 0, (size_t)d * sizeof *to);
+    status_t st = !ad || adapter_adds_unit(ad) ? unit_mean(e, p->tokens + g * r, r, embedding, to) : ST_OK;
+    for (int64_t c = 0; vector && c < d; c++) to[c] += vector[c];
+    return st;
+}
+
+status_t inputs_gist(encoder_t *e, const piece_t *p, int64_t row, int64_t from, int64_t n) {
+    int64_t d = e->config->d_model;
+    status_first_t failed = {0};
     for (int64_t i = 0; i < n; i++) e->tokens[row + i] = e->spec.gist_init == GIST_TOKEN ? e->spec.gist_token : 0;
     if (e->spec.gist_init == GIST_TOKEN) return ST_OK; /* its token is its input */
-    const adapter_t *ad = e->spec.gist_init == GIST_ADAPTER ? model_adapter(e->model) : NULL;
-    for (int64_t g = 0; g < n; g++) {
-        float *to = e->input + (row + g) * d;
-        if (e->spec.gist_init == GIST_MEAN) {
-            memcpy(to, e->mean, (size_t)d * sizeof *to);
-            continue;
-        }
-        bool unit = !ad || adapter_adds_unit(ad);
-        memset(to, 0, (size_t)d * sizeof *to);
-        status_t st = unit ? unit_mean(e, p->tokens + (from + g) * r, r, to) : ST_OK;
-        if (st) return st;
-        const float *vector = ad ? adapter_gist(ad, (from + g) % adapter_n_gist(ad)) : NULL;
-        for (int64_t c = 0; ad && c < d; c++) to[c] += vector[c];
+    if (e->spec.gist_init == GIST_MEAN) {
+        give_mean(e, row, n);
+        return ST_OK;
+    }
+#pragma omp parallel for schedule(static) if (n > STRETCHES) /* of the first pass a device waits for them */
+    for (int64_t s = 0; s < STRETCHES; s++) {
+        status_t st = ST_OK;
+        for (int64_t g = n * s / STRETCHES; g < n * (s + 1) / STRETCHES && !st; g++)
+            st = gist_input(e, p, from + g, e->unit + s * d, e->input + (row + g) * d);
+        status_first(&failed, st);
     }
     give(e, row, n);
-    return ST_OK;
+    return status_first_tell(&failed);
 }

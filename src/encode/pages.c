@@ -24,31 +24,23 @@ void pages_free(encoder_t *e) {
     e->n_page = 0;
 }
 
-static status_t rows_copy(encoder_t *e, const kv_pool_t *from, int64_t at, const kv_pool_t *to, int64_t row, int64_t n, void *host) {
-    size_t bytes = (size_t)(n * e->config->d_head) * dtype_bytes(from->type);
-    status_t st = ST_OK;
-    for (int64_t x = 0; x < e->config->n_layer * e->config->n_kv_head && !st; x++) {
-        int64_t layer = x / e->config->n_kv_head, head = x % e->config->n_kv_head;
-        size_t a = kv_row_at(from, layer, head, at), b = kv_row_at(to, layer, head, row);
-        st = e->be->ops->copy_out(e->be, host, (char *)from->k + a, bytes);
-        if (!st) st = e->be->ops->copy_in(e->be, (char *)to->k + b, host, bytes);
-        if (!st) st = e->be->ops->copy_out(e->be, (char *)host + bytes, (char *)from->v + a, bytes);
-        if (!st) st = e->be->ops->copy_in(e->be, (char *)to->v + b, (char *)host + bytes, bytes);
-        if (!st) st = e->be->ops->sync(e->be); /* host is used again */
-    }
-    return st;
+/* Of all layers and heads, which lie one behind the other. */
+static status_t rows_copy(encoder_t *e, const kv_pool_t *from, int64_t at, const kv_pool_t *to, int64_t row, int64_t n) {
+    size_t size = dtype_bytes(from->type), a = kv_row_at(from, 0, 0, at), b = kv_row_at(to, 0, 0, row);
+    size_t bytes = (size_t)(n * from->row_stride) * size, here = (size_t)from->head_stride * size, there = (size_t)to->head_stride * size;
+    int64_t heads = e->config->n_layer * e->config->n_kv_head;
+    status_t st = e->be->ops->copy_rows(e->be, (char *)to->k + b, there, (char *)from->k + a, here, bytes, heads);
+    return st ? st : e->be->ops->copy_rows(e->be, (char *)to->v + b, there, (char *)from->v + a, here, bytes, heads);
 }
 
 status_t pages_tail(encoder_t *e, const piece_t *p) {
     int64_t from = gist_oldest(&e->spec.gist, p->n), row = 0;
-    void *host = NULL;
-    status_t st = mem_alloc(&host, 2 * PAGE_ROWS * (size_t)e->config->d_head, dtype_bytes(e->be->act), "rows of a page");
+    status_t st = ST_OK;
     while (from < p->n && !st) {
         int64_t P = from / PAGE_ROWS, n = i64_min(p->n, (P + 1) * PAGE_ROWS) - from;
-        st = rows_copy(e, &e->pages[P % e->n_page], from % PAGE_ROWS, &p->pool, row, n, host);
+        st = rows_copy(e, &e->pages[P % e->n_page], from % PAGE_ROWS, &p->pool, row, n);
         from += n;
         row += n;
     }
-    mem_free(host);
     return st;
 }

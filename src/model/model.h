@@ -78,7 +78,8 @@ typedef status_t (*attend_fn)(void *ctx, const batch_t *b, int layer, const void
 /* Rows whose input is no token's embedding (gists): their token is then any valid id. */
 typedef struct {
     int64_t row, n;
-    const float *input; /* host [n][d_model] */
+    const float *input; /* host [n][d_model], or [1][d_model] for all of them */
+    bool alike;         /* they have one input */
 } given_t;
 
 /* Rows of gists: an adapter may have linear layers of their own for these. */

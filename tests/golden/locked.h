@@ -154,6 +154,8 @@ static inline void locked_destroy(backend_t *be) {
 
 LOCKED_OP(copy_in, (backend_t * be, void *dst, const void *src, size_t bytes), dst, src, bytes)
 LOCKED_OP(copy_out, (backend_t * be, void *dst, const void *src, size_t bytes), dst, src, bytes)
+LOCKED_OP(copy_rows, (backend_t * be, void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n), dst,
+          dst_stride, src, src_stride, bytes, n)
 LOCKED_OP(linear_pack, (backend_t * be, linear_shape_t s, void *packed, int64_t row0, int64_t n, dtype_t type, const void *w), s, packed,
           row0, n, type, w)
 LOCKED_OP(linear_open, (backend_t * be, linear_shape_t s, const void *packed, linear_t **out), s, packed, out)
@@ -204,6 +206,7 @@ static inline status_t locked_create(dtype_t act, int n_threads, backend_t **out
                                       .copy_in = locked_copy_in,
                                       .copy_out = locked_copy_out,
                                       .sync = locked_sync,
+                                      .copy_rows = locked_copy_rows,
                                       .host_alloc = locked_host_alloc,
                                       .host_free = locked_host_free,
                                       .copy_out_start = locked_copy_out_start,

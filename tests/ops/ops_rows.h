@@ -137,6 +137,21 @@ static inline void ops_convert(ops_t *o, size_t n, dtype_t to, dtype_t from) {
     free(src), free(want), free(got);
 }
 
+/* n stretches of so many bytes; nothing else is touched. */
+static inline void ops_copy_rows(ops_t *o, size_t bytes, size_t from, size_t to, int64_t n) {
+    size_t here = (size_t)n * from, there = (size_t)n * to;
+    unsigned char *src = ops_host(here), *want = ops_host(there);
+    for (size_t i = 0; i < here; i++) src[i] = (unsigned char)rng_below(&o->rng, 256);
+    memset(want, OPS_POISON, there);
+    for (size_t i = 0; i < (size_t)n; i++) memcpy(want + i * to, src + i * from, bytes);
+    void *ds = ops_in(o->be, src, here), *dd = ops_out(o->be, there);
+    OPS_OK(o->be->ops->copy_rows(o->be, dd, to, ds, from, bytes, n));
+    void *got = ops_fetch(o->be, dd, there);
+    ops_same("copy_rows", got, want, there);
+    o->be->ops->free(o->be, ds);
+    free(src), free(want), free(got);
+}
+
 static inline void ops_rows(ops_t *o) {
     static const int64_t rows[] = {1, 5, 40}, dims[] = {64, 576, 1000, 33, 7};
     for (size_t r = 0; r < 3; r++)
@@ -146,6 +161,7 @@ static inline void ops_rows(ops_t *o) {
             ops_embed(o, rows[r], dims[i], i % 2 ? DT_BF16 : DT_F32);
             ops_gather(o, rows[r], dims[i]);
         }
+    ops_copy_rows(o, 96, 160, 256, 37), ops_copy_rows(o, 200, 200, 512, 3), ops_copy_rows(o, 7, 9, 7, 5), ops_copy_rows(o, 64, 64, 64, 1);
     for (size_t n = 0; n < 70; n += 23) {
         ops_convert(o, n, DT_BF16, DT_F32), ops_convert(o, n, DT_F32, DT_BF16), ops_convert(o, n, DT_F16, DT_F32);
         ops_convert(o, n, DT_F32, DT_F32);

@@ -3,7 +3,8 @@
 // A kernel launched by pdl_launch begins when every block of the kernel before has said pdl_go. Attention (attention_sm90.cu; the others
 // are launched plainly) waits first and says it then: when the kernel behind it begins, all that is older than attention is complete. So an
 // attention call need doubt no more than what was launched since the attention call before, and of that, only what writes pools: qkv, alone
-// or as a product's end, whose rows are noted on the host; and operations that write any memory. Copies leave nothing in doubt.
+// or as a product's end, whose rows are noted on the host; and operations that write any memory. Copies leave nothing in doubt: a launch
+// behind one overlaps with nothing (pdl_launch), so kernels may read what copies brought before they wait.
 #ifndef CUDA_AT_REST_CUH
 #define CUDA_AT_REST_CUH
 

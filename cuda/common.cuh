@@ -57,6 +57,7 @@ typedef struct {
     unsigned *counter; // [N_COUNTER]
     int gemm_turn;     // which of its counters the next product takes
     struct fresh_t fresh;
+    bool behind_copy; // a copy, or a wait for one, stands before the next launch: that overlaps with nothing, whoever carries copies out
     cudaStream_t copies; // copies out and in beside the operations
     cudaEvent_t *marks; // [cap_mark] made so far: n_mark
     int64_t n_mark, cap_mark;
@@ -141,7 +142,8 @@ static status_t pdl_launch(cuda_backend_t *b, void (*kernel)(P...), dim3 grid, u
     c.dynamicSmemBytes = smem;
     c.stream = b->stream;
     c.attrs = at;
-    c.numAttrs = b->cc >= 90 ? 1 : 0;
+    c.numAttrs = b->cc >= 90 && !b->behind_copy ? 1 : 0;
+    b->behind_copy = false;
     cudaError_t e = cudaLaunchKernelEx(&c, kernel, P(args)...);
     return e == cudaSuccess ? ST_OK : cuda_failed(e, what);
 }

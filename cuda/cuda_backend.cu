@@ -69,6 +69,7 @@ static status_t rows_copy(void *dst, size_t dst_stride, const void *src, size_t 
     return ST_OK;
 }
 static status_t copy_rows_cuda(backend_t *bb, void *dst, size_t dst_stride, const void *src, size_t src_stride, size_t bytes, int64_t n) {
+    cuda_of(bb)->behind_copy = true;
     return rows_copy(dst, dst_stride, src, src_stride, bytes, n, cudaMemcpyDefault, cuda_of(bb)->stream);
 }
 
@@ -125,6 +126,7 @@ static status_t copy_in_start_cuda(backend_t *bb, void *dst, const void *src, si
 }
 static status_t copy_in_wait_cuda(backend_t *bb, int64_t ticket) {
     if (ticket) CUDA_TRY(cudaStreamWaitEvent(cuda_of(bb)->stream, cuda_of(bb)->copied[ticket % N_TICKET], 0));
+    cuda_of(bb)->behind_copy = true;
     return ST_OK;
 }
 static status_t mark_cuda(backend_t *bb, int64_t *mark) {
@@ -181,6 +183,7 @@ status_t cuda_upload(cuda_backend_t *b, const void *src, size_t bytes, void *out
     if (bytes) {
         memcpy(b->ring_host + b->ring_at, src, bytes);
         CUDA_TRY(cudaMemcpyAsync(b->ring_dev + b->ring_at, b->ring_host + b->ring_at, bytes, cudaMemcpyHostToDevice, b->stream));
+        b->behind_copy = true;
     }
     *(void **)out_pp = b->ring_dev + b->ring_at;
     b->ring_at += take;

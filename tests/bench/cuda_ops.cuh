@@ -29,7 +29,7 @@ template <class T> static void check_small(cuda_backend_t *b) {
         }
         snprintf(name, sizeof name, "rmsnorm %s %lld", t, (long long)d);
         verdict(name, rel_error(floats_of(y, act, want.size()), want), tol);
-        CU(cudaMemset(y, 0xff, (size_t)(n * d) * 4));
+        fill_dev(y, 0xff, (size_t)(n * d) * 4);
         OK(op->silu_mul(&b->base, n, d, gu, y));
         for (int64_t r = 0; r < n; r++)
             for (int64_t j = 0; j < d; j++) {
@@ -190,7 +190,7 @@ static void check_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in) {
     const int64_t top = 5000;
     bf16 *x = random_dev<bf16>((size_t)(top * n_in));
     float *y = poison_dev((size_t)(top * n_out) * 4), *ref = poison_dev((size_t)(40 * n_out) * 4);
-    CU(cudaMemset(ref, 0, (size_t)(40 * n_out) * 4));
+    fill_dev(ref, 0, (size_t)(40 * n_out) * 4);
     gemm_ref_kernel<<<dim3((unsigned)((n_out + 127) / 128), 40), 128>>>(n_out, n_in, (bf16 *)packed, x, ref);
     CU(cudaDeviceSynchronize());
     OK(b->base.ops->linear(&b->base, l, top, x, y, false));
@@ -200,7 +200,7 @@ static void check_linear(cuda_backend_t *b, int64_t n_out, int64_t n_in) {
     verdict(name, rel_error(base, want), 1e-4);
     std::string bad;
     for (int64_t n : {1, 2, 7, 16, 33, 64, 100, 512, 700, 4096}) { // the rows' bits must be the same in every company
-        CU(cudaMemset(y, 0xff, (size_t)(top * n_out) * 4));
+        fill_dev(y, 0xff, (size_t)(top * n_out) * 4);
         OK(b->base.ops->linear(&b->base, l, n, x, y, false));
         std::vector<float> got = host_of(y, (size_t)(std::min<int64_t>(n, 40) * n_out));
         if (memcmp(got.data(), base.data(), got.size() * 4)) bad += " " + std::to_string(n);

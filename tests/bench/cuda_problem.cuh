@@ -51,10 +51,14 @@ template <class T> static T *random_dev(size_t n, float scale = 1) {
     CU(cudaDeviceSynchronize());
     return p;
 }
+static void fill_dev(void *p, int byte, size_t bytes) { // the backend's stream does not wait for others: this one has ended
+    CU(cudaMemset(p, byte, bytes));
+    CU(cudaDeviceSynchronize());
+}
 static float *poison_dev(size_t bytes) {
     void *p;
     CU(cudaMalloc(&p, bytes + 256));
-    CU(cudaMemset(p, 0xff, bytes));
+    fill_dev(p, 0xff, bytes);
     return (float *)p;
 }
 template <class T> static std::vector<T> host_of(const T *p, size_t n) {
@@ -294,11 +298,10 @@ struct results {
 };
 static results run_family(cuda_backend_t *b, problem &p, int family) {
     attn_args_t &a = p.a;
-    CU(cudaMemset(a.o, 0xff, p.out_rows * (size_t)a.d_head * dtype_bytes(a.o_type)));
-    CU(cudaMemset(a.lse, 0xff, p.out_rows * 4));
-    if (a.m) CU(cudaMemset(a.m, 0xff, p.out_rows * 4));
-    if (a.top) CU(cudaMemset(a.top, 0xff, p.out_rows * 4 * ATTN_TOP));
-    CU(cudaDeviceSynchronize());
+    fill_dev(a.o, 0xff, p.out_rows * (size_t)a.d_head * dtype_bytes(a.o_type));
+    fill_dev(a.lse, 0xff, p.out_rows * 4);
+    if (a.m) fill_dev(a.m, 0xff, p.out_rows * 4);
+    if (a.top) fill_dev(a.top, 0xff, p.out_rows * 4 * ATTN_TOP);
     b->attn_family = family;
     OK(b->base.ops->attention(&b->base, &a));
     OK(b->base.ops->sync(&b->base));

@@ -4,6 +4,8 @@
  *     lanes = start;   for each block: lanes = scramble(lanes + sum of its stripes);   then the last stripe again, and the ends
  *
  * so sums are made by any thread in any order, and the chain over them is 1/16 of the bytes. The last stripe has a key of its own.
+ * The library hashes from the first byte to the last, by one thread; this is for what arrives and is written in parts, and a unit test
+ * holds it against the library.
  */
 #include <string.h>
 

@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90
             mbar_init(bar.empty + 8 * i, 4 * C);
         }
         for (int i = 0; i < SHOWN; i++) mbar_init(bar.told + 8 * i, 1);
-        mbar_init(bar.go, 1);
+        mbar_init(bar.go, 2);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     // Work list and maps come by copies, which no kernel overlaps, so they need not wait. Maps in memory may have been written since this

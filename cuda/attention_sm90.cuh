@@ -59,7 +59,7 @@ template <int D, int C> struct smem_t { // of a block; the swizzle wants tiles t
 
 struct bars_t {
     uint32_t q_full, q_empty, full, empty; // arrays of 8-byte barriers: two query tiles, the ring
-    uint32_t told, go;                     // an item is described in shown[]; its queries are asked for
+    uint32_t told, go;                     // an item is described in shown[]; its queries and its keys are being asked for
 };
 template <int STAGES> struct ring_t { // position in a ring of stages
     int at = 0, phase = 0;
@@ -172,6 +172,7 @@ __device__ __forceinline__ void produce(const sm90_args &a, const CUtensorMap *m
         const int head = sh.head, n_span = sh.it.n_span;
         bool empty = true;
         if (head < 0) break;
+        mbar_arrive(bar.go); // as load_queries does: neither falls behind by more items than can be shown, be they empty
         // A thin kernel's first item: K and V at rest fill the ring while the kernels before end, of which the last one makes the queries.
         early = C == 1 && !begun && item_at_rest(a, sh);
         if (C == 1 && !early) pdl_wait();

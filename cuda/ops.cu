@@ -201,7 +201,7 @@ static __device__ __forceinline__ qkv_place_t qkv_place(const qkv_args_t &a, int
 }
 
 // A lane has elements lane + 32 e of a head, e < E.
-template <class T, int E> __global__ void __launch_bounds__(32 * QKV_WARPS, E == 4 ? 4 : 2) qkv_kernel(qkv_args_t a) {
+template <class T, int E> __global__ void __launch_bounds__(32 * QKV_WARPS) qkv_kernel(qkv_args_t a) {
     __shared__ float head[QKV_WARPS][32 * E];
     pdl_go();
     int64_t row = blockIdx.x;

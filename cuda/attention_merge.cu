@@ -33,11 +33,12 @@ __global__ void __launch_bounds__(32 * MERGE_WARPS) merge_parts_kernel(const dme
 status_t attn_merge_parts(cuda_backend_t *b, const attn_args_t *x, const attn_plan_t *p, int slab, attn_part_t part) {
     const dslab_t &s = p->slab[slab];
     if (!s.n_apart) return ST_OK;
-    dim3 grid((unsigned)s.n_merge, (unsigned)i64_ceil_div(TILE_M_MAX * x->n_head, MERGE_WARPS)); // a tile never holds more than TILE_M_MAX rows
+    dim3 grid((unsigned)s.n_merge,
+              (unsigned)i64_ceil_div(TILE_M_MAX * x->n_head, MERGE_WARPS)); // a tile never holds more than TILE_M_MAX rows
     int64_t rows = 0;
     for (int r = 0; r < x->n_run; r++) rows = i64_max(rows, x->runs[r].n);
     grid.y = (unsigned)i64_min(grid.y, i64_ceil_div(rows * x->n_head, MERGE_WARPS));
     merged_t out = {(float *)x->o, x->lse, x->m, x->top};
-    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 32 * MERGE_WARPS, 0, "merge of split sums",
-                      p->merges + s.merge, x->n_head, part, out);
+    return pdl_launch(b, x->d_head == 64 ? merge_parts_kernel<64> : merge_parts_kernel<128>, grid, 32 * MERGE_WARPS, 0,
+                      "merge of split sums", p->merges + s.merge, x->n_head, part, out);
 }

@@ -28,15 +28,15 @@ typedef struct { // rows row.. of block `block`: n_part partial results of n row
     int n, n_part;
     int inside; // 1: whoever finishes the last part merges them; 0: a launch of its own does
 } dmerge_t;
-typedef struct __align__(16) { // with its merge and its first span, so that one read tells all that most items need
-    int row, n, index; // rows of q, and the pool index of the first
+struct alignas(16) ditem_t { // with its merge and its first span, so that one read tells all that most items need
+    int row, n, index;       // rows of q, and the pool index of the first
     int span, n_span;
     int merge;   // -1: results are final; otherwise they are partial, and one of this merge's parts
     int64_t out; // row of the output arrays for the item's first row ([..][n_head])
     dmerge_t parts;
     int pad[2];
     dspan_t first; // last: an array may go on behind it
-} ditem_t;
+};
 static_assert(sizeof(ditem_t) == 128, "a line of the cache");
 typedef struct {
     int item, n_item, merge, n_merge, n_apart; // n_apart: merges that want a launch of their own

@@ -69,7 +69,9 @@ template <int D, int C> __device__ __forceinline__ void clear_rows(uint32_t v, i
 
 // ---- consumers ------------------------------------------------------------------------------------------------------
 // How many rows a thin kernel's item has from this warp's first on: fewer than 16, or none (then <= 0), where the tile is not full.
-__device__ __forceinline__ int rows_of_warp(const sm90_args &a, const ditem_t &it) { return it.n * a.group - (int)(threadIdx.x / 32 % 4) * 16; }
+__device__ __forceinline__ int rows_of_warp(const sm90_args &a, const ditem_t &it) {
+    return it.n * a.group - (int)(threadIdx.x / 32 % 4) * 16;
+}
 
 // Results of a consumer's 64 rows. O in bf16 goes through the (now free) query tile, so that global writes are 16 bytes wide and whole.
 template <int D, int C, bool F32, bool STATS>
@@ -294,15 +296,16 @@ __device__ __forceinline__ void consume(const sm90_args &a, smem_t<D, C> &sm, co
 }
 
 template <int D, int C, bool F32, bool STATS>
-__global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1) attention_sm90_kernel(const __grid_constant__ sm90_args a,
-                          const __grid_constant__ near_maps_t<C> near) {
+__global__ void __launch_bounds__(shape_t<D, C>::REGS_THREADS, 1)
+    attention_sm90_kernel(const __grid_constant__ sm90_args a, const __grid_constant__ near_maps_t<C> near) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL // empty when built for another architecture: attention_sm90_built() tells
     using shape = shape_t<D, C>;
     constexpr int STAGES = shape::STAGES;
     extern __shared__ __align__(1024) char smem[];
     smem_t<D, C> &sm = *(smem_t<D, C> *)smem;
     if (smem_addr(smem) & 1023) __trap(); // nothing else is in shared memory, so it is
-    bars_t bar = {smem_addr(sm.q_full), smem_addr(sm.q_empty), smem_addr(sm.full), smem_addr(sm.empty), smem_addr(sm.told), smem_addr(&sm.go)};
+    bars_t bar = {smem_addr(sm.q_full), smem_addr(sm.q_empty), smem_addr(sm.full),
+                  smem_addr(sm.empty),  smem_addr(sm.told),    smem_addr(&sm.go)};
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; i++) {
             mbar_init(bar.q_full + 8 * i, 1);
@@ -389,7 +392,8 @@ static status_t launch_any(cuda_backend_t *b, const attn_args_t *x, const sm90_a
     if (thin) return stats ? launch<128, 1, true, true>(b, a, host_maps) : launch<128, 1, true, false>(b, a, host_maps);
     if (x->d_head == 64) {
         if (stats) return f32 ? launch<64, 2, true, true>(b, a, host_maps) : launch<64, 2, false, true>(b, a, host_maps);
-        return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a, host_maps) : launch<64, SM90_CONSUMERS_64, false, false>(b, a, host_maps);
+        return f32 ? launch<64, SM90_CONSUMERS_64, true, false>(b, a, host_maps)
+                   : launch<64, SM90_CONSUMERS_64, false, false>(b, a, host_maps);
     }
     if (stats) return f32 ? launch<128, 2, true, true>(b, a, host_maps) : launch<128, 2, false, true>(b, a, host_maps);
     return f32 ? launch<128, 2, true, false>(b, a, host_maps) : launch<128, 2, false, false>(b, a, host_maps);

@@ -27,16 +27,14 @@ struct sm90_args {
 };
 
 // Maps of a thin kernel's pools, where they are few: a launch brings them itself, and none can be an older one in the engine's cache.
-template <int C> struct near_maps_t {
-    CUtensorMap of[C == 1 ? 2 * NEAR_POOLS : 1];
-};
+template <int C> struct near_maps_t { CUtensorMap of[C == 1 ? 2 * NEAR_POOLS : 1]; };
 
 // C: consumers. Three for heads of 64, whose exponentials weigh as much as their products; 160 registers each then suffice. One when a call
 // has few rows ("thin"): it is bound by memory and by latencies, and a second consumer would multiply rows that are not there. Its
 // registers are bounded so that the next kernel's blocks find room beside it and wait there.
 template <int D, int C> struct shape_t {
     static constexpr int HALVES = D / 64, ROWS = 64 * C, THREADS = 128 * (C + 1);
-    static constexpr int STAGES = D == 128 ? 5 : 8, SPANS = C == 1 ? 1 : 4; // items of split sums have one span
+    static constexpr int STAGES = D == 128 ? 5 : 8, SPANS = C == 1 ? 1 : 4;              // items of split sums have one span
     static constexpr int HALF_BYTES = KEY_BLOCK * 128, TILE_BYTES = HALVES * HALF_BYTES; // of K and V
     static constexpr int Q_HALF = ROWS * 128, Q_BYTES = HALVES * Q_HALF;
     static constexpr int REGS_PRODUCER = C == 1 ? 88 : C == 2 ? 24 : 32, REGS_CONSUMER = C == 3 ? 160 : C == 2 ? 240 : 248;
@@ -79,7 +77,8 @@ template <int SPANS> __device__ __forceinline__ void show(const sm90_args &a, un
     const ditem_t *it = a.items + item;
     if (lane < sizeof *it / 16) ((uint4 *)&sh.it)[lane] = ((const uint4 *)it)[lane];
     __syncwarp();
-    const unsigned *from = (const unsigned *)(a.spans + sh.it.span + 1), n_word = (unsigned)(min(sh.it.n_span, SPANS) - 1) * sizeof(dspan_t) / 4;
+    const unsigned *from = (const unsigned *)(a.spans + sh.it.span + 1),
+                   n_word = (unsigned)(min(sh.it.n_span, SPANS) - 1) * sizeof(dspan_t) / 4;
     if (SPANS > 1 && sh.it.n_span > 1)
         for (unsigned i = lane; i < n_word; i += 32) ((unsigned *)sh.more)[i] = from[i];
 }
@@ -93,8 +92,8 @@ template <int SPANS> __device__ __forceinline__ void schedule(const sm90_args &a
         if ((threadIdx.x & 31) == 0) mbar_arrive(bar.told + 8 * r.at);
         if (w >= n) return;
         r.step();
-        pdl_wait(); // the counter: of the launch before until here
-        pdl_go();   // in this order, see at_rest.cuh
+        pdl_wait();                   // the counter: of the launch before until here
+        pdl_go();                     // in this order, see at_rest.cuh
         mbar_wait(bar.go, (int)turn); // the item before the next has begun: the slot after it is free (its last user ended two items ago)
         if ((threadIdx.x & 31) == 0) w = gridDim.x + atomicInc(a.counter, n - 1);
         w = __shfl_sync(~0u, w, 0);
@@ -154,8 +153,8 @@ __device__ __forceinline__ void produce(const sm90_args &a, const CUtensorMap *m
     ring_t<STAGES> r;
     int v_row = 0, v_head = 0;
     const CUtensorMap *vmap = NULL; // V of a block is asked for after K of the next, be it the next item's: that is the order of use
-    int asked = 0;       // tiles so far, while `early`
-    bool early = false; // the kernels before may still run
+    int asked = 0;                  // tiles so far, while `early`
+    bool early = false;             // the kernels before may still run
     auto load = [&](const CUtensorMap *map, int row, int head) {
         // One at a time keeps the memory busy, and those kernels do not wait behind a ring full of requests.
         if (early && asked && asked < STAGES) mbar_wait(bar.full + 8 * (asked - 1), 0);

@@ -57,9 +57,9 @@ typedef struct {
     unsigned *counter; // [N_COUNTER]
     int gemm_turn;     // which of its counters the next product takes
     struct fresh_t fresh;
-    bool behind_copy; // a copy, or a wait for one, stands before the next launch: that overlaps with nothing, whoever carries copies out
+    bool behind_copy;    // a copy, or a wait for one, stands before the next launch: that overlaps with nothing, whoever carries copies out
     cudaStream_t copies; // copies out and in beside the operations
-    cudaEvent_t *marks; // [cap_mark] made so far: n_mark
+    cudaEvent_t *marks;  // [cap_mark] made so far: n_mark
     int64_t n_mark, cap_mark;
     cudaEvent_t issued, copied[N_TICKET];
     int64_t ticket; // of the last copy
@@ -103,7 +103,8 @@ status_t linear_qkv_cuda(backend_t *, const linear_t *, const void *x, float *wi
 void linear_free_plans(cuda_backend_t *b);
 status_t fill_cuda(backend_t *, uint64_t seed, size_t first, float scale, size_t n, void *dst);
 status_t ceilings_cuda(backend_t *, double *flops, double *bytes);
-status_t rope_cuda(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin);
+status_t rope_cuda(backend_t *, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                   float *cos_sin);
 // silu(gate) * up of f32 rows [gates][ups], or of both interleaved in groups of GLU_GROUP.
 status_t gate_cuda(cuda_backend_t *, int64_t n_row, int64_t d, const float *gu, void *y, bool interleaved);
 status_t embed_cuda(backend_t *, int64_t n_row, int64_t d, const int32_t *tokens, dtype_t table_type, const void *table, float *x);

@@ -89,8 +89,8 @@ static status_t host_alloc_cuda(backend_t *, size_t bytes, const char *what, voi
     *(void **)out_pp = NULL;
     if (bytes >= MEM_LARGE ? host_large(bytes, what, &p) != ST_OK : bytes && cudaMallocHost(&p, bytes) != cudaSuccess) {
         cudaGetLastError();
-        return status_fail(ST_FAIL, "no pinned host memory for %s: %.2f GiB wanted; use smaller batches or a machine with more memory", what,
-                           (double)bytes / 0x1p30);
+        return status_fail(ST_FAIL, "no pinned host memory for %s: %.2f GiB wanted; use smaller batches or a machine with more memory",
+                           what, (double)bytes / 0x1p30);
     }
     *(void **)out_pp = p;
     return ST_OK;
@@ -114,7 +114,8 @@ static status_t copy_start(cuda_backend_t *b, void *dst, const void *src, size_t
 static status_t copy_out_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, int64_t *ticket) {
     return copy_start(cuda_of(bb), dst, src, bytes, bytes, 1, cudaMemcpyDeviceToHost, ticket);
 }
-static status_t copy_out_rows_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, size_t stride, int64_t n, int64_t *ticket) {
+static status_t copy_out_rows_start_cuda(backend_t *bb, void *dst, const void *src, size_t bytes, size_t stride, int64_t n,
+                                         int64_t *ticket) {
     return copy_start(cuda_of(bb), dst, src, bytes, stride, n, cudaMemcpyDeviceToHost, ticket);
 }
 static status_t copy_out_wait_cuda(backend_t *bb, int64_t ticket) { // an event used again stands for a later copy: waiting longer is right
@@ -260,11 +261,43 @@ static void leave_cuda(backend_t *bb, int n) {
 }
 
 static const backend_ops_t ops_cuda = {
-    "cuda", alloc_cuda, free_cuda, copy_in_cuda, copy_out_cuda, sync_cuda, copy_rows_cuda, host_alloc_cuda, host_free_cuda, copy_out_start_cuda,
-    copy_out_wait_cuda, copy_out_rows_start_cuda, copy_in_start_cuda, copy_in_wait_cuda,
-    mark_cuda, mark_seconds_cuda, memory_left_cuda, linear_bytes_cuda, linear_pack_cuda, linear_open_cuda,
-    linear_close_cuda, linear_cuda, linear_glu_cuda, linear_qkv_cuda, embed_cuda, rope_cuda, rmsnorm_cuda, silu_mul_cuda, qkv_cuda,
-    attention_cuda, merge_cuda, gather_rows_cuda, convert_cuda, fill_cuda, leave_cuda, ceilings_cuda, destroy_cuda,
+    "cuda",
+    alloc_cuda,
+    free_cuda,
+    copy_in_cuda,
+    copy_out_cuda,
+    sync_cuda,
+    copy_rows_cuda,
+    host_alloc_cuda,
+    host_free_cuda,
+    copy_out_start_cuda,
+    copy_out_wait_cuda,
+    copy_out_rows_start_cuda,
+    copy_in_start_cuda,
+    copy_in_wait_cuda,
+    mark_cuda,
+    mark_seconds_cuda,
+    memory_left_cuda,
+    linear_bytes_cuda,
+    linear_pack_cuda,
+    linear_open_cuda,
+    linear_close_cuda,
+    linear_cuda,
+    linear_glu_cuda,
+    linear_qkv_cuda,
+    embed_cuda,
+    rope_cuda,
+    rmsnorm_cuda,
+    silu_mul_cuda,
+    qkv_cuda,
+    attention_cuda,
+    merge_cuda,
+    gather_rows_cuda,
+    convert_cuda,
+    fill_cuda,
+    leave_cuda,
+    ceilings_cuda,
+    destroy_cuda,
 };
 
 static status_t choose_family(cuda_backend_t *b) {

@@ -97,7 +97,9 @@ __global__ void __launch_bounds__(THREADS) rmsnorm_wide_kernel(int64_t n_row, in
 #pragma unroll
     for (int i = 0; i < N; i++) {
         int64_t j = ((int64_t)i * 32 * W + thread) * 4;
-        if (j < d) store4<T>(y + row * d + j, make_float4(g[i].x * (v[i].x * r), g[i].y * (v[i].y * r), g[i].z * (v[i].z * r), g[i].w * (v[i].w * r)));
+        if (j < d)
+            store4<T>(y + row * d + j,
+                      make_float4(g[i].x * (v[i].x * r), g[i].y * (v[i].y * r), g[i].z * (v[i].z * r), g[i].w * (v[i].w * r)));
     }
 }
 
@@ -161,7 +163,8 @@ __global__ void rope_kernel(int64_t n, int half, const double *positions, const 
     cos_sin[row * 2 * half + half + j] = (float)(scale * s);
 }
 
-status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale, float *cos_sin) {
+status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *positions, const double *inv_freq, double scale,
+                   float *cos_sin) {
     cuda_backend_t *b = cuda_of(bb);
     int64_t half = d_rot / 2, n = n_row * half;
     double *p, *f;
@@ -174,8 +177,9 @@ status_t rope_cuda(backend_t *bb, int64_t n_row, int64_t d_rot, const double *po
 }
 
 // ---- qkv: bias, norms, rotation, rows into their pools --------------------------------------------------------------
-// A thread block per row, one warp per head in turn; of few rows several blocks, so that every head has a warp of its own. The head waits in
-// shared memory so that pairs (j, j + d_rot/2) can meet. Whatever a head reads is asked for at once: one latency, not one for each value.
+// A thread block per row, one warp per head in turn; of few rows several blocks, so that every head has a warp of its own. The head waits
+// in shared memory so that pairs (j, j + d_rot/2) can meet. Whatever a head reads is asked for at once: one latency, not one for each
+// value.
 enum { QKV_WARPS = 8, QKV_MAX_D = 256 };
 
 // Where the row's K and V go: runs and pools come by copies, which no kernel overlaps.
@@ -306,8 +310,7 @@ status_t merge_cuda(backend_t *bb, const merge_args_t *a) {
     cuda_backend_t *b = cuda_of(bb);
     int64_t n = a->n_row * a->n_head;
     if (!n) return ST_OK;
-    if (a->o_out_type == DT_F32)
-        return pdl_launch(b, merge_kernel<float>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
+    if (a->o_out_type == DT_F32) return pdl_launch(b, merge_kernel<float>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
     return pdl_launch(b, merge_kernel<bf16>, dim3(grid_for(n, THREADS / 32)), THREADS, 0, "merge", *a);
 }
 

@@ -184,8 +184,8 @@ static void check_attention(cuda_backend_t *b, int family) {
     check_family(b, family, "query 37", lay_query(14, 100, 37, {512, 1333, 1}), 9, 3, 64, DT_F32, true);
     check_family(b, family, "query 100 bf16", lay_query(128, 0, 100, {600, 40}), 5, 1, 128, DT_BF16, true);
     check_family(b, family, "full 2000 f32", lay_full(2000), 8, 2, 128, DT_F32, false);
-    check_family(b, family, "query 2, 16 pools", lay_query(14, 3, 2, {90, 33, 1, 700, 513, 128, 5, 64, 900, 77, 256, 31, 2, 640}), 32, 8, 128, DT_F32,
-                 true);
+    check_family(b, family, "query 2, 16 pools", lay_query(14, 3, 2, {90, 33, 1, 700, 513, 128, 5, 64, 900, 77, 256, 31, 2, 640}), 32, 8,
+                 128, DT_F32, true);
     check_family(b, family, "query 3 over 20000", lay_query(14, 3, 3, {20000, 513}), 32, 8, 128, DT_F32, true);
     check_family(b, family, "query 7 over 20000", lay_query(14, 3, 7, {20000, 513}), 9, 3, 64, DT_F32, false);
     check_chain(b, family);
